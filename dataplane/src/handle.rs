@@ -1,0 +1,365 @@
+//! The seam to the control plane: what can be asked of a running node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use extent::{ByteRange, FileId, FileName, Generation, Kind, Result, SourceVersion};
+use tokio::sync::Notify;
+
+/// Where a file stands. Derived from facts, never stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Residency {
+    /// Known, and none of its extents are here.
+    Absent,
+    /// Being filled from its silo.
+    Promoting,
+    /// Some of its extents are here; all match the silo's version.
+    Partial,
+    /// All of its extents are here and match the silo's version.
+    Clean,
+    /// It was written here and the silo does not have this generation yet.
+    Dirty,
+    /// It is being copied to its silo.
+    WritingBack,
+    /// The silo has changed independently of what was written here. Both are kept.
+    Conflict,
+    /// Its silo no longer has the version it was adopted at.
+    Lost,
+    /// A dirty extent or record is damaged: nothing is freed, and reads of it fail.
+    Quarantined,
+}
+
+impl Residency {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::Absent,
+        Self::Promoting,
+        Self::Partial,
+        Self::Clean,
+        Self::Dirty,
+        Self::WritingBack,
+        Self::Conflict,
+        Self::Lost,
+        Self::Quarantined,
+    ];
+
+    /// A stable, lower-case name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Promoting => "promoting",
+            Self::Partial => "partial",
+            Self::Clean => "clean",
+            Self::Dirty => "dirty",
+            Self::WritingBack => "writing_back",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// A file as the node knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FileStatus {
+    /// Its name.
+    pub name: FileName,
+    /// Its id.
+    pub id: FileId,
+    /// The newest committed generation.
+    pub generation: Generation,
+    /// Bytes of that generation.
+    pub length: u64,
+    /// The silo's version that this generation matches; `None` if it was only written here.
+    pub version: Option<SourceVersion>,
+    /// Where it stands.
+    pub residency: Residency,
+    /// Bytes of an extent.
+    pub extent_bytes: u64,
+    /// Extents in all.
+    pub total_extents: u32,
+    /// Extents on the node.
+    pub resident_extents: u32,
+    /// Bytes of the file on the node.
+    pub resident_bytes: u64,
+    /// Who pins it.
+    pub pins: Vec<String>,
+}
+
+/// An object of a silo, whether the node knows it or not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub name: FileName,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// A silo that the node reaches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SiloStatus {
+    /// Its name, the first part of file names.
+    pub name: String,
+    /// `file`, `s3`, `gcs`, `azure`, `http` or `sim`.
+    pub kind: String,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Whether it checks versions itself.
+    pub conditional: bool,
+    /// Bytes read from it since start.
+    pub read_bytes: u64,
+    /// Bytes written to it since start.
+    pub written_bytes: u64,
+    /// Requests that failed for good since start.
+    pub errors: u64,
+}
+
+/// One device of the tier.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceStatus {
+    /// Its path.
+    pub path: String,
+    /// How it is driven, such as `io_uring`.
+    pub driver: String,
+    /// Bytes that can hold extents.
+    pub capacity_bytes: u64,
+    /// Bytes in slots that are taken.
+    pub used_bytes: u64,
+    /// Whether a write cache may lose what is not flushed.
+    pub volatile_cache: bool,
+    /// Whether it failed and is no longer trusted.
+    pub failed: bool,
+}
+
+/// The whole node at a glance. Counters run since start.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct NodeStatus {
+    /// Devices of the tier.
+    pub devices: Vec<DeviceStatus>,
+    /// Silos.
+    pub silos: Vec<SiloStatus>,
+    /// Shards.
+    pub shards: u32,
+    /// Open sessions by fabric name.
+    pub sessions: Vec<(String, u64)>,
+    /// Files known.
+    pub files: u64,
+    /// Files written here that their silos do not have yet.
+    pub dirty_files: u64,
+    /// Bytes of dirty files.
+    pub dirty_bytes: u64,
+    /// Pinned files.
+    pub pinned_files: u64,
+    /// Extents on the node.
+    pub resident_extents: u64,
+    /// File bytes in those extents.
+    pub resident_bytes: u64,
+    /// Bytes of the slots that hold them.
+    pub slot_bytes: u64,
+    /// Reads answered.
+    pub reads: u64,
+    /// Bytes read by clients.
+    pub read_bytes: u64,
+    /// Extent pieces read from the tier.
+    pub hits: u64,
+    /// Extent pieces that had to come from a silo, or from a buffer arriving from one.
+    pub misses: u64,
+    /// Writes answered.
+    pub writes: u64,
+    /// Bytes written by clients.
+    pub written_bytes: u64,
+    /// Generations committed.
+    pub commits: u64,
+    /// Extents fetched from silos.
+    pub fetched_extents: u64,
+    /// Extents evicted.
+    pub evicted_extents: u64,
+    /// Blocks whose checksum did not hold.
+    pub checksum_errors: u64,
+    /// Damaged clean extents replaced from their silo.
+    pub repairs: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Node buffers in use, and in all.
+    pub buffers: (u64, u64),
+    /// Median of a READ's time in the node, in nanoseconds.
+    pub read_p50_ns: u64,
+    /// 99th percentile of a READ's time in the node, in nanoseconds.
+    pub read_p99_ns: u64,
+    /// Whether new work is refused because the node is draining.
+    pub draining: bool,
+}
+
+/// How far a long operation is, shared between it and those who watch or cancel it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes_done: AtomicU64,
+    bytes_total: AtomicU64,
+    cancelled: AtomicBool,
+    wake: Notify,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Announces more work.
+    pub fn expect(&self, bytes: u64) {
+        self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Reports work done.
+    pub fn advance(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes done and bytes announced.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.bytes_done.load(Ordering::Relaxed), self.bytes_total.load(Ordering::Relaxed))
+    }
+
+    /// Asks the operation to stop as soon as it can.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.wake.notify_waiters();
+    }
+
+    /// Whether that was asked.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Returns once that is asked.
+    pub async fn cancelled(&self) {
+        let wake = self.wake.notified();
+        let mut wake = std::pin::pin!(wake);
+        wake.as_mut().enable();
+        if !self.is_cancelled() {
+            wake.await;
+        }
+    }
+
+    /// `Ok` until cancellation is asked.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if it was: the operation gives up.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Kind::Fenced.error("cancelled"));
+        }
+        Ok(())
+    }
+}
+
+/// How a promote fills.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PromoteOptions {
+    /// Only the extents that this range of the file touches; `None` for all.
+    pub range: Option<ByteRange>,
+    /// Flush the devices before the promote counts as done, so that it survives a power cut.
+    pub durable: bool,
+}
+
+/// A running node. Implemented by the node itself and by a simulated one.
+#[async_trait]
+pub trait Handle: Send + Sync {
+    /// Makes a silo's object known without reading its bytes, or refreshes what is known of it: if
+    /// the silo's version changed, a new generation begins. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for an unknown silo or object; [`Kind::Stale`] where the file is dirty and the silo changed (a conflict).
+    async fn register(&self, name: &FileName) -> Result<FileStatus>;
+
+    /// What the node knows of a file.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    async fn get(&self, name: &FileName) -> Result<FileStatus>;
+
+    /// Up to `limit` known files whose names begin with `prefix` (of `silo/key`) and come after
+    /// `after`, in byte order.
+    ///
+    /// # Errors
+    /// None in practice.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&FileName>,
+        limit: usize,
+    ) -> Result<Vec<FileStatus>>;
+
+    /// Up to `limit` objects of a silo, known here or not, whose keys begin with `prefix` and come
+    /// after `after`, in byte order.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for an unknown silo; what the silo answers.
+    async fn discover(
+        &self,
+        silo: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Candidate>>;
+
+    /// Registers a file and fetches its extents into the tier. Extents that are there already, or
+    /// being fetched by somebody else, are not fetched again.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if everything left is pinned, dirty or in use; [`Kind::Stale`] if the
+    /// silo's object changed meanwhile; [`Kind::Fenced`] if cancelled. Extents already there stay.
+    async fn promote(
+        &self,
+        name: &FileName,
+        options: PromoteOptions,
+        progress: &Progress,
+    ) -> Result<FileStatus>;
+
+    /// Copies a dirty file to its silo and verifies the copy; a clean one is left alone. Readable
+    /// throughout.
+    ///
+    /// # Errors
+    /// [`Kind::Stale`] if the silo's object changed since (a conflict: both are kept);
+    /// [`Kind::Unsupported`] if the silo is read-only.
+    async fn writeback(&self, name: &FileName, progress: &Progress) -> Result<FileStatus>;
+
+    /// Lets a file's extents go, those that `range` touches or all. Its metadata stays.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if it is dirty (write it back first) or pinned (unpin it first).
+    async fn release(&self, name: &FileName, range: Option<ByteRange>) -> Result<FileStatus>;
+
+    /// Writes back, verifies, releases.
+    ///
+    /// # Errors
+    /// As its parts.
+    async fn demote(
+        &self,
+        name: &FileName,
+        range: Option<ByteRange>,
+        progress: &Progress,
+    ) -> Result<FileStatus>;
+
+    /// Protects a file from eviction and release until `ttl` from now, under an owner's name. A
+    /// second pin of the same owner replaces the first.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    async fn pin(&self, name: &FileName, owner: &str, ttl: Duration) -> Result<FileStatus>;
+
+    /// Ends a pin.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if that owner has none.
+    async fn unpin(&self, name: &FileName, owner: &str) -> Result<FileStatus>;
+
+    /// The node at a glance.
+    async fn status(&self) -> NodeStatus;
+}

@@ -1,0 +1,16 @@
+//! Memory that devices and fabrics move data in and out of.
+//!
+//! A [`Region`] is a mapped area; a [`Pool`] cuts one into a bounded number of buffers of a few
+//! sizes. [`Target`] and [`Source`] are what an operation in flight *owns* until it completes, so
+//! that no memory can go back to its pool, or be unmapped, while hardware still uses it.
+
+mod memory;
+mod pool;
+mod region;
+
+pub use memory::{Frozen, Source, Target, Window};
+pub use pool::{Buffer, ClassUse, Pool, SizeClass};
+pub use region::{HugePages, Region, RegionId};
+
+/// Every buffer and every region begins at a multiple of this, and so may hold direct I/O.
+pub const ALIGN_BYTES: usize = 4096;

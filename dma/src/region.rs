@@ -1,0 +1,197 @@
+//! Mapped areas of memory.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use extent::{Error, Kind, Result};
+
+use crate::ALIGN_BYTES;
+
+/// A region's number, unique in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RegionId(pub u32);
+
+/// Whether a region should be made of huge pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HugePages {
+    /// Ordinary pages; the kernel may still merge them.
+    #[default]
+    Never,
+    /// Huge pages (2 MiB) if enough are set aside, else ordinary ones.
+    Try,
+    /// Huge pages or an error.
+    Require,
+}
+
+/// A mapped, page-aligned area of memory, unmapped when the last owner lets go.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    length: usize,
+    id: RegionId,
+    huge: bool,
+    shared: bool,
+}
+
+// SAFETY: a region is an address and a length; whoever reads or writes through it upholds
+// exclusivity (`Buffer`) or treats the bytes as another process's (`Window`).
+unsafe impl Send for Region {}
+// SAFETY: as above; `&Region` alone gives no access to the bytes.
+unsafe impl Sync for Region {}
+
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+impl Region {
+    /// Private, zeroed memory of at least `length` bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for a length of zero; [`Kind::NoSpace`] if the memory, or the huge pages
+    /// required, are not there.
+    pub fn anonymous(length: usize, huge: HugePages) -> Result<Arc<Self>> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        if huge != HugePages::Never {
+            let rounded = length.next_multiple_of(HUGE_PAGE_BYTES);
+            match map(rounded, flags | libc::MAP_HUGETLB | libc::MAP_POPULATE, -1) {
+                Ok(base) => return Ok(Self::new(base, rounded, true, false)),
+                Err(error) if huge == HugePages::Require => {
+                    return Err(Kind::NoSpace
+                        .error(format!(
+                            "no {} MiB of huge pages: write {} to /proc/sys/vm/nr_hugepages",
+                            rounded >> 20,
+                            rounded / HUGE_PAGE_BYTES
+                        ))
+                        .caused_by(error));
+                }
+                Err(_) => {}
+            }
+        }
+        let rounded = length.next_multiple_of(ALIGN_BYTES);
+        let base = map(rounded, flags, -1).map_err(|error| out_of_memory(rounded, error))?;
+        Ok(Self::new(base, rounded, false, false))
+    }
+
+    /// Maps the first `length` bytes of a memory file that another process also maps.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the file is not sealed against shrinking (its owner could kill this
+    /// process by truncating it); [`Kind::Invalid`] if it is shorter than `length`.
+    pub fn sealed_memfd(file: BorrowedFd<'_>, length: usize) -> Result<Arc<Self>> {
+        // SAFETY: F_GET_SEALS reads a property of an open descriptor.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
+            return Err(Kind::Denied.error(
+                "shared memory must be a memfd sealed against shrinking (F_SEAL_SHRINK)",
+            ));
+        }
+        let size = file_bytes(file)?;
+        if length == 0 || size < length as u64 {
+            return Err(Kind::Invalid
+                .error(format!("shared memory of {size} bytes where {length} were announced")));
+        }
+        let base = map(length, libc::MAP_SHARED, file.as_raw_fd())
+            .map_err(|error| out_of_memory(length, error))?;
+        Ok(Self::new(base, length, false, true))
+    }
+
+    fn new(base: NonNull<u8>, length: usize, huge: bool, shared: bool) -> Arc<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = RegionId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Self { base, length, id, huge, shared })
+    }
+
+    /// The region's number.
+    #[must_use]
+    pub fn id(&self) -> RegionId {
+        self.id
+    }
+
+    /// Bytes mapped.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether it is made of huge pages.
+    #[must_use]
+    pub fn is_huge(&self) -> bool {
+        self.huge
+    }
+
+    /// Whether another process maps it too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// The address of its first byte, for registration with a device or fabric.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// The address of byte `offset`.
+    ///
+    /// # Panics
+    /// If `offset .. offset + length` is not inside the region.
+    #[must_use]
+    pub fn at(&self, offset: usize, length: usize) -> NonNull<u8> {
+        let end = offset.checked_add(length).expect("offsets in a region do not overflow");
+        assert!(end <= self.length, "{offset} + {length} is outside a region of {}", self.length);
+        // SAFETY: the assertion keeps the address inside the mapping or one past its end.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: `new` took over exactly this mapping, and operations in flight own an `Arc`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> io::Result<NonNull<u8>> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a mapping at an address of the kernel's choice touches no memory in use.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), length, access, flags, file, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))
+}
+
+fn file_bytes(file: BorrowedFd<'_>) -> Result<u64> {
+    let file = file.try_clone_to_owned().map_err(|e| Error::io("duplicating a descriptor", e))?;
+    let metadata = std::fs::File::from(file).metadata();
+    Ok(metadata.map_err(|e| Error::io("asking shared memory for its size", e))?.len())
+}
+
+fn out_of_memory(length: usize, error: io::Error) -> Error {
+    Kind::NoSpace
+        .error(format!("mapping {length} bytes of memory: give the node less or the machine more"))
+        .caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_rounded_and_aligned() {
+        let region = Region::anonymous(5000, HugePages::Try).expect("memory");
+        assert!(region.length() >= 8192);
+        assert!(region.base().addr().get().is_multiple_of(ALIGN_BYTES));
+        assert_eq!(Region::anonymous(0, HugePages::Never).expect_err("empty").kind(), Kind::NoSpace);
+    }
+
+    #[test]
+    fn unsealed_memory_is_refused() {
+        use std::os::fd::AsFd;
+        let file = std::fs::File::open("/proc/self/exe").expect("own binary");
+        let error = Region::sealed_memfd(file.as_fd(), 4096).expect_err("not a memfd");
+        assert_eq!(error.kind(), Kind::Denied);
+    }
+}

@@ -1,0 +1,17 @@
+//! The words every other crate speaks: ids, byte ranges, error kinds, checksums and the wire codec.
+//!
+//! Everything here is pure: no I/O, no clock, no threads, no `unsafe`.
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod codec;
+mod error;
+mod id;
+mod range;
+mod version;
+pub mod wire;
+
+pub use error::{Error, Kind, Result};
+pub use id::{Attempt, Epoch, ExtentIndex, FileId, FileName, Generation};
+pub use range::{ByteRange, Piece};
+pub use version::SourceVersion;

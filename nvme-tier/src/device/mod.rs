@@ -1,0 +1,112 @@
+//! The seam to storage hardware: one shard's command queues over all devices of a tier.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use dma::{Region, RegionId, Source, Target};
+use extent::Result;
+
+/// What a command's completion is matched by. The shard packs a slot and a tag into it; a device
+/// passes it through untouched.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token(pub u64);
+
+/// Which device of the tier, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct DeviceIndex(pub u16);
+
+/// A byte offset on a device; a multiple of its block size.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Location {
+    /// Which device.
+    pub device: DeviceIndex,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// What a device is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Bytes it holds.
+    pub capacity_bytes: u64,
+    /// Bytes of a logical block: the unit of addressing, alignment and atomicity.
+    pub block_bytes: u32,
+    /// The most bytes one command may move.
+    pub max_transfer_bytes: u32,
+    /// Whether what was written may be lost in a power cut until it is flushed.
+    pub volatile_cache: bool,
+}
+
+/// One command. It owns its memory until its completion hands it back.
+#[derive(Debug)]
+pub enum Command {
+    /// Reads as many bytes as `into` holds.
+    Read {
+        /// From where.
+        at: Location,
+        /// To where.
+        into: Target,
+    },
+    /// Writes all of `from`.
+    Write {
+        /// To where.
+        at: Location,
+        /// From where.
+        from: Source,
+    },
+    /// Makes durable every write of this device that completed before, on whichever queue.
+    Flush(DeviceIndex),
+}
+
+/// A command's end.
+#[derive(Debug)]
+pub struct Completion {
+    /// As submitted.
+    pub token: Token,
+    /// The command with its memory.
+    pub command: Command,
+    /// Whether all of it happened. A short read or write is an error.
+    pub result: Result<()>,
+}
+
+/// One shard's queues. Commands complete in any order; a write that has not completed may or may
+/// not have happened. Bounded: [`Device::submit`] gives a command back when the queue is full.
+pub trait Device: Send {
+    /// How many devices there are.
+    fn count(&self) -> usize;
+
+    /// What a device is like.
+    fn geometry(&self, device: DeviceIndex) -> Geometry;
+
+    /// Queues a command; it may wait there until [`Device::kick`].
+    ///
+    /// # Errors
+    /// The command itself if the queue is full: poll, then submit it again.
+    fn submit(&mut self, token: Token, command: Command) -> Result<(), Command>;
+
+    /// Hands everything queued to the hardware, in one system call or doorbell where it can.
+    ///
+    /// # Errors
+    /// If the queue itself is broken; the device must not be used any more.
+    fn kick(&mut self) -> Result<()>;
+
+    /// Appends what has completed since. Never blocks.
+    fn poll(&mut self, completions: &mut Vec<Completion>);
+
+    /// Commands submitted and not yet reported complete.
+    fn in_flight(&self) -> usize;
+
+    /// A descriptor that polls readable once a completion is there, for a shard that goes to
+    /// sleep; `None` if the device can only be polled.
+    fn readiness(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Announces memory that commands will use, so that its pages are pinned once rather than
+    /// for each command. Optional: commands on other memory work too, but cost more.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for example over its limit on locked memory.
+    fn register(&mut self, region: &Arc<Region>) -> Result<()>;
+
+    /// Forgets memory announced before. Commands in flight on it still complete.
+    fn unregister(&mut self, region: RegionId);
+}

@@ -1,0 +1,3 @@
+//! The NVMe tier.
+
+pub mod device;
