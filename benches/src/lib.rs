@@ -1,1 +1,17 @@
-//! benches
+//! Forebay against the tools that people use today.
+//!
+//! Every case of [`cases`] runs a real node and a real rival in turns on the same machine, the
+//! same file system and the same sizes, and compares them pair by pair. The `compare` binary
+//! drives them.
+
+pub mod cases;
+pub mod clock;
+pub mod files;
+pub mod http;
+pub mod node;
+pub mod pairs;
+pub mod process;
+pub mod rivals;
+pub mod setup;
+pub mod sys;
+pub mod verdict;

@@ -1,1 +1,43 @@
-//! client
+//! The client of a Forebay node.
+//!
+//! [`Client`] is what most programs want: files opened by name and read into memory that the node
+//! writes itself. [`Session`] is the core below it, for one thread that keeps many requests in
+//! flight and never blocks. [`load`] measures a node with it.
+//!
+//! ```no_run
+//! # fn main() -> extent::Result<()> {
+//! use forebay_client::{Client, Options};
+//!
+//! let client = Client::connect(&"auto".parse()?, &Options::default())?;
+//! let file = client.open(&"weights/model.safetensors".parse()?)?;
+//! let mut memory = client.alloc(1 << 20)?;
+//! let read = file.read_at(0, &mut memory, ..)?;
+//! println!("{} bytes, {:?}, {:?}", read.bytes, read.served, read.landing);
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod bounce;
+mod client;
+mod clock;
+mod endpoint;
+#[cfg(test)]
+mod fake;
+mod file;
+pub mod load;
+mod memory;
+mod options;
+mod session;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use batch::{Batch, Fetch, Fetched};
+pub use client::Client;
+pub use endpoint::Endpoint;
+pub use file::{File, Read};
+pub use memory::Memory;
+pub use options::Options;
+pub use session::{Completed, Refused, Session, Ticket};
+pub use writer::Writer;

@@ -1,9 +1,20 @@
 //! The node's core: shards that serve reads and writes, and the mover that fills and empties the
 //! tier. The control plane sees only [`Handle`].
+#![forbid(unsafe_code)]
 
+mod clock;
 mod handle;
+mod inbox;
+mod ledger;
+mod mover;
+mod node;
+mod shard;
+mod slots;
+mod stats;
+mod surface;
 
 pub use handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
     SiloStatus,
 };
+pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};

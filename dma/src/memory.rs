@@ -82,7 +82,9 @@ impl Window {
     pub fn copy_out(&self, bytes: &mut [u8]) {
         assert!(bytes.len() <= self.length, "{} bytes out of {}", bytes.len(), self.length);
         // SAFETY: as in `copy_in`.
-        unsafe { ptr::copy_nonoverlapping(self.address().as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            ptr::copy_nonoverlapping(self.address().as_ptr(), bytes.as_mut_ptr(), bytes.len())
+        };
     }
 
     fn address(&self) -> NonNull<u8> {

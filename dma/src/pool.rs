@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::ArrayQueue;
 use extent::{Kind, Result};
@@ -31,10 +31,16 @@ pub struct ClassUse {
 #[derive(Clone, Debug)]
 pub struct Pool(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     region: Arc<Region>,
     classes: Vec<Class>,
+    on_return: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("classes", &self.classes).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -71,7 +77,7 @@ impl Pool {
             }
             classes.push(Class { size, free });
         }
-        Ok(Self(Arc::new(Inner { region, classes })))
+        Ok(Self(Arc::new(Inner { region, classes, on_return: OnceLock::new() })))
     }
 
     /// A buffer of at least `bytes`, of the smallest class that has one; `None` if all are out.
@@ -83,6 +89,12 @@ impl Pool {
             let offset = class.free.pop()?;
             Some(Buffer { pool: Arc::clone(&self.0), class: index, offset })
         })
+    }
+
+    /// Has `hook` called whenever a buffer comes back, for those who wait for one. The first hook
+    /// stays.
+    pub fn on_return(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.on_return.set(Box::new(hook));
     }
 
     /// Bytes of the largest class.
@@ -156,6 +168,9 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let back = self.pool.classes[self.class].free.push(self.offset);
         debug_assert!(back.is_ok(), "a buffer came back twice");
+        if let Some(hook) = self.pool.on_return.get() {
+            hook();
+        }
     }
 }
 
@@ -164,8 +179,7 @@ mod tests {
     use super::*;
 
     fn pool() -> Pool {
-        let sizes =
-            [SizeClass { bytes: 65536, count: 1 }, SizeClass { bytes: 4096, count: 2 }];
+        let sizes = [SizeClass { bytes: 65536, count: 1 }, SizeClass { bytes: 4096, count: 2 }];
         Pool::new(&sizes, HugePages::Never).expect("memory")
     }
 

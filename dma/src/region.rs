@@ -83,9 +83,8 @@ impl Region {
         // SAFETY: F_GET_SEALS reads a property of an open descriptor.
         let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
         if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
-            return Err(Kind::Denied.error(
-                "shared memory must be a memfd sealed against shrinking (F_SEAL_SHRINK)",
-            ));
+            return Err(Kind::Denied
+                .error("shared memory must be a memfd sealed against shrinking (F_SEAL_SHRINK)"));
         }
         let size = file_bytes(file)?;
         if length == 0 || size < length as u64 {
@@ -184,7 +183,10 @@ mod tests {
         let region = Region::anonymous(5000, HugePages::Try).expect("memory");
         assert!(region.length() >= 8192);
         assert!(region.base().addr().get().is_multiple_of(ALIGN_BYTES));
-        assert_eq!(Region::anonymous(0, HugePages::Never).expect_err("empty").kind(), Kind::NoSpace);
+        assert_eq!(
+            Region::anonymous(0, HugePages::Never).expect_err("empty").kind(),
+            Kind::NoSpace
+        );
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub fn crc32c_blocks(bytes: &[u8], block_bytes: usize) -> impl ExactSizeIterator
     bytes.chunks(block_bytes).map(crc32c)
 }
 
+/// The CRC32C of two runs of bytes, one after the other, from that of each and the second's length.
+#[must_use]
+pub fn combine(first: u32, second: u32, second_bytes: u64) -> u32 {
+    narrow(crc_fast::checksum_combine(Crc32Iscsi, first.into(), second.into(), second_bytes))
+}
+
 /// The index of the first block of `bytes` whose CRC32C is not the one in `expected`.
 ///
 /// # Panics
@@ -37,6 +43,16 @@ mod tests {
     fn matches_the_check_value_of_the_standard() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+    }
+
+    #[test]
+    fn checksums_of_parts_combine() {
+        let whole = b"a forebay is the pool in front of a turbine";
+        for cut in 0..=whole.len() {
+            let (first, second) = whole.split_at(cut);
+            let joined = combine(crc32c(first), crc32c(second), second.len() as u64);
+            assert_eq!(joined, crc32c(whole));
+        }
     }
 
     #[test]

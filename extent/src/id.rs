@@ -59,9 +59,8 @@ impl FileName {
         let (silo, key) = (silo.into(), key.into());
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if silo.is_empty() || silo.len() > Self::MAX_SILO_BYTES || !silo.chars().all(plain) {
-            return Err(Kind::Invalid.error(format!(
-                "silo name {silo:?} must be 1 to 64 of A-Z a-z 0-9 - _ and ."
-            )));
+            return Err(Kind::Invalid
+                .error(format!("silo name {silo:?} must be 1 to 64 of A-Z a-z 0-9 - _ and .")));
         }
         if key.is_empty() || key.len() > Self::MAX_KEY_BYTES || key.chars().any(char::is_control) {
             return Err(Kind::Invalid.error(format!(

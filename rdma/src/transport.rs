@@ -15,17 +15,45 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// Bits below a transport's [`SessionId::base`], for it to number its sessions with.
+    pub const SERIAL_BITS: u32 = 48;
+
+    /// Where the numbers of one shard's sessions on one fabric begin, so that no two transports of
+    /// a node ever use the same.
+    ///
+    /// # Panics
+    /// If there are more than 4096 shards.
+    #[must_use]
+    pub const fn base(fabric: Fabric, shard: u16) -> Self {
+        assert!(shard < 1 << 12, "a node has at most 4096 shards");
+        Self((fabric as u64) << 60 | (shard as u64) << Self::SERIAL_BITS)
+    }
+
+    /// The fabric of a session numbered from [`SessionId::base`].
+    #[must_use]
+    pub const fn fabric(self) -> Fabric {
+        match self.0 >> 60 {
+            0 => Fabric::SharedMemory,
+            1 => Fabric::Tcp,
+            2 => Fabric::Verbs,
+            _ => Fabric::Simulated,
+        }
+    }
+}
+
 /// How a client is connected.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
 pub enum Fabric {
     /// Memory shared between processes of one host.
-    SharedMemory,
+    SharedMemory = 0,
     /// A TCP stream.
-    Tcp,
+    Tcp = 1,
     /// RDMA verbs.
-    Verbs,
+    Verbs = 2,
     /// A fabric inside a test.
-    Simulated,
+    Simulated = 3,
 }
 
 impl Fabric {

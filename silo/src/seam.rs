@@ -30,7 +30,7 @@ pub struct ObjectMeta {
     pub version: SourceVersion,
     /// When it was last changed, if the silo says so.
     pub modified: Option<SystemTime>,
-    /// The upload that made it, if it was one of ours.
+    /// The upload that made it, if it was one of ours. Never known from a listing.
     pub tags: Option<UploadTags>,
 }
 

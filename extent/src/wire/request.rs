@@ -206,6 +206,18 @@ impl Request {
         }
     }
 
+    /// As [`Request::inline_bytes`] of a capsule of 64 or 128 bytes, also where [`Request::parse`]
+    /// refuses it as senseless: a stream stays readable behind such a request.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] as for [`Request::parse`]; [`Kind::Invalid`] if it names more segments than
+    /// it has room for: nobody knows where the next capsule begins.
+    pub fn stream_bytes(capsule: &[u8]) -> Result<u64> {
+        let covered = covered(capsule)?;
+        let carries = matches!(covered[0], OP_OPEN | OP_WRITE);
+        if carries { Ok(Fields::read(covered)?.segments.total_bytes()) } else { Ok(0) }
+    }
+
     /// Writes the capsule into `out` and returns its length, 64 or 128.
     pub fn encode(&self, out: &mut [u8; LONG_REQUEST_BYTES]) -> usize {
         let f = Fields::of(self);
@@ -236,21 +248,8 @@ impl Request {
     /// [`Kind::Invalid`] or [`Kind::Unsupported`] if it makes no sense; [`Request::tag_of`] then
     /// tells whom to answer.
     pub fn parse(capsule: &[u8]) -> Result<Self> {
-        let &[first, second, ..] = capsule else {
-            return Err(Kind::Corrupt.error("a request capsule of less than two bytes"));
-        };
-        let size = Self::capsule_bytes([first, second]);
-        if capsule.len() != size {
-            return Err(Kind::Corrupt.error(format!(
-                "a request capsule of {} bytes where its flags say {size}",
-                capsule.len()
-            )));
-        }
-        let (covered, crc) = capsule.split_at(size - 4);
-        if crc32c(covered).to_le_bytes() != crc {
-            return Err(Kind::Corrupt.error("a request capsule whose checksum does not hold"));
-        }
-        Fields::read(covered)?.request(second, tag(covered))
+        let covered = covered(capsule)?;
+        Fields::read(covered)?.request(covered[1], tag(covered))
     }
 
     /// The tag of a capsule of at least 64 bytes, readable also where [`Request::parse`] refused it.
@@ -258,6 +257,25 @@ impl Request {
     pub fn tag_of(capsule: &[u8]) -> u32 {
         tag(capsule)
     }
+}
+
+/// A capsule without its checksum, which holds.
+fn covered(capsule: &[u8]) -> Result<&[u8]> {
+    let &[first, second, ..] = capsule else {
+        return Err(Kind::Corrupt.error("a request capsule of less than two bytes"));
+    };
+    let size = Request::capsule_bytes([first, second]);
+    if capsule.len() != size {
+        return Err(Kind::Corrupt.error(format!(
+            "a request capsule of {} bytes where its flags say {size}",
+            capsule.len()
+        )));
+    }
+    let (covered, crc) = capsule.split_at(size - 4);
+    if crc32c(covered).to_le_bytes() != crc {
+        return Err(Kind::Corrupt.error("a request capsule whose checksum does not hold"));
+    }
+    Ok(covered)
 }
 
 fn tag(capsule: &[u8]) -> u32 {
@@ -351,8 +369,9 @@ impl Fields {
             MAX_SEGMENTS
         };
         if usize::from(count) > room {
-            return Err(Kind::Invalid
-                .error(format!("{count} segments in a capsule with room for {room}")));
+            return Err(
+                Kind::Invalid.error(format!("{count} segments in a capsule with room for {room}"))
+            );
         }
         let segments = Segments::from_slice(&list[..usize::from(count)])?;
         Ok(Self { opcode, flags, handle, offset, length, argument, payload_crc, segments })
@@ -375,9 +394,7 @@ impl Fields {
                 },
                 name: self.segments,
             }),
-            OP_READ => {
-                Command::Read { handle, range: self.transfer_range()?, into: self.segments }
-            }
+            OP_READ => Command::Read { handle, range: self.transfer_range()?, into: self.segments },
             OP_WRITE => {
                 Command::Write { handle, range: self.transfer_range()?, from: self.segments }
             }
@@ -478,6 +495,8 @@ mod tests {
             prop_assert_eq!(Request::capsule_bytes([capsule[0], capsule[1]]), size);
             prop_assert_eq!(Request::parse(&capsule[..size]).expect("own capsule"), request);
             prop_assert_eq!(Request::tag_of(&capsule[..size]), tag);
+            let stream_bytes = Request::stream_bytes(&capsule[..size]).expect("own capsule");
+            prop_assert_eq!(stream_bytes, request.inline_bytes());
         }
 
         #[test]
@@ -493,6 +512,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Request::parse(&bytes);
+            let _ = Request::stream_bytes(&bytes);
         }
 
         #[test]

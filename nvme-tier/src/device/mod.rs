@@ -1,10 +1,25 @@
 //! The seam to storage hardware: one shard's command queues over all devices of a tier.
 
+mod admit;
+mod allocate;
+mod foreign;
+mod media;
+mod medium;
+mod ring;
+pub mod sim;
+mod uring;
+mod wait;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dma::{Region, RegionId, Source, Target};
 use extent::Result;
+
+pub use allocate::allocate_file;
+pub use media::{Media, MediaOptions};
+pub use uring::UringDevice;
+pub use wait::wait;
 
 /// What a command's completion is matched by. The shard packs a slot and a tag into it; a device
 /// passes it through untouched.
@@ -56,6 +71,27 @@ pub enum Command {
     },
     /// Makes durable every write of this device that completed before, on whichever queue.
     Flush(DeviceIndex),
+}
+
+impl Command {
+    /// The device it is for.
+    #[must_use]
+    pub fn device(&self) -> DeviceIndex {
+        match self {
+            Self::Read { at, .. } | Self::Write { at, .. } => at.device,
+            Self::Flush(device) => *device,
+        }
+    }
+
+    /// Bytes it moves; zero for a flush.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Read { into, .. } => into.length(),
+            Self::Write { from, .. } => from.length(),
+            Self::Flush(_) => 0,
+        }
+    }
 }
 
 /// A command's end.

@@ -1,0 +1,203 @@
+//! fio: random reads of a file through io_uring, or of an NBD export.
+
+use std::path::{Path, PathBuf};
+
+use extent::{Kind, Result};
+use serde::Deserialize;
+
+use crate::process;
+use crate::verdict::Setback;
+
+/// How many requests go to the kernel, and are taken from it, at a time: both are tried.
+const BATCHES: [usize; 2] = [1, 8];
+const PROBE_SECONDS: u64 = 2;
+const RAMP_SECONDS: u64 = 1;
+
+/// fio on a machine.
+#[derive(Clone, Debug)]
+pub struct Fio {
+    program: PathBuf,
+}
+
+/// What one run did.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Reads {
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+    /// Reads a second.
+    pub operations_per_second: f64,
+    /// 99th percentile of the latency, in microseconds.
+    pub p99_us: f64,
+}
+
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// From where.
+    pub source: Source<'a>,
+    /// Bytes of a read.
+    pub block_bytes: u64,
+    /// Reads in flight.
+    pub depth: usize,
+    /// Requests handed over at a time.
+    pub batch: usize,
+    /// Seconds to measure.
+    pub seconds: u64,
+}
+
+/// Where to read from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A file, with direct I/O.
+    File(&'a Path),
+    /// An NBD export, by its URI.
+    Nbd(&'a str),
+}
+
+impl Fio {
+    /// fio, if it is installed.
+    ///
+    /// # Errors
+    /// [`Setback::Skipped`] if not.
+    pub fn find() -> Result<Self, Setback> {
+        Ok(Self { program: process::find("fio", "fio")? })
+    }
+
+    /// Runs random reads for a while.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if fio fails.
+    pub fn read(&self, job: Job<'_>) -> Result<Reads> {
+        let output = process::run(&mut process::command(&self.program, arguments(job)))?;
+        parse(&output)
+    }
+
+    /// Tries the batch sizes, and returns the faster one.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if fio fails.
+    pub fn best_batch(&self, job: Job<'_>) -> Result<usize> {
+        let mut best = (BATCHES[0], 0.0);
+        for batch in BATCHES.into_iter().filter(|batch| *batch <= job.depth) {
+            let reads = self.read(Job { batch, seconds: PROBE_SECONDS, ..job })?;
+            if reads.operations_per_second > best.1 {
+                best = (batch, reads.operations_per_second);
+            }
+        }
+        Ok(best.0)
+    }
+}
+
+fn arguments(job: Job<'_>) -> Vec<String> {
+    let mut arguments = vec![
+        "--name=compare".to_owned(),
+        "--rw=randread".to_owned(),
+        format!("--bs={}", job.block_bytes),
+        format!("--iodepth={}", job.depth),
+        format!("--iodepth_batch_submit={}", job.batch),
+        "--iodepth_batch_complete_min=1".to_owned(),
+        format!("--iodepth_batch_complete_max={}", job.batch),
+        "--norandommap".to_owned(),
+        "--randrepeat=0".to_owned(),
+        "--time_based".to_owned(),
+        format!("--runtime={}", job.seconds),
+        format!("--ramp_time={RAMP_SECONDS}"),
+        "--output-format=json".to_owned(),
+    ];
+    match job.source {
+        Source::File(path) => arguments.extend([
+            "--ioengine=io_uring".to_owned(),
+            "--direct=1".to_owned(),
+            "--registerfiles".to_owned(),
+            "--fixedbufs".to_owned(),
+            // A colon separates names in fio's list of files.
+            format!("--filename={}", path.display().to_string().replace(':', "\\:")),
+        ]),
+        Source::Nbd(uri) => {
+            arguments.extend(["--ioengine=nbd".to_owned(), format!("--uri={uri}")]);
+        }
+    }
+    arguments
+}
+
+#[derive(Deserialize)]
+struct Output {
+    jobs: Vec<JobOutput>,
+}
+
+#[derive(Deserialize)]
+struct JobOutput {
+    error: i64,
+    read: ReadOutput,
+}
+
+#[derive(Deserialize)]
+struct ReadOutput {
+    bw_bytes: f64,
+    iops: f64,
+    clat_ns: Clat,
+}
+
+#[derive(Deserialize)]
+struct Clat {
+    #[serde(default)]
+    percentile: std::collections::BTreeMap<String, f64>,
+}
+
+/// Reads fio's JSON, before which it may have printed other lines.
+fn parse(output: &str) -> Result<Reads> {
+    let json = output.find('{').map_or("", |start| &output[start..]);
+    let parsed: Output = serde_json::from_str(json)
+        .map_err(|e| Kind::Corrupt.error("fio's output is not as expected").caused_by(e))?;
+    let Some(job) = parsed.jobs.first() else {
+        return Err(Kind::Corrupt.error("fio reports no job"));
+    };
+    if job.error != 0 || job.read.iops <= 0.0 {
+        return Err(Kind::Io.error(format!("fio read nothing: error {}", job.error)));
+    }
+    Ok(Reads {
+        bytes_per_second: job.read.bw_bytes,
+        operations_per_second: job.read.iops,
+        p99_us: job.read.clat_ns.percentile.get("99.000000").map_or(0.0, |ns| ns / 1000.0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fio 3.33 prints, cut down to what is read.
+    const CAPTURED: &str = r#"fio: connected to NBD server
+{
+  "fio version" : "fio-3.33",
+  "jobs" : [ {
+      "jobname" : "compare", "error" : 0,
+      "read" : {
+        "io_bytes" : 515899392, "bw_bytes" : 257892429, "bw" : 251848, "iops" : 62946.026987,
+        "clat_ns" : { "min" : 1, "percentile" : { "50.000000" : 456704, "99.000000" : 2039808 } }
+      }
+  } ]
+}"#;
+
+    #[test]
+    fn captured_output_is_read() {
+        let reads = parse(CAPTURED).expect("as fio prints it");
+        assert_eq!(reads.bytes_per_second, 257_892_429.0);
+        assert_eq!(reads.operations_per_second, 62_946.026_987);
+        assert_eq!(reads.p99_us, 2039.808);
+        let failed = CAPTURED.replace(r#""error" : 0"#, r#""error" : 5"#);
+        assert_eq!(parse(&failed).expect_err("it failed").kind(), Kind::Io);
+        assert_eq!(parse("fio: no such file").expect_err("no JSON").kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn direct_io_is_asked_for_on_files_only() {
+        let job = |source| Job { source, block_bytes: 4096, depth: 32, batch: 8, seconds: 5 };
+        let file = arguments(job(Source::File(Path::new("/a:b"))));
+        for wanted in ["--direct=1", "--registerfiles", "--fixedbufs", "--filename=/a\\:b"] {
+            assert!(file.iter().any(|argument| argument == wanted), "{wanted}");
+        }
+        let nbd = arguments(job(Source::Nbd("nbd://127.0.0.1:1")));
+        assert!(nbd.iter().all(|argument| argument != "--direct=1"));
+    }
+}

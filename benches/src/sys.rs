@@ -1,0 +1,42 @@
+//! System calls that the standard library lacks.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Asks a process to end, by SIGTERM.
+pub fn terminate(pid: u32) {
+    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
+    // SAFETY: a signal touches no memory of this process; the caller owns the child, which has
+    // not been waited for, so that its id is not another's.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+}
+
+/// Drops a file's clean pages from the page cache.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn forget_pages(file: &File) -> io::Result<()> {
+    // SAFETY: advice about an open descriptor touches no memory.
+    let code = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
+/// Clock ticks a second, the unit of `/proc/PID/stat`.
+#[must_use]
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: asks for a constant.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100)
+}
+
+/// Writes all of a file system's dirty pages out.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn sync_file_system(file: &File) -> io::Result<()> {
+    // SAFETY: takes an open descriptor and touches no memory.
+    let code = unsafe { libc::syncfs(file.as_raw_fd()) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

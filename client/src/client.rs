@@ -1,0 +1,371 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use extent::wire::{OpenBody, OpenMode};
+use extent::{Error, FileName, Generation, Kind, Result};
+use parking_lot::{Mutex, MutexGuard};
+use rdma::Fabric;
+
+use crate::session::{Completed, Refused, Session, Ticket};
+use crate::{Batch, Endpoint, Fetch, File, Memory, Options, Writer, clock};
+
+/// The longest that a thread keeps the session to itself while it sleeps on it.
+const LONGEST_SLEEP: Duration = Duration::from_millis(1);
+/// First and longest pause before a request that the node was too busy for is sent again.
+pub(crate) const BUSY_PAUSES: (Duration, Duration) =
+    (Duration::from_micros(50), Duration::from_millis(10));
+/// Copying buffers kept for the next call.
+const KEPT_BOUNCES: usize = 8;
+
+/// A node, as most programs want it: open files, read them, write new ones.
+///
+/// It may be cloned and shared between threads, which then take turns on one session. Threads that
+/// want the last microsecond connect a client each.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Threads that are about to take the lock.
+    waiting: AtomicUsize,
+    options: Options,
+    fabric: Fabric,
+}
+
+/// What is behind the lock.
+pub(crate) struct State {
+    pub(crate) session: Session,
+    /// Operations that somebody waits for.
+    mailbox: HashMap<Ticket, Place>,
+    /// What has ended of each batch that is under way.
+    inboxes: HashMap<BatchId, Vec<Completed>>,
+    next_batch: u64,
+    /// Handles to close as soon as the session takes it.
+    closing: Vec<u64>,
+    bounces: Vec<Memory>,
+    scratch: Vec<Completed>,
+}
+
+/// A batch of one client.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct BatchId(u64);
+
+/// Where an operation's end is to be put.
+enum Place {
+    /// Here, and it has not ended.
+    Empty,
+    /// Here.
+    Full(Box<Completed>),
+    /// Into the inbox of a batch.
+    Inbox(BatchId),
+}
+
+impl Client {
+    /// Connects to a node: through shared memory where that can be had, else over TCP.
+    /// [`Client::fabric`] says which it became.
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if nobody answers there; [`Kind::Denied`] if the node does not want
+    /// this user; [`Kind::Unsupported`] if versions have nothing in common.
+    pub fn connect(endpoint: &Endpoint, options: &Options) -> Result<Self> {
+        Ok(Self::over(endpoint.session(options)?, options))
+    }
+
+    /// A client over a session that was made elsewhere.
+    #[must_use]
+    pub fn over(session: Session, options: &Options) -> Self {
+        let fabric = session.fabric();
+        let state = State {
+            session,
+            mailbox: HashMap::new(),
+            inboxes: HashMap::new(),
+            next_batch: 0,
+            closing: Vec::new(),
+            bounces: Vec::new(),
+            scratch: Vec::new(),
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            waiting: AtomicUsize::new(0),
+            options: options.clone(),
+            fabric,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How the node is reached.
+    #[must_use]
+    pub fn fabric(&self) -> Fabric {
+        self.shared.fabric
+    }
+
+    /// Memory that the node reads and writes itself, without a copy where the fabric allows it.
+    ///
+    /// # Errors
+    /// As [`Session::allocate`].
+    pub fn alloc(&self, length: usize) -> Result<Memory> {
+        self.lock().session.allocate(length)
+    }
+
+    /// Opens the newest generation of a file. What was opened stays as it is, whatever is written
+    /// later.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if neither the node nor the silo has it.
+    pub fn open(&self, name: &FileName) -> Result<File> {
+        self.open_generation(name, Generation(0))
+    }
+
+    /// Opens one generation of a file; `Generation(0)` is the newest.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such file; [`Kind::Stale`] if that generation is gone.
+    pub fn open_generation(&self, name: &FileName, generation: Generation) -> Result<File> {
+        let (handle, body) = self.open_handle(name, OpenMode::Read(generation))?;
+        Ok(File::new(self, name.clone(), handle, body))
+    }
+
+    /// Starts a new generation of a file, or a new file. Nobody sees it before
+    /// [`Writer::commit`]; a writer that is dropped without that leaves nothing behind.
+    /// `expected_bytes` is a hint, 0 where the length is not known.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for an unknown silo; [`Kind::NoSpace`] if the node is full of data that
+    /// it may not evict.
+    pub fn create(&self, name: &FileName, expected_bytes: u64) -> Result<Writer> {
+        let (handle, _) = self.open_handle(name, OpenMode::Write(expected_bytes))?;
+        Ok(Writer::new(self, name.clone(), handle))
+    }
+
+    /// Starts many reads at once.
+    #[must_use]
+    pub fn read_batch(&self, fetches: impl IntoIterator<Item = Fetch>) -> Batch {
+        Batch::start(self, fetches)
+    }
+
+    /// Asks the node for a sign of life and returns how long that took.
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if there is none.
+    pub fn ping(&self) -> Result<Duration> {
+        let begin = clock::now();
+        self.call(Session::submit_ping)?.result?;
+        Ok(begin.elapsed())
+    }
+
+    fn open_handle(&self, name: &FileName, mode: OpenMode) -> Result<(u64, OpenBody)> {
+        let opened = self.call(|session| session.submit_open(name, mode))?.opened();
+        opened.map_err(|error| error.while_doing(format_args!("opening {name}")))
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.shared.state.lock();
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    /// Submits an operation without memory of the caller's, and waits for it.
+    pub(crate) fn call(
+        &self,
+        mut submit: impl FnMut(&mut Session) -> Result<Ticket>,
+    ) -> Result<Completed> {
+        self.run(Memory::default(), |session, memory| {
+            submit(session).map_err(|error| Refused { error, memory })
+        })
+        .map_err(Error::from)
+    }
+
+    /// Submits an operation and waits for it, again while the node is too busy for it.
+    pub(crate) fn run(
+        &self,
+        memory: Memory,
+        mut submit: impl FnMut(&mut Session, Memory) -> Result<Ticket, Refused>,
+    ) -> Result<Completed, Refused> {
+        let deadline = clock::now() + self.shared.options.timeout;
+        let mut memory = memory;
+        let mut pause = BUSY_PAUSES.0;
+        loop {
+            let mut completed = self.run_once(memory, &mut submit, deadline)?;
+            let busy = completed.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
+            if !busy || clock::now() + pause >= deadline {
+                return Ok(completed);
+            }
+            memory = completed.memory.take().unwrap_or_default();
+            thread::sleep(pause);
+            pause = (pause * 2).min(BUSY_PAUSES.1);
+        }
+    }
+
+    fn run_once(
+        &self,
+        memory: Memory,
+        submit: &mut impl FnMut(&mut Session, Memory) -> Result<Ticket, Refused>,
+        deadline: Instant,
+    ) -> Result<Completed, Refused> {
+        let mut memory = Some(memory);
+        let mut ticket = None;
+        self.advance(deadline, |state| {
+            if let Some(memory_now) = memory.take() {
+                match submit(&mut state.session, memory_now) {
+                    Ok(taken) => {
+                        state.expect(taken);
+                        state.session.kick();
+                        ticket = Some(taken);
+                    }
+                    // The session's own queue is full of other threads' requests.
+                    Err(refused)
+                        if refused.error.kind() == Kind::Busy && clock::now() < deadline =>
+                    {
+                        memory = Some(refused.memory);
+                    }
+                    Err(refused) => return Some(Err(refused)),
+                }
+            }
+            state.take(ticket?).map(Ok)
+        })
+    }
+
+    /// Drives the session until `ready` has an answer. When the deadline passes the session is
+    /// ended, upon which everything outstanding completes, and `ready` has one for sure.
+    pub(crate) fn advance<T>(
+        &self,
+        deadline: Instant,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> T {
+        let begin = clock::now();
+        loop {
+            let mut state = self.lock();
+            state.poll();
+            if let Some(answer) = ready(&mut state) {
+                return answer;
+            }
+            let now = clock::now();
+            if now >= deadline {
+                let waited = now - begin;
+                state.session.tear_down(&Kind::Disconnected.error(format!(
+                    "no answer within {waited:?}; the session is given up, connect again"
+                )));
+            } else if self.shared.waiting.load(Ordering::Relaxed) != 0 {
+                MutexGuard::unlock_fair(state);
+                thread::yield_now();
+            } else if now - begin >= self.shared.options.spin {
+                state.session.wait(LONGEST_SLEEP.min(deadline - now));
+            }
+        }
+    }
+
+    /// Gives a handle back without waiting for the node's answer.
+    pub(crate) fn close(&self, handle: u64) {
+        let mut state = self.lock();
+        state.closing.push(handle);
+        state.close_pending();
+    }
+}
+
+impl State {
+    /// A buffer of at least `bytes` to copy through.
+    pub(crate) fn take_bounce(&mut self, bytes: usize) -> Result<Memory> {
+        match self.bounces.pop() {
+            Some(memory) if memory.len() >= bytes => Ok(memory),
+            _ => self.session.allocate(bytes),
+        }
+    }
+
+    /// Keeps such a buffer for the next call.
+    pub(crate) fn keep_bounce(&mut self, memory: Memory) {
+        if self.bounces.len() < KEPT_BOUNCES && !memory.is_empty() {
+            self.bounces.push(memory);
+        }
+    }
+
+    /// From now on somebody waits for this operation.
+    pub(crate) fn expect(&mut self, ticket: Ticket) {
+        self.mailbox.insert(ticket, Place::Empty);
+    }
+
+    /// How an operation ended, if it has.
+    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Completed> {
+        if !matches!(self.mailbox.get(&ticket), Some(Place::Full(_))) {
+            return None;
+        }
+        match self.mailbox.remove(&ticket) {
+            Some(Place::Full(completed)) => Some(*completed),
+            _ => None,
+        }
+    }
+
+    /// An inbox for the operations of a batch.
+    pub(crate) fn open_inbox(&mut self) -> BatchId {
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        self.inboxes.insert(batch, Vec::new());
+        batch
+    }
+
+    /// From now on this operation's end goes into an inbox.
+    pub(crate) fn expect_in(&mut self, ticket: Ticket, batch: BatchId) {
+        self.mailbox.insert(ticket, Place::Inbox(batch));
+    }
+
+    /// What has come into an inbox since.
+    pub(crate) fn empty_inbox(&mut self, batch: BatchId) -> Vec<Completed> {
+        self.inboxes.get_mut(&batch).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Closes an inbox: what is still to come for it is dropped.
+    pub(crate) fn close_inbox(&mut self, batch: BatchId) {
+        self.inboxes.remove(&batch);
+    }
+
+    /// Nobody waits for this operation any more: what it brings is dropped when it ends.
+    pub(crate) fn abandon(&mut self, ticket: Ticket) {
+        self.mailbox.remove(&ticket);
+    }
+
+    fn poll(&mut self) {
+        let mut completed = std::mem::take(&mut self.scratch);
+        self.session.poll(&mut completed);
+        for done in completed.drain(..) {
+            match self.mailbox.get_mut(&done.ticket) {
+                Some(Place::Inbox(batch)) => {
+                    let batch = *batch;
+                    self.mailbox.remove(&done.ticket);
+                    if let Some(inbox) = self.inboxes.get_mut(&batch) {
+                        inbox.push(done);
+                    }
+                }
+                Some(place) => *place = Place::Full(Box::new(done)),
+                None => {}
+            }
+        }
+        self.scratch = completed;
+        if !self.closing.is_empty() {
+            self.close_pending();
+        }
+    }
+
+    fn close_pending(&mut self) {
+        while let Some(handle) = self.closing.pop() {
+            match self.session.submit_close(handle) {
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::Busy => {
+                    self.closing.push(handle);
+                    break;
+                }
+                // A session that is over has no handles.
+                Err(_) => self.closing.clear(),
+            }
+        }
+        self.session.kick();
+    }
+}

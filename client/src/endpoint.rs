@@ -1,0 +1,161 @@
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::{env, fmt};
+
+use extent::wire::MAX_CREDITS;
+use extent::{Error, Kind, Result};
+use rdma::shm::ShmChannel;
+use rdma::{Channel, TcpChannel};
+
+use crate::{Options, Session};
+
+/// What shared memory grants at least.
+const LEAST_SLOTS: u32 = 32;
+
+/// Where a node is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Endpoint {
+    /// A UNIX socket, `unix:/path`: shared memory, on the same host.
+    Unix(PathBuf),
+    /// A TCP address, `tcp://host:port`.
+    Tcp(String),
+    /// A node on this host through shared memory, if there is one, else a TCP address. Written
+    /// `auto`, `auto:/state/directory`, or `auto:/state/directory,host:port`.
+    Auto {
+        /// The node's state directory; `None` looks in the usual places.
+        state_dir: Option<PathBuf>,
+        /// Where to look next.
+        tcp: String,
+    },
+}
+
+impl Endpoint {
+    /// The data path's TCP address if a node is not told otherwise.
+    pub const DEFAULT_TCP: &'static str = "127.0.0.1:7440";
+    /// The data path's UNIX socket, in the state directory.
+    pub const SOCKET_NAME: &'static str = "forebay.sock";
+    /// Where the system's node keeps its state.
+    pub const SYSTEM_STATE_DIR: &'static str = "/var/lib/forebay";
+
+    /// Connects a channel: no greeting yet, see [`Session::connect`].
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if nobody listens there; [`Kind::Denied`] if this user may not.
+    pub fn channel(&self, options: &Options) -> Result<Box<dyn Channel>> {
+        match self {
+            Self::Unix(path) => shared_memory(path, options),
+            Self::Tcp(address) => tcp(address, options),
+            Self::Auto { state_dir, tcp: address } => {
+                let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);
+                let mut reasons = Vec::new();
+                for place in places {
+                    match shared_memory(&place.join(Self::SOCKET_NAME), options) {
+                        Ok(channel) => return Ok(channel),
+                        Err(error) => reasons.push(error.to_string()),
+                    }
+                }
+                tracing::debug!(?reasons, "no shared memory, trying TCP");
+                tcp(address, options).map_err(|error| {
+                    reasons.push(error.to_string());
+                    error.kind().error(format!("no node found: {}", reasons.join("; ")))
+                })
+            }
+        }
+    }
+
+    /// Connects a channel and greets the node.
+    ///
+    /// # Errors
+    /// As [`Endpoint::channel`] and [`Session::connect`].
+    pub fn session(&self, options: &Options) -> Result<Session> {
+        Session::connect(self.channel(options)?, options)
+            .map_err(|error| error.while_doing(format_args!("connecting to {self}")))
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let auto = |state_dir: Option<&str>, tcp: &str| {
+            Ok(Self::Auto { state_dir: state_dir.map(Into::into), tcp: checked(tcp)? })
+        };
+        if text == "auto" {
+            return auto(None, Self::DEFAULT_TCP);
+        }
+        if let Some(rest) = text.strip_prefix("auto:") {
+            return match rest.split_once(',') {
+                Some(("", tcp)) => auto(None, tcp),
+                Some((state_dir, tcp)) => auto(Some(state_dir), tcp),
+                None => auto(Some(rest), Self::DEFAULT_TCP),
+            };
+        }
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Unix(path.into()));
+        }
+        if let Some(address) = text.strip_prefix("tcp://") {
+            return Ok(Self::Tcp(checked(address)?));
+        }
+        Err(Kind::Invalid.error(format!(
+            "{text:?} is not an endpoint: write unix:/path, tcp://host:port, or auto"
+        )))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Auto { state_dir: None, tcp } => write!(f, "auto:,{tcp}"),
+            Self::Auto { state_dir: Some(path), tcp } => write!(f, "auto:{},{tcp}", path.display()),
+        }
+    }
+}
+
+fn checked(address: &str) -> Result<String> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        return Err(Kind::Invalid.error(format!("{address:?} is not host:port")));
+    }
+    Ok(address.to_owned())
+}
+
+/// The user's own node's, then the system's.
+fn usual_state_dirs() -> Vec<PathBuf> {
+    let from = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = from("XDG_STATE_HOME").or_else(|| Some(from("HOME")?.join(".local/state")));
+    let own = own.map(|state| state.join("forebay"));
+    own.into_iter().chain([PathBuf::from(Endpoint::SYSTEM_STATE_DIR)]).collect()
+}
+
+fn shared_memory(path: &Path, options: &Options) -> Result<Box<dyn Channel>> {
+    let slots = u32::from(options.credits).clamp(LEAST_SLOTS, u32::from(MAX_CREDITS));
+    Ok(Box::new(ShmChannel::connect(path, options.connect_timeout, slots)?))
+}
+
+fn tcp(address: &str, options: &Options) -> Result<Box<dyn Channel>> {
+    Ok(Box::new(TcpChannel::connect(address, options.connect_timeout)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_they_are_written() {
+        for text in
+            ["unix:/run/a b", "tcp://node7:7700", "tcp://[::1]:1", "auto:/x,h:5", "auto:,h:5"]
+        {
+            let endpoint: Endpoint = text.parse().expect(text);
+            assert_eq!(endpoint.to_string(), text);
+        }
+        let auto: Endpoint = "auto".parse().expect("auto");
+        let tcp = Endpoint::DEFAULT_TCP.to_owned();
+        assert_eq!(auto, Endpoint::Auto { state_dir: None, tcp });
+        for bad in ["", "unix:", "tcp://", "tcp://host", "tcp://:1", "tcp://h:70000", "http://h:1"]
+        {
+            assert_eq!(bad.parse::<Endpoint>().expect_err(bad).kind(), Kind::Invalid, "{bad}");
+        }
+    }
+}

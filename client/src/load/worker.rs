@@ -1,0 +1,364 @@
+use std::time::{Duration, Instant};
+
+use extent::wire::OpenMode;
+use extent::{Error, FileName, Generation, Kind, Result};
+use hdrhistogram::Histogram;
+use rdma::Fabric;
+
+use super::plan::{OpenFile, Place, Plan, Visit, mix};
+use super::{Direction, Load, Stop};
+use crate::session::{Completed, Session, Ticket};
+use crate::{Memory, Options, clock};
+
+/// A thread that fails so often is doing no good.
+const MOST_ERRORS: u64 = 10_000;
+/// How long a generation is if nothing is said.
+const DEFAULT_GENERATION_BYTES: u64 = 1 << 30;
+const ALIGN_BYTES: usize = 4096;
+/// How long one sleep may take before the clock is looked at again.
+const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+const LONGEST_LATENCY_NS: u64 = 3_600_000_000_000;
+
+/// What one thread counted.
+pub(super) struct Tally {
+    pub(super) nanoseconds: Histogram<u64>,
+    pub(super) bytes: u64,
+    pub(super) served: [u64; Self::SERVED],
+    pub(super) landing: [u64; Self::LANDING],
+    pub(super) commits: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    pub(super) elapsed: Duration,
+}
+
+impl Tally {
+    pub(super) const SERVED: usize = 5;
+    pub(super) const LANDING: usize = 5;
+
+    pub(super) fn new() -> Self {
+        Self {
+            nanoseconds: Histogram::new_with_bounds(1, LONGEST_LATENCY_NS, 3)
+                .expect("fixed, sound bounds"),
+            bytes: 0,
+            served: [0; Self::SERVED],
+            landing: [0; Self::LANDING],
+            commits: 0,
+            errors: 0,
+            first_error: None,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.nanoseconds.add(&other.nanoseconds).expect("the same bounds");
+        self.bytes += other.bytes;
+        self.served.iter_mut().zip(other.served).for_each(|(sum, count)| *sum += count);
+        self.landing.iter_mut().zip(other.landing).for_each(|(sum, count)| *sum += count);
+        self.commits += other.commits;
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+        self.elapsed = self.elapsed.max(other.elapsed);
+    }
+
+    fn count(&mut self, completed: &Completed, took: Duration) {
+        match &completed.result {
+            Ok(()) => {
+                let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                self.nanoseconds.saturating_record(ns.max(1));
+                self.bytes += completed.bytes;
+                self.served[completed.served as usize] += 1;
+                self.landing[completed.landing as usize] += 1;
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| format!("{error:?}"));
+    }
+}
+
+/// One thread of a load.
+pub(super) struct Worker {
+    session: Session,
+    options: Options,
+    work: Work,
+    /// Memory that no operation uses.
+    free: Vec<Memory>,
+    /// When the operation of each piece of memory began.
+    begun: Vec<Instant>,
+    /// Bytes from one piece of memory to the next.
+    stride: usize,
+    /// Operations left; without end if time decides.
+    left: u64,
+    runs_for: Option<Duration>,
+    warmup: Duration,
+    completed: Vec<Completed>,
+    tally: Tally,
+}
+
+enum Work {
+    Read(Plan),
+    Write(Generations),
+}
+
+/// A file that is written again and again.
+struct Generations {
+    name: FileName,
+    bytes: u64,
+    block_bytes: u64,
+    load: Load,
+    /// The generation that is being written: its handle, and what is left of it.
+    current: Option<(u64, Visit)>,
+    count: u64,
+}
+
+impl Worker {
+    pub(super) fn new(load: &Load, index: usize, mut session: Session) -> Result<Self> {
+        let (share, shares) = (index as u64, load.threads as u64);
+        let block = usize::try_from(load.block_bytes)
+            .map_err(|_| Kind::Invalid.error("a block does not fit into memory"))?;
+        let stride = block.next_multiple_of(ALIGN_BYTES);
+        let total = stride.checked_mul(load.depth).ok_or_else(|| {
+            Kind::Invalid.error("block size times depth does not fit into memory")
+        })?;
+        let mut memory = session.allocate(total)?;
+        fill(memory.as_mut_slice(), load.seed.wrapping_add(share));
+        let mut free: Vec<Memory> =
+            (1..load.depth).rev().map(|slot| memory.split_off(slot * stride)).collect();
+        free.push(memory);
+
+        let (left, runs_for) = match load.stop {
+            Stop::After(time) => (u64::MAX, Some(time)),
+            Stop::Operations(count) => (count / shares + u64::from(share < count % shares), None),
+        };
+        let mut worker = Self {
+            session,
+            options: load.options.clone(),
+            work: Work::Write(Generations::new(load, index)),
+            free,
+            begun: vec![clock::now(); load.depth],
+            stride,
+            left,
+            runs_for,
+            warmup: load.warmup,
+            completed: Vec::with_capacity(load.depth),
+            tally: Tally::new(),
+        };
+        if load.direction == Direction::Read {
+            let files = worker.open_all(&load.files)?;
+            let (block, set) = (load.block_bytes, load.working_set_bytes);
+            let plan = Plan::new(files, block, set, load.pattern, load.seed, (share, shares))?;
+            worker.work = Work::Read(plan);
+        }
+        Ok(worker)
+    }
+
+    pub(super) fn fabric(&self) -> Fabric {
+        self.session.fabric()
+    }
+
+    fn open_all(&mut self, names: &[FileName]) -> Result<Vec<OpenFile>> {
+        let mut files = Vec::with_capacity(names.len());
+        for name in names {
+            let mode = OpenMode::Read(Generation(0));
+            let opened = self.call(|session| session.submit_open(name, mode))?.opened();
+            let (handle, body) =
+                opened.map_err(|error| error.while_doing(format_args!("opening {name}")))?;
+            files.push(OpenFile { handle, length: body.length });
+        }
+        Ok(files)
+    }
+
+    /// Does one operation while nothing else is outstanding.
+    fn call(&mut self, submit: impl FnOnce(&mut Session) -> Result<Ticket>) -> Result<Completed> {
+        let ticket = submit(&mut self.session)?;
+        self.session.kick();
+        let deadline = clock::now() + self.options.timeout;
+        let mut completed = Vec::new();
+        loop {
+            self.session.poll(&mut completed);
+            if let Some(done) = completed.pop() {
+                assert_eq!(done.ticket, ticket, "nothing else is outstanding");
+                return Ok(done);
+            }
+            self.wait_until(deadline);
+        }
+    }
+
+    /// Sleeps a while; past the deadline, gives the session up.
+    fn wait_until(&mut self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            let patience = self.options.timeout;
+            self.session.tear_down(
+                &Kind::Disconnected.error(format!("the node did not answer within {patience:?}")),
+            );
+        } else {
+            self.session.wait(left.min(LONGEST_SLEEP));
+        }
+    }
+
+    pub(super) fn run(mut self) -> Tally {
+        if let Err(error) = self.drive() {
+            self.tally.fail(&error);
+        }
+        self.tally
+    }
+
+    fn drive(&mut self) -> Result<()> {
+        let begin = clock::now();
+        let count_from = begin + self.warmup;
+        let end = self.runs_for.map(|time| count_from + time);
+        let mut last = begin;
+        let mut quiet_since = begin;
+        loop {
+            let now = clock::now();
+            let enough = end.is_some_and(|end| now >= end)
+                || self.left == 0
+                || self.tally.errors >= MOST_ERRORS
+                || self.session.failure().is_some();
+            if !enough {
+                self.submit(now)?;
+            }
+            if self.session.outstanding() == 0 {
+                if enough {
+                    break;
+                }
+                // The generation is written, and nothing but its end is left to do.
+                self.commit()?;
+                continue;
+            }
+            if self.collect(count_from) {
+                quiet_since = clock::now();
+                last = quiet_since;
+            } else if now - quiet_since >= self.options.spin {
+                self.wait_until(quiet_since + self.options.timeout);
+            }
+        }
+        self.commit()?;
+        let last = last.max(clock::now().min(end.unwrap_or(last)));
+        self.tally.elapsed = last.saturating_duration_since(count_from);
+        Ok(())
+    }
+
+    /// Fills the depth up.
+    fn submit(&mut self, now: Instant) -> Result<()> {
+        let mut submitted = false;
+        while self.left != 0 && !self.free.is_empty() {
+            let Some(place) = self.next_place()? else { break };
+            let mut memory = self.free.pop().expect("just seen");
+            let length = usize::try_from(place.length).expect("no more than a block");
+            self.begun[memory.offset() / self.stride] = now;
+            let taken = match &self.work {
+                Work::Read(_) => {
+                    self.session.submit_read(place.handle, place.offset, memory, 0..length)
+                }
+                Work::Write(_) => {
+                    stamp(&mut memory, place.offset ^ mix(self.left));
+                    self.session.submit_write(place.handle, place.offset, memory, 0..length)
+                }
+            };
+            taken?;
+            self.left -= 1;
+            submitted = true;
+        }
+        if submitted {
+            self.session.kick();
+        }
+        Ok(())
+    }
+
+    fn next_place(&mut self) -> Result<Option<Place>> {
+        if let Work::Write(generations) = &self.work
+            && generations.current.is_none()
+        {
+            let (name, mode) = (generations.name.clone(), OpenMode::Write(generations.bytes));
+            let (handle, _) = self.call(|session| session.submit_open(&name, mode))?.opened()?;
+            if let Work::Write(generations) = &mut self.work {
+                generations.begin(handle);
+            }
+        }
+        Ok(match &mut self.work {
+            Work::Read(plan) => Some(plan.next()),
+            Work::Write(generations) => generations.next(),
+        })
+    }
+
+    /// Commits a generation that is whole, and lets go of one that is not.
+    fn commit(&mut self) -> Result<()> {
+        let Work::Write(generations) = &mut self.work else { return Ok(()) };
+        let Some((handle, visit)) = generations.current.take() else { return Ok(()) };
+        let bytes = generations.bytes;
+        if visit.is_over() {
+            self.call(|session| session.submit_commit(handle, bytes))?.result?;
+            self.tally.commits += 1;
+        }
+        self.call(|session| session.submit_close(handle))?.result
+    }
+
+    /// Takes in what has completed. Whether anything has.
+    fn collect(&mut self, count_from: Instant) -> bool {
+        let mut completed = std::mem::take(&mut self.completed);
+        self.session.poll(&mut completed);
+        let any = !completed.is_empty();
+        let now = if any { clock::now() } else { count_from };
+        for mut done in completed.drain(..) {
+            match done.memory.take() {
+                Some(memory) => {
+                    let begun = self.begun[memory.offset() / self.stride];
+                    if now >= count_from {
+                        self.tally.count(&done, now - begun);
+                    }
+                    self.free.push(memory);
+                }
+                // The session is over, and its memory with it.
+                None => self.tally.count(&done, Duration::ZERO),
+            }
+        }
+        self.completed = completed;
+        any
+    }
+}
+
+impl Generations {
+    fn new(load: &Load, index: usize) -> Self {
+        Self {
+            name: load.files[index % load.files.len()].clone(),
+            bytes: load.working_set_bytes.unwrap_or(DEFAULT_GENERATION_BYTES),
+            block_bytes: load.block_bytes,
+            load: load.clone(),
+            current: None,
+            count: 0,
+        }
+    }
+
+    fn begin(&mut self, handle: u64) {
+        let blocks = self.bytes.div_ceil(self.block_bytes);
+        self.count += 1;
+        let seed = self.load.seed.wrapping_add(self.count);
+        self.current = Some((handle, Visit::new(blocks, self.load.pattern, seed)));
+    }
+
+    fn next(&mut self) -> Option<Place> {
+        let (handle, visit) = self.current.as_mut()?;
+        let offset = visit.next()? * self.block_bytes;
+        let length = self.block_bytes.min(self.bytes - offset);
+        Some(Place { handle: *handle, offset, length })
+    }
+}
+
+/// Bytes that do not compress.
+fn fill(bytes: &mut [u8], seed: u64) {
+    for (word, index) in bytes.chunks_mut(8).zip(0u64..) {
+        let random = mix(seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        word.copy_from_slice(&random.to_le_bytes()[..word.len()]);
+    }
+}
+
+/// Makes a block unlike any other.
+fn stamp(memory: &mut Memory, number: u64) {
+    let front = memory.len().min(8);
+    memory.as_mut_slice()[..front].copy_from_slice(&number.to_le_bytes()[..front]);
+}

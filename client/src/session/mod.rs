@@ -1,0 +1,284 @@
+//! The core: one session, one thread, no blocking but in [`Session::connect`] and [`Session::wait`].
+
+mod completed;
+mod engine;
+mod greeting;
+mod slab;
+mod transfer;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use extent::wire::{self, Command, HelloBody, Open, OpenMode, Reply};
+use extent::{ByteRange, Error, FileId, FileName, Kind, Result};
+use rdma::{Channel, Fabric};
+
+use crate::memory::Home;
+use crate::{Memory, Options};
+use slab::Slab;
+use transfer::{Operation, Part, Transfer};
+
+pub use completed::{Completed, Refused, Ticket};
+
+/// Room for `silo/key`, and how many OPENs may be in flight.
+const NAME_BYTES: usize = 2048;
+const NAMES: usize = 8;
+
+/// A client's connection to a node.
+///
+/// Operations are submitted, sent to the node by [`Session::kick`] as far as its credits allow,
+/// and come back from [`Session::poll`] in any order, every one exactly once: if the session is
+/// lost, they come back with that error. What is longer than the node's longest transfer is split
+/// and joined again.
+pub struct Session {
+    channel: Option<Box<dyn Channel>>,
+    fabric: Fabric,
+    /// Why there is no channel any more.
+    over: Option<Error>,
+    home: Arc<Home>,
+    hello: HelloBody,
+    options: Options,
+    max_transfer_bytes: u64,
+    credits: usize,
+    requests: Slab<InFlight>,
+    transfers: Slab<Transfer>,
+    /// Transfers with parts still to be sent.
+    unsent: VecDeque<usize>,
+    next_ticket: u64,
+    next_sequence: u16,
+    completed: Vec<Completed>,
+    replies: Vec<Reply>,
+    names: Vec<Memory>,
+}
+
+/// A request that the node has and has not answered.
+struct InFlight {
+    tag: u32,
+    transfer: usize,
+    part: Part,
+}
+
+impl Session {
+    fn new(channel: Box<dyn Channel>, options: &Options) -> Self {
+        Self {
+            fabric: channel.fabric(),
+            channel: Some(channel),
+            over: None,
+            home: Arc::default(),
+            hello: HelloBody {
+                version: wire::VERSION,
+                credits: 1,
+                features: 0,
+                max_transfer_bytes: 0,
+                block_bytes: 0,
+            },
+            options: options.clone(),
+            max_transfer_bytes: wire::MAX_TRANSFER_BYTES,
+            credits: 1,
+            requests: Slab::new(),
+            transfers: Slab::new(),
+            unsent: VecDeque::new(),
+            next_ticket: 0,
+            next_sequence: 0,
+            completed: Vec::new(),
+            replies: Vec::new(),
+            names: Vec::with_capacity(NAMES),
+        }
+    }
+
+    /// How the node is reached.
+    #[must_use]
+    pub fn fabric(&self) -> Fabric {
+        self.fabric
+    }
+
+    /// What was agreed on.
+    #[must_use]
+    pub fn hello(&self) -> &HelloBody {
+        &self.hello
+    }
+
+    /// Operations submitted and not yet handed out by [`Session::poll`].
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.transfers.len() + self.completed.len()
+    }
+
+    /// Requests that the node has right now; never more than its credits.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Why the session is over, if it is.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Error> {
+        self.over.as_ref()
+    }
+
+    /// Memory that this session's node may use directly.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if too many pieces are registered: allocate
+    /// fewer, longer ones and split them; [`Kind::Disconnected`] if the session is over;
+    /// [`Kind::Invalid`] for a length of zero.
+    pub fn allocate(&mut self, length: usize) -> Result<Memory> {
+        if length == 0 {
+            return Err(Kind::Invalid.error("memory of zero bytes"));
+        }
+        self.release_unused();
+        let channel = self.channel.as_mut().ok_or_else(|| gone(self.over.as_ref()))?;
+        let region = channel.allocate(length)?;
+        Ok(Memory::new(region, length, &self.home))
+    }
+
+    /// Reads from `offset` of an open file into `within` of the memory.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if too much is outstanding: poll first. [`Kind::Invalid`] if the memory is
+    /// another session's or too short. [`Kind::Disconnected`] if the session is over.
+    pub fn submit_read(
+        &mut self,
+        handle: u64,
+        offset: u64,
+        memory: Memory,
+        within: Range<usize>,
+    ) -> Result<Ticket, Refused> {
+        self.submit_transfer(Operation::Read { handle, offset }, offset, memory, within)
+    }
+
+    /// Writes `within` of the memory to `offset` of an open new generation.
+    ///
+    /// # Errors
+    /// As [`Session::submit_read`].
+    pub fn submit_write(
+        &mut self,
+        handle: u64,
+        offset: u64,
+        memory: Memory,
+        within: Range<usize>,
+    ) -> Result<Ticket, Refused> {
+        self.submit_transfer(Operation::Write { handle, offset }, offset, memory, within)
+    }
+
+    fn submit_transfer(
+        &mut self,
+        operation: Operation,
+        offset: u64,
+        memory: Memory,
+        within: Range<usize>,
+    ) -> Result<Ticket, Refused> {
+        if self.channel.is_none() {
+            return Err(Refused { error: gone(self.over.as_ref()), memory });
+        }
+        let checked = memory.resolve(&within).and_then(|within| {
+            ByteRange::new(offset, within.len() as u64)?;
+            if !memory.lives_in(&self.home) {
+                return Err(Kind::Invalid
+                    .error("the memory belongs to another session: allocate it from this one"));
+            }
+            Ok(within)
+        });
+        match checked {
+            Ok(within) => self.enqueue(operation, memory, within),
+            Err(error) => Err(Refused { error, memory }),
+        }
+    }
+
+    /// Opens a file by name; the completion's [`Completed::opened`] has the handle.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if too much is outstanding, or too many opens are: poll first;
+    /// [`Kind::Disconnected`] if the session is over.
+    pub fn submit_open(&mut self, name: &FileName, mode: OpenMode) -> Result<Ticket> {
+        let text = name.to_string();
+        let Some(mut memory) = self.names.pop() else {
+            return Err(Kind::Busy.error(format!("{NAMES} opens are in flight: poll first")));
+        };
+        memory.as_mut_slice()[..text.len()].copy_from_slice(text.as_bytes());
+        let open = Open { file: FileId(0), mode, name: wire::Segments::NONE };
+        self.enqueue(Operation::Open(Command::Open(open)), memory, 0..text.len()).map_err(
+            |refused| {
+                self.names.push(refused.memory);
+                refused.error
+            },
+        )
+    }
+
+    /// Makes what was written through a handle durable and visible, at this length in bytes.
+    ///
+    /// # Errors
+    /// As [`Session::submit_open`].
+    pub fn submit_commit(&mut self, handle: u64, length: u64) -> Result<Ticket> {
+        self.submit_plain(Command::Commit { handle, length })
+    }
+
+    /// Gives a handle back.
+    ///
+    /// # Errors
+    /// As [`Session::submit_open`].
+    pub fn submit_close(&mut self, handle: u64) -> Result<Ticket> {
+        self.submit_plain(Command::Close { handle })
+    }
+
+    /// Asks again what the node knows of an open file.
+    ///
+    /// # Errors
+    /// As [`Session::submit_open`].
+    pub fn submit_stat(&mut self, handle: u64) -> Result<Ticket> {
+        self.submit_plain(Command::Stat { handle })
+    }
+
+    /// Asks for an empty answer.
+    ///
+    /// # Errors
+    /// As [`Session::submit_open`].
+    pub fn submit_ping(&mut self) -> Result<Ticket> {
+        self.submit_plain(Command::Ping)
+    }
+
+    fn submit_plain(&mut self, command: Command) -> Result<Ticket> {
+        Ok(self.enqueue(Operation::Plain(command), Memory::default(), 0..0)?)
+    }
+
+    fn enqueue(
+        &mut self,
+        operation: Operation,
+        memory: Memory,
+        within: Range<usize>,
+    ) -> Result<Ticket, Refused> {
+        if self.channel.is_none() {
+            return Err(Refused { error: gone(self.over.as_ref()), memory });
+        }
+        if self.outstanding() >= self.options.queue {
+            let error = Kind::Busy.error(format!(
+                "{} operations are outstanding, which is the session's limit: poll first",
+                self.options.queue
+            ));
+            return Err(Refused { error, memory });
+        }
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let transfer = Transfer::new(ticket, operation, memory, within);
+        let index = self.transfers.insert(|_| transfer);
+        self.unsent.push_back(index);
+        Ok(ticket)
+    }
+
+    fn release_unused(&mut self) {
+        if let Some(channel) = &mut self.channel {
+            for region in self.home.take_unused() {
+                channel.release(&region);
+            }
+        }
+    }
+}
+
+fn gone(reason: Option<&Error>) -> Error {
+    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    Kind::Disconnected.error(format!("the session is over, connect again{why}"))
+}
+
+#[cfg(test)]
+mod tests;

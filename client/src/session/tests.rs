@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::fake::Fake;
+
+fn connect(fake: &Fake, options: &Options) -> Session {
+    Session::connect(fake.channel(Fabric::Simulated), options).expect("a node that answers")
+}
+
+fn finish(session: &mut Session) -> Vec<Completed> {
+    let mut completed = Vec::new();
+    session.kick();
+    while session.outstanding() != 0 {
+        session.poll(&mut completed);
+        session.wait(Duration::ZERO);
+    }
+    completed
+}
+
+fn open(session: &mut Session, name: &str) -> Result<(u64, wire::OpenBody)> {
+    session.submit_open(&name.parse()?, OpenMode::Read(extent::Generation(0)))?;
+    finish(session).pop().expect("one completion").opened()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn every_read_gets_its_own_bytes(
+        seed: u64, credits in 1u16..20, ring in 1usize..8, verify: bool,
+        reads in proptest::collection::vec((0u64..30_000, 1usize..20_000), 1..20),
+    ) {
+        let fake = Fake::new();
+        let bytes = fake.add_file("data/a", 25_000);
+        {
+            let mut node = fake.node();
+            (node.seed, node.credits, node.ring) = (seed, credits, ring);
+        }
+        let mut session = connect(&fake, &Options { verify, ..Options::default() });
+        let (handle, body) = open(&mut session, "data/a").expect("there");
+        prop_assert_eq!(body.length, 25_000);
+        let mut tickets = Vec::new();
+        for (offset, length) in &reads {
+            let memory = session.allocate(*length).expect("memory");
+            tickets.push(session.submit_read(handle, *offset, memory, 0..*length).expect("taken"));
+        }
+        let mut completed = finish(&mut session);
+        completed.sort_by_key(|completed| completed.ticket);
+        prop_assert_eq!(completed.len(), reads.len());
+        for ((done, (offset, length)), ticket) in completed.iter().zip(&reads).zip(tickets) {
+            let begin = usize::try_from(*offset).expect("small").min(bytes.len());
+            let expected = &bytes[begin..(begin + length).min(bytes.len())];
+            prop_assert!(done.result.is_ok() && done.ticket == ticket);
+            prop_assert_eq!(done.bytes, expected.len() as u64);
+            let memory = done.memory.as_ref().expect("given back");
+            prop_assert_eq!(&memory.as_slice()[..expected.len()], expected);
+        }
+        prop_assert!(fake.node().peak_in_flight <= usize::from(credits));
+        prop_assert_eq!(session.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_lost_node_answers_everything_exactly_once(
+        seed: u64, lose_after in 0usize..40, count in 1usize..30, shared: bool,
+    ) {
+        let fake = Fake::new();
+        fake.add_file("data/a", 100_000);
+        let fabric = if shared { Fabric::SharedMemory } else { Fabric::Tcp };
+        let mut session =
+            Session::connect(fake.channel(fabric), &Options::default()).expect("a node");
+        let (handle, _) = open(&mut session, "data/a").expect("there");
+        {
+            let mut node = fake.node();
+            (node.seed, node.lose_after) = (seed, Some(lose_after));
+        }
+        let mut tickets = Vec::new();
+        let mut refused = 0;
+        for _ in 0..count {
+            let memory = session.allocate(9000).expect("memory");
+            match session.submit_read(handle, 0, memory, 0..9000) {
+                Ok(ticket) => tickets.push(ticket),
+                Err(error) => {
+                    prop_assert_eq!(error.error.kind(), Kind::Disconnected);
+                    refused += 1;
+                }
+            }
+        }
+        let mut completed = finish(&mut session);
+        completed.sort_by_key(|completed| completed.ticket);
+        let seen: Vec<_> = completed.iter().map(|completed| completed.ticket).collect();
+        prop_assert_eq!(seen, tickets);
+        prop_assert_eq!(refused, 0);
+        for done in &completed {
+            match &done.result {
+                Ok(()) => prop_assert!(done.bytes == 9000 && done.memory.is_some()),
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), Kind::Disconnected);
+                    prop_assert!(error.context().contains("the cable fell out"));
+                    prop_assert!(shared || done.memory.is_some());
+                }
+            }
+        }
+        if session.failure().is_some() {
+            prop_assert_eq!(fake.node().channels, 0);
+            let error = session.submit_ping().expect_err("over");
+            prop_assert_eq!(error.kind(), Kind::Disconnected);
+        }
+    }
+}
+
+#[test]
+fn memory_that_a_device_may_still_write_is_not_given_back() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session =
+        Session::connect(fake.channel(Fabric::SharedMemory), &Options::default()).expect("a node");
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    fake.node().replies_per_poll = 0;
+    let sent = session.allocate(4096).expect("memory");
+    let sent = session.submit_read(handle, 0, sent, 0..4096).expect("taken");
+    session.kick();
+    let unsent = session.allocate(4096).expect("memory");
+    session.submit_read(handle, 0, unsent, 0..4096).expect("taken");
+    session.tear_down(&Kind::Disconnected.error("nobody answered"));
+    for done in finish(&mut session) {
+        assert_eq!(done.memory.is_none(), done.ticket == sent);
+    }
+}
+
+#[test]
+fn a_full_session_refuses_and_gives_the_memory_back() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session = connect(&fake, &Options { queue: 2, ..Options::default() });
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    for _ in 0..2 {
+        let memory = session.allocate(100).expect("memory");
+        session.submit_read(handle, 0, memory, 0..100).expect("taken");
+    }
+    let memory = session.allocate(100).expect("memory");
+    let refused = session.submit_read(handle, 0, memory, 0..100).expect_err("full");
+    assert_eq!((refused.error.kind(), refused.memory.len()), (Kind::Busy, 100));
+    assert_eq!(finish(&mut session).len(), 2);
+    session.submit_read(handle, 0, refused.memory, 0..100).expect("taken now");
+}
+
+#[test]
+fn an_error_carries_the_nodes_sentence_and_leaves_the_session_alone() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 50_000);
+    let mut session = connect(&fake, &Options::default());
+    let error = open(&mut session, "data/b").expect_err("absent");
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(error.context(), "no file data/b: register it first");
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    fake.node().fail = Some((3, Kind::Stale, "the source changed"));
+    let memory = session.allocate(50_000).expect("memory");
+    session.submit_read(handle, 0, memory, 0..50_000).expect("taken");
+    let mut done = finish(&mut session);
+    let done = done.pop().expect("one");
+    assert_eq!(done.result.expect_err("stale").kind(), Kind::Stale);
+    session.submit_read(handle, 0, done.memory.expect("given back"), 0..50_000).expect("taken");
+    assert_eq!(finish(&mut session).pop().expect("one").bytes, 50_000);
+}
+
+#[test]
+fn credits_may_shrink_and_grow() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 100_000);
+    let mut session = connect(&fake, &Options::default());
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    for credits in [2, 16] {
+        fake.node().credits = credits;
+        session.submit_ping().expect("taken");
+        finish(&mut session);
+        fake.node().peak_in_flight = 0;
+        let memory = session.allocate(100_000).expect("memory");
+        session.submit_read(handle, 0, memory, 0..100_000).expect("taken");
+        finish(&mut session);
+        assert_eq!(fake.node().peak_in_flight, usize::from(credits));
+    }
+}
+
+#[test]
+fn memory_is_unregistered_when_dropped_and_foreign_memory_refused() {
+    let fake = Fake::new();
+    let mut session = connect(&fake, &Options::default());
+    let before = fake.node().regions.len();
+    drop(session.allocate(100).expect("memory"));
+    session.poll(&mut Vec::new());
+    assert_eq!(fake.node().regions.len(), before);
+
+    let mut other = connect(&Fake::new(), &Options::default());
+    let foreign = other.allocate(100).expect("memory");
+    let refused = session.submit_read(1, 0, foreign, 0..100).expect_err("foreign");
+    assert_eq!(refused.error.kind(), Kind::Invalid);
+    let own = session.allocate(100).expect("memory");
+    let refused = session.submit_read(1, u64::MAX, own, 0..100).expect_err("too far");
+    assert_eq!(refused.error.kind(), Kind::Invalid);
+}
+
+#[test]
+fn damage_on_the_way_is_seen_when_asked_for() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 100);
+    let mut session = connect(&fake, &Options { verify: true, ..Options::default() });
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    fake.node().damage = true;
+    let memory = session.allocate(100).expect("memory");
+    session.submit_read(handle, 0, memory, 0..100).expect("taken");
+    let error = finish(&mut session).pop().expect("one").result.expect_err("damaged");
+    assert_eq!(error.kind(), Kind::Corrupt);
+}
+
+#[test]
+fn a_silent_node_is_given_up() {
+    let fake = Fake::new();
+    fake.node().replies_per_poll = 0;
+    let options = Options { timeout: Duration::ZERO, ..Options::default() };
+    let outcome = Session::connect(fake.channel(Fabric::Simulated), &options);
+    assert_eq!(outcome.err().expect("given up").kind(), Kind::Disconnected);
+    assert_eq!(fake.node().channels, 0);
+}

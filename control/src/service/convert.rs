@@ -1,0 +1,77 @@
+use dataplane::{DeviceStatus, FileStatus, Residency, SiloStatus};
+
+use crate::proto;
+
+impl From<Residency> for proto::Residency {
+    fn from(residency: Residency) -> Self {
+        match residency {
+            Residency::Absent => Self::Absent,
+            Residency::Promoting => Self::Promoting,
+            Residency::Partial => Self::Partial,
+            Residency::Clean => Self::Clean,
+            Residency::Dirty => Self::Dirty,
+            Residency::WritingBack => Self::WritingBack,
+            Residency::Conflict => Self::Conflict,
+            Residency::Lost => Self::Lost,
+            Residency::Quarantined => Self::Quarantined,
+        }
+    }
+}
+
+impl From<&FileStatus> for proto::FileStatus {
+    fn from(status: &FileStatus) -> Self {
+        Self {
+            file: status.name.to_string(),
+            id: status.id.to_string(),
+            generation: status.generation.0,
+            length: status.length,
+            version: status.version.as_ref().map(ToString::to_string),
+            residency: proto::Residency::from(status.residency).into(),
+            extent_bytes: status.extent_bytes,
+            total_extents: status.total_extents,
+            resident_extents: status.resident_extents,
+            resident_bytes: status.resident_bytes,
+            pins: status.pins.clone(),
+        }
+    }
+}
+
+impl From<SiloStatus> for proto::SiloStatus {
+    fn from(status: SiloStatus) -> Self {
+        Self {
+            name: status.name,
+            kind: status.kind,
+            writable: status.writable,
+            conditional: status.conditional,
+            read_bytes: status.read_bytes,
+            written_bytes: status.written_bytes,
+            errors: status.errors,
+        }
+    }
+}
+
+impl From<DeviceStatus> for proto::DeviceStatus {
+    fn from(status: DeviceStatus) -> Self {
+        Self {
+            path: status.path,
+            driver: status.driver,
+            capacity_bytes: status.capacity_bytes,
+            used_bytes: status.used_bytes,
+            volatile_cache: status.volatile_cache,
+            failed: status.failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn residencies_keep_their_names() {
+        for residency in Residency::ALL {
+            let name = proto::Residency::from(residency).as_str_name();
+            assert_eq!(name, format!("RESIDENCY_{}", residency.name().to_uppercase()));
+        }
+    }
+}

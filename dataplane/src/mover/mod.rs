@@ -1,0 +1,242 @@
+//! The mover: brings extents up from silos, takes generations back down. It runs on tokio, away
+//! from the shards, and speaks to them through their inboxes.
+
+mod admission;
+mod buffers;
+mod fetch;
+mod writeback;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dma::{Buffer, Pool, Region};
+use extent::{Error, ExtentIndex, FileId, FileName, Kind, Result};
+use nvme_tier::{Done, Extent, File, FileGeneration, Reservation, State, Tier};
+use parking_lot::Mutex;
+use silo::{Mount, Silo};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::handle::Progress;
+use crate::inbox::{Fetched, Inbox, Message};
+use crate::node::NodeOptions;
+use crate::slots::Key;
+use crate::stats::MoverStats;
+
+use admission::Admission;
+use buffers::Buffers;
+use fetch::Fetches;
+
+/// What a shard asks for.
+pub(crate) enum Demand {
+    /// Fetch an extent that a client waits for.
+    Recall { generation: Arc<FileGeneration>, index: ExtentIndex, inbox: Arc<Inbox>, op: Key },
+    /// Make a silo's object known, for a client that opens it by name.
+    Adopt { name: FileName, inbox: Arc<Inbox>, request: Key },
+}
+
+/// See the module.
+pub(crate) struct Mover {
+    tier: Arc<Tier>,
+    silos: HashMap<String, Arc<dyn Silo>>,
+    shards: Vec<Arc<Inbox>>,
+    next_shard: AtomicUsize,
+    buffers: Buffers,
+    fetches: Fetches,
+    admission: Admission,
+    demand_lane: Arc<Semaphore>,
+    bulk_lane: Arc<Semaphore>,
+    busy: Mutex<HashMap<FileId, Busy>>,
+    /// Extents of one promote fetched side by side.
+    width: usize,
+    pub(crate) stats: MoverStats,
+}
+
+/// What is going on with a file.
+#[derive(Default)]
+struct Busy {
+    promotes: u32,
+    writebacks: u32,
+    /// Held by the one writeback that runs.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Mover {
+    pub(crate) fn new(
+        tier: Arc<Tier>,
+        silos: &[Mount],
+        shards: Vec<Arc<Inbox>>,
+        pool: Pool,
+        options: &NodeOptions,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tier,
+            silos: silos.iter().map(|m| (m.name.clone(), Arc::clone(&m.silo))).collect(),
+            shards,
+            next_shard: AtomicUsize::new(0),
+            buffers: Buffers::new(pool),
+            fetches: Fetches::default(),
+            admission: Admission::default(),
+            demand_lane: Arc::new(Semaphore::new(options.demand_fetches)),
+            bulk_lane: Arc::new(Semaphore::new(options.bulk_fetches)),
+            busy: Mutex::default(),
+            width: options.bulk_fetches.div_ceil(4),
+            stats: MoverStats::default(),
+        })
+    }
+
+    /// Answers the shards until they are gone.
+    pub(crate) async fn run(self: Arc<Self>, mut demands: mpsc::Receiver<Demand>) {
+        while let Some(demand) = demands.recv().await {
+            let mover = Arc::clone(&self);
+            match demand {
+                Demand::Recall { generation, index, inbox, op } => {
+                    tokio::spawn(async move {
+                        let (result, joined) = mover.recall(&generation, index).await;
+                        inbox.send(Message::Arrived { op, result, joined });
+                    });
+                }
+                Demand::Adopt { name, inbox, request } => {
+                    tokio::spawn(async move {
+                        let result = mover.register(&name).await;
+                        inbox.send(Message::Opened { request, result });
+                    });
+                }
+            }
+        }
+    }
+
+    /// Makes a silo's object known at its present version.
+    pub(crate) async fn register(&self, name: &FileName) -> Result<Arc<File>> {
+        let known = self.tier.file(name.id());
+        let meta = match self.silo(name.silo())?.head(name.key()).await {
+            Ok(meta) => meta,
+            // A file that was written here and never written back is nowhere else.
+            Err(error) if error.kind() == Kind::NotFound => match known {
+                Some(file) if file.newest().state() == State::Dirty => return Ok(file),
+                _ => return Err(error),
+            },
+            Err(error) => return Err(error),
+        };
+        if let Some(file) = known {
+            let newest = file.newest();
+            let known_version = newest.base().is_some_and(|base| base == meta.version)
+                && newest.state() == State::Dirty;
+            if known_version || newest.version().is_some_and(|version| version == meta.version) {
+                return Ok(file);
+            }
+        }
+        let (name, version) = (name.clone(), meta.version);
+        self.ask(|done| self.tier.register(name, meta.length, version, done)).await
+    }
+
+    /// Fetches what is missing of a generation's extents in `indexes`, and returns when all of it
+    /// is in the tier.
+    pub(crate) async fn promote(
+        self: &Arc<Self>,
+        generation: &Arc<FileGeneration>,
+        indexes: std::ops::Range<u32>,
+        progress: &Progress,
+    ) -> Result<()> {
+        use futures::StreamExt;
+
+        let _busy = self.begin(generation.file_id(), |busy| &mut busy.promotes);
+        let fetches = futures::stream::iter(indexes).map(|index| {
+            let index = ExtentIndex(index);
+            async move {
+                progress.check()?;
+                self.fetch_into_tier(generation, index).await?;
+                progress.advance(generation.extent_length(index).into());
+                Ok::<(), Error>(())
+            }
+        });
+        let mut fetches = fetches.buffer_unordered(self.width.max(1));
+        loop {
+            tokio::select! {
+                biased;
+                () = progress.cancelled() => return progress.check(),
+                next = fetches.next() => match next {
+                    Some(result) => result?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// The silo of that name.
+    pub(crate) fn silo(&self, name: &str) -> Result<&Arc<dyn Silo>> {
+        self.silos.get(name).ok_or_else(|| {
+            Kind::NotFound
+                .error(format!("there is no silo {name:?}: add [silo.{name}] to the configuration"))
+        })
+    }
+
+    /// Whether a file is being promoted or written back.
+    pub(crate) fn activity(&self, file: FileId) -> (bool, bool) {
+        let busy = self.busy.lock();
+        busy.get(&file).map_or((false, false), |b| (b.promotes > 0, b.writebacks > 0))
+    }
+
+    /// Buffers in use, and in all.
+    pub(crate) fn buffer_use(&self) -> (u64, u64) {
+        self.buffers.usage()
+    }
+
+    pub(crate) fn buffer_region(&self) -> &Arc<Region> {
+        self.buffers.region()
+    }
+
+    /// Calls something of the tier and waits for its answer.
+    pub(crate) async fn ask<T: Send + 'static>(&self, call: impl FnOnce(Done<T>)) -> Result<T> {
+        let (sender, receiver) = oneshot::channel();
+        call(Done::new(move |result| drop(sender.send(result))));
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    /// Has a shard write bytes to their slot.
+    async fn store(&self, reservation: Reservation, fetched: &Arc<Fetched>) -> Result<Reservation> {
+        let (done, receiver) = oneshot::channel();
+        let fetched = Arc::clone(fetched);
+        self.shard().send(Message::Store { reservation, fetched, done });
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    /// Has a shard read and verify an extent.
+    async fn load(&self, extent: Arc<Extent>, buffer: Buffer) -> Result<Buffer> {
+        let (done, receiver) = oneshot::channel();
+        self.shard().send(Message::Load { extent, buffer, done });
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    fn shard(&self) -> &Arc<Inbox> {
+        let next = self.next_shard.fetch_add(1, Ordering::Relaxed);
+        &self.shards[next % self.shards.len()]
+    }
+
+    /// Counts an activity of a file until the guard is dropped.
+    fn begin(&self, file: FileId, which: fn(&mut Busy) -> &mut u32) -> BusyGuard<'_> {
+        *which(self.busy.lock().entry(file).or_default()) += 1;
+        BusyGuard { mover: self, file, which }
+    }
+}
+
+struct BusyGuard<'a> {
+    mover: &'a Mover,
+    file: FileId,
+    which: fn(&mut Busy) -> &mut u32,
+}
+
+impl Drop for BusyGuard<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.mover.busy.lock();
+        let entry = busy.get_mut(&self.file).expect("counted in before");
+        *(self.which)(entry) -= 1;
+        if entry.promotes == 0 && entry.writebacks == 0 {
+            busy.remove(&self.file);
+        }
+    }
+}
+
+fn stopped() -> Error {
+    Kind::Disconnected.error("the node is stopping")
+}

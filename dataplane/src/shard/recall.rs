@@ -1,0 +1,160 @@
+//! What a read does about extents that are not here, or not intact.
+
+use std::sync::Arc;
+
+use dma::{Frozen, Source};
+use extent::wire::Served;
+use extent::{Error, Kind, Result};
+use nvme_tier::{Extent, FileGeneration, Mark, State};
+
+use super::open::busy_mover;
+use super::read::{ReadOp, Step};
+use super::{Op, Request, Shard};
+use crate::inbox::Fetched;
+use crate::mover::Demand;
+use crate::slots::Key;
+
+/// How often damage is repaired within one read before the device is believed to be beyond it.
+const MAX_REPAIRS: u8 = 3;
+
+/// Why what a device read cannot be used.
+pub(super) enum Damage {
+    /// A block's checksum does not hold.
+    Checksum,
+    /// The device said so itself.
+    Device(Error),
+}
+
+impl Shard {
+    /// A checksum that does not hold, or a device that could not read. In a client's memory it is
+    /// a hint only, for the client may have written there: read once more into our own.
+    pub(super) fn on_damage(
+        &mut self,
+        key: Key,
+        extent: &Arc<Extent>,
+        damage: Damage,
+        hint: bool,
+        part: (u64, u64),
+        held: u64,
+    ) {
+        if hint {
+            if let Some(Request::Read(request)) = self.requests.get_mut(key) {
+                request.direct = false;
+                request.again.push(part);
+            }
+            return self.end_read_op(key, held, Ok(()));
+        }
+        self.stats.checksum_errors.add(1);
+        let Some(Request::Read(request)) = self.requests.get_mut(key) else { return };
+        request.repairs += 1;
+        let generation = Arc::clone(&request.generation);
+        let file = generation.file_id();
+        let result = match (generation.state(), damage) {
+            // It may have been the bus, and nobody else has these bytes: look once more.
+            (State::Dirty, _) if request.repairs == 1 => {
+                request.again.push(part);
+                Ok(())
+            }
+            (State::Dirty, Damage::Device(error)) => Err(error),
+            (State::Dirty, Damage::Checksum) => {
+                tracing::error!(%file, "a dirty extent is damaged: quarantined");
+                let quarantined = Some(Mark::Quarantined);
+                self.node.tier.mark(&generation, quarantined, nvme_tier::Done::ignore());
+                Err(Kind::Corrupt.error(
+                    "data loss: an extent that only this node has is damaged; its file is quarantined",
+                ))
+            }
+            (State::Clean, _) if request.repairs > MAX_REPAIRS => {
+                Err(Kind::Io
+                    .error("an extent stays damaged after repair: the device needs replacing"))
+            }
+            (State::Clean, _) => {
+                tracing::warn!(%file, "a clean extent is damaged: repairing");
+                request.again.push(part);
+                self.node.tier.discard(&generation, extent);
+                Ok(())
+            }
+        };
+        self.end_read_op(key, held, result);
+    }
+
+    /// Asks the mover for an extent that is not here.
+    pub(super) fn recall(
+        &mut self,
+        key: Key,
+        generation: &Arc<FileGeneration>,
+        step: &Step,
+    ) -> Result<u64> {
+        let held = u64::from(generation.extent_length(step.index));
+        if !self.may_hold(key, held) {
+            return Ok(0);
+        }
+        let op = ReadOp::Recall {
+            request: key,
+            within: step.within,
+            at: step.at,
+            length: step.length,
+            held,
+        };
+        let op = self.ops.insert(Op::Read(op));
+        let demand = Demand::Recall {
+            generation: Arc::clone(generation),
+            index: step.index,
+            inbox: Arc::clone(&self.inbox),
+            op,
+        };
+        if self.node.demands.try_send(demand).is_err() {
+            self.ops.remove(op);
+            return Err(busy_mover());
+        }
+        self.stats.misses.add(1);
+        self.hold(key, held);
+        if let Some(Request::Read(request)) = self.requests.get_mut(key) {
+            request.outstanding += 1;
+        }
+        Ok(step.length)
+    }
+
+    pub(super) fn on_arrived(
+        &mut self,
+        op: Key,
+        result: Result<Option<Arc<Fetched>>>,
+        joined: bool,
+    ) {
+        let Some(Op::Read(ReadOp::Recall { request: key, within, at, length, mut held })) =
+            self.ops.remove(op)
+        else {
+            unreachable!("the mover answered what it was not asked")
+        };
+        let Some(Request::Read(request)) = self.requests.get_mut(key) else { return };
+        let result = match result {
+            Ok(Some(fetched)) => {
+                let served = match (request.repairs, joined) {
+                    (1.., _) => Served::Repair,
+                    (0, true) => Served::Arriving,
+                    (0, false) => Served::Recall,
+                };
+                request.served = request.served.max(served);
+                if served == Served::Repair {
+                    self.stats.repairs.add(1);
+                }
+                let begin = usize::try_from(within).expect("within an extent");
+                let end = begin + usize::try_from(length).expect("within an extent");
+                if end <= fetched.length {
+                    let from = Source::Frozen(Frozen::clone(&fetched.buffer), begin..end);
+                    self.push(key, at, from, std::mem::take(&mut held));
+                    Ok(())
+                } else {
+                    Err(Kind::Io.error("a silo gave less than the extent holds"))
+                }
+            }
+            // It had been published meanwhile: read it from the tier.
+            Ok(None) => {
+                request.again.push((at, length));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        self.end_read_op(key, held, result);
+    }
+}

@@ -1,0 +1,72 @@
+//! What a shard does for the mover: extents to and from devices.
+
+use std::sync::Arc;
+
+use dma::{Buffer, Source, Target};
+use extent::{Kind, Result};
+use nvme_tier::device::{Command, Completion};
+use nvme_tier::{Extent, Reservation};
+use tokio::sync::oneshot;
+
+use super::{Op, Shard};
+use crate::inbox::Fetched;
+
+/// An operation for the mover. A receiver that is gone has lost interest; the memory comes back
+/// all the same.
+pub(super) enum MoverOp {
+    Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
+    Load { extent: Arc<Extent>, done: oneshot::Sender<Result<Buffer>> },
+}
+
+impl Shard {
+    pub(super) fn store(
+        &mut self,
+        reservation: Reservation,
+        fetched: &Arc<Fetched>,
+        done: oneshot::Sender<Result<Reservation>>,
+    ) {
+        let block = self.node.tier.checksum_block_bytes() as usize;
+        let padded = fetched.length.next_multiple_of(block);
+        let from = Source::Frozen(Arc::clone(&fetched.buffer), 0..padded);
+        let at = reservation.at();
+        let op = MoverOp::Store { reservation, done };
+        self.submit(Op::Mover(op), Command::Write { at, from });
+    }
+
+    pub(super) fn load(
+        &mut self,
+        extent: Arc<Extent>,
+        buffer: Buffer,
+        done: oneshot::Sender<Result<Buffer>>,
+    ) {
+        let block = self.node.tier.checksum_block_bytes();
+        let padded = extent.length().next_multiple_of(block) as usize;
+        let (at, into) = (extent.at(), Target::Buffer(buffer, 0..padded));
+        let op = MoverOp::Load { extent, done };
+        self.submit(Op::Mover(op), Command::Read { at, into });
+    }
+
+    pub(super) fn on_mover_io(&mut self, op: MoverOp, completion: Completion) {
+        match op {
+            MoverOp::Store { reservation, done } => {
+                let _ = done.send(completion.result.map(|()| reservation));
+            }
+            MoverOp::Load { extent, done } => {
+                let Command::Read { into, .. } = completion.command else {
+                    unreachable!("a read comes back as a read")
+                };
+                let block = self.node.tier.checksum_block_bytes() as usize;
+                let result = completion.result.and_then(|()| {
+                    match into.first_mismatch(block, extent.checksums()) {
+                        None => Ok(into.into_buffer().expect("loaded into a buffer")),
+                        Some(bad) => {
+                            self.stats.checksum_errors.add(1);
+                            Err(Kind::Corrupt.error(format!("block {bad} of an extent is damaged")))
+                        }
+                    }
+                });
+                let _ = done.send(result);
+            }
+        }
+    }
+}

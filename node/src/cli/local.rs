@@ -1,0 +1,209 @@
+//! Commands that act on this machine: serve, tier, bench, doctor, demo.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::units::Bytes;
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  forebay serve                                   file-backed tier in the state directory
+  forebay serve --silo data=/mnt/datasets         and a directory as a silo
+  forebay serve --config /etc/forebay/forebay.toml
+  forebay serve --config forebay.toml --check     validate and stop
+
+The log goes to standard error; FOREBAY_LOG=debug or FOREBAY_LOG=rdma=trace says more.";
+
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// The configuration; without one, everything has a sensible default
+    #[arg(long, value_name = "FILE", env = "FOREBAY_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Validate the configuration, devices and silos, and stop
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Where the node keeps its state
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// Add a directory as a silo
+    #[arg(long = "silo", value_name = "NAME=DIR", value_parser = named_directory)]
+    pub(crate) silos: Vec<(String, PathBuf)>,
+
+    /// Serve data to clients over TCP here; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+
+    /// Serve metrics over HTTP here; `off` for none
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<String>,
+
+    /// Size of the file-backed tier, if it has to be created
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) tier_size: Option<Bytes>,
+
+    /// Shard threads; half of the cores unless told
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<usize>,
+
+    /// Listen beyond this machine although nothing is authenticated yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+fn named_directory(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(path)))
+        }
+        _ => Err("write NAME=DIR".to_owned()),
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TierCommand {
+    /// Write an empty tier; everything on the devices is lost
+    Format(TierFormatArgs),
+    /// Show what is on a tier, by reading its records
+    Inspect(TierArgs),
+    /// Verify every record, descriptor and data block of a tier
+    Check(TierArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TierArgs {
+    /// The tier's files or block devices, in their order
+    #[arg(required = true, value_name = "DEVICE")]
+    pub(crate) devices: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TierFormatArgs {
+    #[command(flatten)]
+    pub(crate) tier: TierArgs,
+
+    /// Create files of this size where a device does not exist
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<Bytes>,
+
+    /// Bytes of an extent
+    #[arg(long, value_name = "SIZE", default_value = "4MiB")]
+    pub(crate) extent_bytes: Bytes,
+
+    /// Bytes under one checksum: 4, 16 or 64 KiB
+    #[arg(long, value_name = "SIZE", default_value = "4KiB")]
+    pub(crate) checksum_block_bytes: Bytes,
+
+    /// Bytes of a slab; by the capacity unless told
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) slab_bytes: Option<Bytes>,
+
+    /// The smallest slot; 16KiB suits tiers of small files
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
+    pub(crate) min_class_bytes: Bytes,
+
+    /// Go ahead although there is a tier, or something else, on the devices
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// How to reach the node's data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum FabricChoice {
+    /// Shared memory, on the node's own machine.
+    Shm,
+    /// TCP.
+    Tcp,
+}
+
+/// Where reads go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Pattern {
+    /// Anywhere.
+    Random,
+    /// One after the other.
+    Sequential,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  forebay bench --prefix data/ --block 4KiB --depth 32
+  forebay bench --prefix data/ --fabric tcp --block 1MiB --pattern sequential";
+
+#[derive(Args, Debug)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub(crate) struct BenchArgs {
+    /// Read files whose silo/key begins with this; they must be on the node
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    pub(crate) prefix: String,
+
+    /// How to reach the node
+    #[arg(long, value_enum, default_value = "shm")]
+    pub(crate) fabric: FabricChoice,
+
+    /// The node's data address, for TCP
+    #[arg(long, value_name = "ADDR", default_value = crate::config::DEFAULT_LISTEN)]
+    pub(crate) data: String,
+
+    /// The node's socket, for shared memory; in the default state directory unless told
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Bytes of one read
+    #[arg(long, value_name = "SIZE", default_value = "4KiB")]
+    pub(crate) block: Bytes,
+
+    /// Reads in flight at once, per session
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(crate) depth: u32,
+
+    /// Sessions, each on its own thread
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) sessions: u32,
+
+    /// Where reads go
+    #[arg(long, value_enum, default_value = "random")]
+    pub(crate) pattern: Pattern,
+
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub(crate) seconds: u64,
+
+    /// Read only this much of the files
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) working_set: Option<Bytes>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Whose file system to look at; the default state directory unless told
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// A directory of real files, which is only read; cargo's registry, or Rust's libraries, unless told
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+
+    /// Take no more than this much of it
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) limit: Bytes,
+
+    /// Bytes of the checkpoint that is written, demoted and compared
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) checkpoint: Bytes,
+
+    /// Where the demo keeps its temporary tier; the system's temporary directory unless told
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+}

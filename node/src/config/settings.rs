@@ -1,0 +1,333 @@
+//! A configuration with everything decided and checked.
+
+use std::env;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use extent::{FileName, Kind, Result};
+use rdma::PeerPolicy;
+use silo::SiloConfig;
+
+use super::{Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, DeviceSection, Peers, TierSection};
+use crate::cli::ServeArgs;
+use crate::units::{self, Bytes};
+
+/// The smallest tier that is worth having.
+pub(crate) const MIN_TIER_BYTES: u64 = 256 << 20;
+const MAX_DEFAULT_TIER_BYTES: u64 = 16 << 30;
+const MAX_SHARDS: usize = 256;
+/// What the kernel takes for a socket's path, with its end.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// What a node is started with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) shards: usize,
+    pub(crate) listen: SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) peers: PeerPolicy,
+    pub(crate) control: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) spin_us: Option<u64>,
+    pub(crate) buffers_bytes: u64,
+    pub(crate) credits: Option<u32>,
+    pub(crate) devices: Vec<DeviceSpec>,
+    pub(crate) tier: TierSettings,
+    pub(crate) silos: Vec<(String, SiloConfig)>,
+}
+
+/// One device of the tier.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct DeviceSpec {
+    pub(crate) path: PathBuf,
+    /// Bytes of the file, if it does not exist yet.
+    pub(crate) create_bytes: Option<u64>,
+}
+
+/// How the tier is formatted and kept.
+#[derive(Clone, Debug)]
+pub(crate) struct TierSettings {
+    pub(crate) high_watermark: f64,
+    pub(crate) low_watermark: f64,
+    pub(crate) extent_bytes: u64,
+    pub(crate) checksum_block_bytes: u64,
+    pub(crate) slab_bytes: Option<u64>,
+    pub(crate) min_class_bytes: u64,
+}
+
+impl Settings {
+    /// Decides and checks everything that can be checked without touching devices.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] with the key to change; [`Kind::Denied`] for an address beyond this
+    /// machine without `insecure`; [`Kind::NoSpace`] if there is no room for the default tier.
+    pub(crate) fn resolve(config: Config, args: &ServeArgs, control: &str) -> Result<Self> {
+        let Config { node, device, tier, silo } = config;
+        let state_dir = args.state_dir.clone().or(node.state_dir).unwrap_or_else(default_state_dir);
+        let insecure = args.insecure || node.insecure;
+        let control = if control == DEFAULT_CONTROL {
+            node.control.unwrap_or_else(|| DEFAULT_CONTROL.to_owned())
+        } else {
+            control.to_owned()
+        };
+        let listen = args.listen.clone().or(node.listen);
+        let listen = listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+        let metrics = args.metrics.clone().or(node.metrics);
+        let metrics = metrics.unwrap_or_else(|| DEFAULT_METRICS.to_owned());
+        let metrics = match metrics.as_str() {
+            "" | "off" => None,
+            text => Some(address("metrics", text, insecure)?),
+        };
+        let devices = devices(device, &state_dir, args.tier_size)?;
+        Ok(Self {
+            shards: shards(args.shards.or(node.shards))?,
+            listen: address("listen", &listen, insecure)?,
+            control: address("control", &control, insecure)?,
+            metrics,
+            socket: socket(node.socket, &state_dir)?,
+            peers: peers(node.peers)?,
+            spin_us: node.spin_us,
+            buffers_bytes: buffers(node.buffers_bytes)?,
+            credits: credits(node.credits)?,
+            devices,
+            tier: TierSettings::resolve(&tier)?,
+            silos: silos(silo, &args.silos)?,
+            state_dir,
+        })
+    }
+}
+
+impl TierSettings {
+    fn resolve(section: &TierSection) -> Result<Self> {
+        let size = |value: Option<Bytes>, default: u64| value.map_or(default, |bytes| bytes.0);
+        let tier = Self {
+            high_watermark: section.high_watermark.unwrap_or(0.95),
+            low_watermark: section.low_watermark.unwrap_or(0.90),
+            extent_bytes: size(section.extent_bytes, 4 << 20),
+            checksum_block_bytes: size(section.checksum_block_bytes, 4096),
+            slab_bytes: section.slab_bytes.map(|bytes| bytes.0),
+            min_class_bytes: size(section.min_class_bytes, 64 << 10),
+        };
+        let ordered = 0.0 < tier.low_watermark
+            && tier.low_watermark <= tier.high_watermark
+            && tier.high_watermark <= 1.0;
+        if !ordered {
+            return Err(Kind::Invalid.error(format!(
+                "[tier] watermarks must be 0 < low <= high <= 1, not {} and {}",
+                tier.low_watermark, tier.high_watermark
+            )));
+        }
+        power_of_two("extent_bytes", tier.extent_bytes, 64 << 10, 64 << 20)?;
+        power_of_two("checksum_block_bytes", tier.checksum_block_bytes, 4 << 10, 64 << 10)?;
+        power_of_two("min_class_bytes", tier.min_class_bytes, 16 << 10, tier.extent_bytes)?;
+        if let Some(bytes) = tier.slab_bytes {
+            power_of_two("slab_bytes", bytes, 4 * tier.extent_bytes.max(2 << 20), 1 << 40)?;
+        }
+        Ok(tier)
+    }
+}
+
+fn power_of_two(key: &str, value: u64, least: u64, most: u64) -> Result<()> {
+    if value.is_power_of_two() && (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Kind::Invalid.error(format!(
+        "[tier] {key} must be a power of two from {} to {}, not {value}",
+        units::bytes(least),
+        units::bytes(most)
+    )))
+}
+
+/// An address to listen on. Nothing is authenticated yet, so that anyone who reaches the node
+/// may read and replace every file: beyond this machine only if told so.
+fn address(key: &str, text: &str, insecure: bool) -> Result<SocketAddr> {
+    let bad = || {
+        Kind::Invalid.error(format!("[node] {key}: {text:?} is not an address: write 127.0.0.1:7440"))
+    };
+    let address = match text.parse() {
+        Ok(address) => address,
+        Err(_) => {
+            let mut found = text.to_socket_addrs().map_err(|e| bad().caused_by(e))?;
+            found.next().ok_or_else(bad)?
+        }
+    };
+    if !address.ip().is_loopback() && !insecure {
+        return Err(Kind::Denied.error(format!(
+            "[node] {key}: {address} is reachable from other machines, and nothing is \
+             authenticated yet: whoever reaches it may read and replace every file. Listen on \
+             127.0.0.1, or say --insecure if the network is yours alone"
+        )));
+    }
+    Ok(address)
+}
+
+fn shards(asked: Option<usize>) -> Result<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match asked {
+        None | Some(0) => Ok((cores / 2).clamp(1, MAX_SHARDS)),
+        Some(count) if count <= MAX_SHARDS => Ok(count),
+        Some(count) => Err(Kind::Invalid
+            .error(format!("[node] shards: {count} is more than {MAX_SHARDS}; there are {cores} cores"))),
+    }
+}
+
+fn buffers(asked: Option<Bytes>) -> Result<u64> {
+    let bytes = asked.map_or(256 << 20, |bytes| bytes.0);
+    if bytes < 32 << 20 {
+        return Err(Kind::Invalid.error(format!(
+            "[node] buffers_bytes: {} is too little to move extents with; give it 32 MiB or more",
+            units::bytes(bytes)
+        )));
+    }
+    Ok(bytes)
+}
+
+fn credits(asked: Option<u32>) -> Result<Option<u32>> {
+    match asked {
+        Some(count) if !(1..=65535).contains(&count) => {
+            Err(Kind::Invalid.error(format!("[node] credits: {count} is not in 1 to 65535")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn socket(asked: Option<PathBuf>, state_dir: &Path) -> Result<PathBuf> {
+    let path = asked.unwrap_or_else(|| default_socket(state_dir));
+    let length = path.as_os_str().len();
+    if length > MAX_SOCKET_PATH_BYTES {
+        return Err(Kind::Invalid.error(format!(
+            "[node] socket: {} has {length} bytes, and the kernel takes {MAX_SOCKET_PATH_BYTES}: \
+             choose a shorter state_dir or socket",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
+fn peers(asked: Option<Peers>) -> Result<PeerPolicy> {
+    match asked {
+        None => Ok(PeerPolicy::default()),
+        Some(Peers::Users(users)) => Ok(PeerPolicy::Users(users)),
+        Some(Peers::Word(word)) => match word.as_str() {
+            "same-user" => Ok(PeerPolicy::SameUser),
+            "anyone" => Ok(PeerPolicy::Anyone),
+            _ => Err(Kind::Invalid.error(format!(
+                "[node] peers: {word:?} is neither \"same-user\" nor \"anyone\", nor a list of \
+                 user numbers such as [1000, 1001]"
+            ))),
+        },
+    }
+}
+
+fn silos(
+    configured: std::collections::BTreeMap<String, SiloConfig>,
+    directories: &[(String, PathBuf)],
+) -> Result<Vec<(String, SiloConfig)>> {
+    let mut silos: Vec<_> = configured.into_iter().collect();
+    for (name, path) in directories {
+        if silos.iter().any(|(other, _)| other == name) {
+            return Err(Kind::Invalid.error(format!("silo {name} is given twice")));
+        }
+        silos.push((name.clone(), directory_silo(path)));
+    }
+    for (name, _) in &silos {
+        FileName::new(name.as_str(), "key").map_err(|e| e.while_doing("[silo]"))?;
+    }
+    Ok(silos)
+}
+
+fn directory_silo(path: &Path) -> SiloConfig {
+    let _ = path;
+    unimplemented!()
+}
+
+fn devices(
+    sections: Vec<DeviceSection>,
+    state_dir: &Path,
+    size: Option<Bytes>,
+) -> Result<Vec<DeviceSpec>> {
+    if sections.is_empty() {
+        let path = state_dir.join("tier.img");
+        let create_bytes = if path.exists() {
+            None
+        } else {
+            Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
+        };
+        let create_bytes = whole_size(&path, create_bytes)?;
+        return Ok(vec![DeviceSpec { path, create_bytes }]);
+    }
+    let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
+    for DeviceSection { path, size } in sections {
+        if devices.iter().any(|device| device.path == path) {
+            return Err(Kind::Invalid
+                .error(format!("[[device]] {} is given twice", path.display())));
+        }
+        let create_bytes = match (path.exists(), size) {
+            (true, _) => None,
+            (false, Some(bytes)) => Some(bytes.0),
+            (false, None) => {
+                return Err(Kind::NotFound.error(format!(
+                    "[[device]] {} does not exist: correct the path, or add a size for a file \
+                     to be created",
+                    path.display()
+                )));
+            }
+        };
+        let create_bytes = whole_size(&path, create_bytes)?;
+        devices.push(DeviceSpec { path, create_bytes });
+    }
+    Ok(devices)
+}
+
+/// Bytes of a file to be created: whole mebibytes, and enough.
+fn whole_size(path: &Path, create_bytes: Option<u64>) -> Result<Option<u64>> {
+    match create_bytes {
+        Some(bytes) if bytes < MIN_TIER_BYTES => Err(Kind::Invalid.error(format!(
+            "a device of {} at {} is too small: give it {} or more",
+            units::bytes(bytes),
+            path.display(),
+            units::bytes(MIN_TIER_BYTES)
+        ))),
+        other => Ok(other.map(|bytes| bytes & !((1 << 20) - 1))),
+    }
+}
+
+/// A tenth of what is free, but not more than 16 GiB and not less than the least.
+fn default_tier_bytes(state_dir: &Path) -> Result<u64> {
+    let free = crate::system::free_bytes(state_dir)?;
+    if free < MIN_TIER_BYTES + MIN_TIER_BYTES / 4 {
+        return Err(Kind::NoSpace.error(format!(
+            "only {} are free at {}, and a tier needs {}: make room, choose another --state-dir, \
+             or give [[device]] paths",
+            units::bytes(free),
+            state_dir.display(),
+            units::bytes(MIN_TIER_BYTES)
+        )));
+    }
+    Ok((free / 10).clamp(MIN_TIER_BYTES, MAX_DEFAULT_TIER_BYTES))
+}
+
+/// Where a node keeps its state unless told: the system's place for root, the user's for others.
+pub(crate) fn default_state_dir() -> PathBuf {
+    let from = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    // systemd's StateDirectory= says where the unit's state belongs.
+    if let Some(directory) = from("STATE_DIRECTORY") {
+        return directory;
+    }
+    if let Some(state) = from("XDG_STATE_HOME") {
+        return state.join("forebay");
+    }
+    if crate::system::is_root() {
+        return PathBuf::from("/var/lib/forebay");
+    }
+    from("HOME").map_or_else(
+        || PathBuf::from("/var/lib/forebay"),
+        |home| home.join(".local/state/forebay"),
+    )
+}
+
+/// The socket through which clients on this machine reach shared memory.
+pub(crate) fn default_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join(client::Endpoint::SOCKET_NAME)
+}

@@ -1,0 +1,96 @@
+//! What gets bytes past the processor: IOMMU, RDMA, GPUs; and the loopback that replaces a network.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use super::{Finding, names_in};
+use crate::system::library_opens;
+
+pub(super) fn iommu() -> Finding {
+    const NAME: &str = "VFIO";
+    let groups = names_in("/sys/kernel/iommu_groups").len();
+    let vfio = Path::new("/dev/vfio/vfio").exists();
+    match (groups, vfio) {
+        (0, _) => Finding::missing(
+            NAME,
+            "no IOMMU groups",
+            "turn the IOMMU on (intel_iommu=on or amd_iommu=on) to drive NVMe from user space",
+        ),
+        (groups, false) => Finding::missing(
+            NAME,
+            format!("{groups} IOMMU groups, no /dev/vfio/vfio"),
+            "modprobe vfio-pci to drive NVMe from user space",
+        ),
+        (groups, true) => Finding::ok(NAME, format!("{groups} IOMMU groups")),
+    }
+}
+
+pub(super) fn rdma_devices() -> Finding {
+    const NAME: &str = "RDMA devices";
+    let devices = names_in("/sys/class/infiniband");
+    if devices.is_empty() {
+        return Finding::missing(
+            NAME,
+            "none",
+            "other machines reach this node over TCP; `rdma link add rxe0 type rxe netdev DEV` \
+             makes one of any network card",
+        );
+    }
+    Finding::ok(NAME, devices.join(", "))
+}
+
+pub(super) fn rdma_libraries() -> Finding {
+    const NAME: &str = "RDMA libraries";
+    let lacking: Vec<&str> = ["libibverbs.so.1", "librdmacm.so.1"]
+        .into_iter()
+        .filter(|library| !library_opens(library))
+        .collect();
+    if lacking.is_empty() {
+        return Finding::ok(NAME, "libibverbs, librdmacm");
+    }
+    Finding::missing(
+        NAME,
+        format!("no {}", lacking.join(", ")),
+        "install rdma-core (Debian: ibverbs-providers librdmacm1)",
+    )
+}
+
+pub(super) fn cuda() -> Finding {
+    const NAME: &str = "CUDA";
+    let devices = names_in("/proc/driver/nvidia/gpus");
+    match (library_opens("libcuda.so.1"), devices.len()) {
+        (true, 0) => Finding::warn(NAME, "libcuda, but no GPU", "look at nvidia-smi"),
+        (true, count) => Finding::ok(NAME, format!("{count} GPU(s)")),
+        (false, _) => Finding::missing(
+            NAME,
+            "no libcuda.so.1",
+            "only clients on GPU servers need it; a node does not",
+        ),
+    }
+}
+
+pub(super) fn cufile() -> Finding {
+    const NAME: &str = "cuFile";
+    // The driver hangs in libcufile when there is no libcuda: look at the first only with the
+    // second there.
+    if library_opens("libcuda.so.1") && library_opens("libcufile.so.0") {
+        return Finding::ok(NAME, "libcufile");
+    }
+    Finding::missing(
+        NAME,
+        "no libcufile.so.0, or no CUDA",
+        "only clients that read local files into GPU memory need it",
+    )
+}
+
+pub(super) fn loopback() -> Finding {
+    const NAME: &str = "loopback";
+    match TcpListener::bind("127.0.0.1:0") {
+        Ok(_) => Finding::ok(NAME, "127.0.0.1"),
+        Err(error) => Finding::warn(
+            NAME,
+            format!("127.0.0.1: {error}"),
+            "ip link set lo up: the control plane listens there",
+        ),
+    }
+}

@@ -1,0 +1,69 @@
+//! `forebay serve --check`: whether the node would start, without starting it.
+
+use extent::Result;
+use nvme_tier::device::{Media, MediaOptions};
+use serde_json::json;
+
+use super::media;
+use crate::config::Settings;
+use crate::output::{Output, Tone};
+use crate::units;
+
+/// Looks at devices and silos, and prints what the node would do.
+///
+/// # Errors
+/// The first thing that would keep it from starting.
+pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
+    media::format_options(settings)?;
+    for device in &settings.devices {
+        if device.create_bytes.is_none() {
+            let options = MediaOptions { read_only: true, ..MediaOptions::default() };
+            Media::open(std::slice::from_ref(&device.path), options)?;
+        }
+    }
+    for (name, config) in &settings.silos {
+        silo::open(name, config).map_err(|error| error.while_doing(format!("[silo.{name}]")))?;
+    }
+    print(settings, output)
+}
+
+fn print(settings: &Settings, output: Output) -> Result<()> {
+    let silos: Vec<&str> = settings.silos.iter().map(|(name, _)| name.as_str()).collect();
+    if output.is_json() {
+        let devices: Vec<_> = settings
+            .devices
+            .iter()
+            .map(|device| json!({ "path": device.path, "create_bytes": device.create_bytes }))
+            .collect();
+        return output.json(&json!({
+            "ok": true,
+            "state_dir": settings.state_dir,
+            "shards": settings.shards,
+            "listen": settings.listen.to_string(),
+            "socket": settings.socket,
+            "control": settings.control.to_string(),
+            "metrics": settings.metrics.map(|address| address.to_string()),
+            "devices": devices,
+            "silos": silos,
+        }));
+    }
+    output.line(format!("{}  the node would start", output.paint(Tone::Good, "ok")))?;
+    output.line(format!("state   {}", settings.state_dir.display()))?;
+    output.line(format!(
+        "listen  tcp {}, shared memory {}, control {}",
+        settings.listen,
+        settings.socket.display(),
+        settings.control
+    ))?;
+    for device in &settings.devices {
+        let fate = device.create_bytes.map_or_else(
+            || "exists".to_owned(),
+            |bytes| format!("to be created, {}", units::bytes(bytes)),
+        );
+        output.line(format!("device  {} ({fate})", device.path.display()))?;
+    }
+    output.line(format!(
+        "silos   {}",
+        if silos.is_empty() { "none: give [silo.NAME] or --silo NAME=DIR".to_owned() } else { silos.join(", ") }
+    ))
+}

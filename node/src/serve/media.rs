@@ -1,0 +1,185 @@
+//! The tier's devices: created if they are to be, formatted if they are new, recovered.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dataplane::DeviceStatus;
+use dma::{HugePages, Pool, SizeClass};
+use extent::{Error, Kind, Result};
+use nvme_tier::device::{DeviceIndex, Media, MediaOptions, allocate_file};
+use nvme_tier::{FormatOptions, Ledger, Tier, TierOptions};
+
+use super::ready::Recovery;
+use crate::config::Settings;
+use crate::output::Output;
+use crate::progress::Meter;
+
+/// Superblocks are in here, on every device.
+const HEAD_BYTES: u64 = 1 << 20;
+const RECOVERY_DEPTH: usize = 64;
+
+/// A tier that is ready to be served.
+pub(super) struct Opened {
+    pub(super) media: Media,
+    pub(super) tier: Arc<Tier>,
+    pub(super) ledger: Ledger,
+    pub(super) recovery: Recovery,
+}
+
+/// Opens the tier of these settings.
+///
+/// # Errors
+/// What is wrong with a device, and what to do about it.
+pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
+    create(settings, output)?;
+    let paths = paths(settings);
+    let blank = all_blank(&paths)?;
+    if blank {
+        for path in &paths {
+            Media::check_foreign(path)?;
+        }
+    }
+    let media = Media::open(&paths, MediaOptions::default())?;
+    let pool = work_pool()?;
+    let mut device = media.queue(RECOVERY_DEPTH)?;
+    if blank {
+        let report = nvme_tier::format(&mut device, &pool, &format_options(settings)?)?;
+        tracing::info!(?report, "formatted a new tier");
+    }
+    let recovered = nvme_tier::recover(&mut device, &pool, tier_options(settings))
+        .map_err(|error| error.while_doing("opening the tier"))?;
+    tracing::info!(report = ?recovered.report, "recovered the tier");
+    let recovery = Recovery::new(blank, &recovered.report);
+    Ok(Opened { media, tier: recovered.tier, ledger: recovered.ledger, recovery })
+}
+
+/// The tier's paths, in their order.
+pub(super) fn paths(settings: &Settings) -> Vec<PathBuf> {
+    settings.devices.iter().map(|device| device.path.clone()).collect()
+}
+
+/// How a new tier of these settings is laid out.
+///
+/// # Errors
+/// [`Kind::Invalid`] for a checksum block that no tier has.
+pub(super) fn format_options(settings: &Settings) -> Result<FormatOptions> {
+    let tier = &settings.tier;
+    let checksum_block_bytes = u32::try_from(tier.checksum_block_bytes)
+        .map_err(|e| Kind::Invalid.error("[tier] checksum_block_bytes is too large").caused_by(e))?;
+    Ok(FormatOptions {
+        slab_bytes: tier.slab_bytes,
+        extent_bytes: tier.extent_bytes,
+        checksum_block_bytes,
+        min_class_bytes: tier.min_class_bytes,
+    })
+}
+
+fn tier_options(settings: &Settings) -> TierOptions {
+    TierOptions {
+        high_watermark: settings.tier.high_watermark,
+        low_watermark: settings.tier.low_watermark,
+        ..TierOptions::default()
+    }
+}
+
+/// What each device is called and how it is driven.
+pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
+    (0..media.count())
+        .map(|index| DeviceIndex(u16::try_from(index).expect("a tier has at most 65535 devices")))
+        .map(|device| {
+            let geometry = media.geometry(device);
+            let driver = if media.is_direct(device) { "io_uring" } else { "io_uring, page cache" };
+            DeviceStatus {
+                path: media.path(device).display().to_string(),
+                driver: driver.to_owned(),
+                capacity_bytes: geometry.capacity_bytes,
+                used_bytes: 0,
+                volatile_cache: geometry.volatile_cache,
+                failed: false,
+            }
+        })
+        .collect()
+}
+
+/// Memory for reading and writing a tier's tables.
+///
+/// # Errors
+/// [`Kind::NoSpace`].
+pub(crate) fn work_pool() -> Result<Pool> {
+    let classes = [
+        SizeClass { bytes: 64 << 10, count: 64 },
+        SizeClass { bytes: 1 << 20, count: 32 },
+    ];
+    Pool::new(&classes, HugePages::Never)
+}
+
+/// Creates the files of the tier that are not there yet.
+fn create(settings: &Settings, output: Output) -> Result<()> {
+    for device in &settings.devices {
+        let Some(bytes) = device.create_bytes else { continue };
+        create_file(&device.path, bytes, output)?;
+    }
+    Ok(())
+}
+
+/// Creates one file for a tier, and shows how far that is.
+///
+/// # Errors
+/// As [`allocate_file`].
+pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()> {
+    let mut meter = Meter::new(output, "creating tier");
+    let word = path.display().to_string();
+    let created = allocate_file(path, bytes, &mut |done, all| meter.update(done, all, &word));
+    meter.finish();
+    created
+}
+
+/// Whether nothing was ever written where superblocks are. A tier that was created but not
+/// formatted, because something came between, is blank too.
+///
+/// # Errors
+/// [`Kind::Invalid`] if only some devices are blank: the others belong to some tier.
+fn all_blank(paths: &[PathBuf]) -> Result<bool> {
+    let mut blank = Vec::new();
+    for path in paths {
+        if is_blank(path)? {
+            blank.push(path.display().to_string());
+        }
+    }
+    if blank.is_empty() || blank.len() == paths.len() {
+        return Ok(!blank.is_empty());
+    }
+    Err(Kind::Invalid.error(format!(
+        "{} {} empty while the tier's other devices are not: a tier cannot grow yet. Give the \
+         devices that it was formatted with, or format all of them anew with `forebay tier format`",
+        blank.join(", "),
+        if blank.len() == 1 { "is" } else { "are" }
+    )))
+}
+
+fn is_blank(path: &Path) -> Result<bool> {
+    let context = || format!("reading the start of {}", path.display());
+    let file = File::open(path).map_err(|e| Error::io(context(), e))?;
+    let mut head = Vec::new();
+    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(|e| Error::io(context(), e))?;
+    Ok(head.iter().all(|byte| *byte == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_blank_set_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (empty, full) = (directory.path().join("empty"), directory.path().join("full"));
+        std::fs::write(&empty, vec![0; 4096]).expect("written");
+        std::fs::write(&full, vec![1; 4096]).expect("written");
+        assert!(all_blank(std::slice::from_ref(&empty)).expect("readable"));
+        assert!(!all_blank(std::slice::from_ref(&full)).expect("readable"));
+        let error = all_blank(&[empty, full]).expect_err("mixed");
+        assert_eq!(error.kind(), Kind::Invalid);
+    }
+}

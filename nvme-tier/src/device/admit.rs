@@ -1,0 +1,41 @@
+//! What every device checks before it takes a command.
+
+use extent::{Kind, Result};
+
+use super::{Command, Geometry};
+
+/// The most bytes a single command may move. Whatever is above the hardware's own limit, the
+/// kernel splits.
+pub(super) const LARGEST_COMMAND_BYTES: usize = 64 << 20;
+
+/// Checks a command against the device that it names, `None` if there is no such device.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it names no device, is empty or too large, is not a whole number of
+/// blocks, or reaches past the end.
+pub(super) fn check(command: &Command, geometry: Option<Geometry>) -> Result<()> {
+    let Some(geometry) = geometry else {
+        let device = command.device().0;
+        return Err(Kind::Invalid.error(format!("there is no device {device} in this tier")));
+    };
+    let (Command::Read { at, .. } | Command::Write { at, .. }) = command else {
+        return Ok(());
+    };
+    let length = command.length();
+    let block = u64::from(geometry.block_bytes);
+    let whole = at.offset.is_multiple_of(block) && (length as u64).is_multiple_of(block);
+    if length == 0 || length > LARGEST_COMMAND_BYTES || !whole {
+        return Err(Kind::Invalid.error(format!(
+            "{length} bytes at {} are not whole blocks of {block} bytes, at most \
+             {LARGEST_COMMAND_BYTES} in all",
+            at.offset
+        )));
+    }
+    match at.offset.checked_add(length as u64) {
+        Some(end) if end <= geometry.capacity_bytes => Ok(()),
+        _ => Err(Kind::Invalid.error(format!(
+            "{length} bytes at {} are past the end of a device of {} bytes",
+            at.offset, geometry.capacity_bytes
+        ))),
+    }
+}

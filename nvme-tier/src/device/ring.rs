@@ -1,0 +1,325 @@
+//! One io_uring: its set-up, its tables of files and memory, and the thread it belongs to.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Arc, Once};
+use std::thread;
+
+use dma::{Region, RegionId};
+use extent::{Error, Kind, Result};
+use io_uring::{IoUring, cqueue, squeue};
+
+/// Places in the table of registered memory; each holds up to [`PIECE_BYTES`].
+const TABLE_PLACES: u16 = 1024;
+
+/// The kernel registers at most this much at one place; a larger region takes several.
+const PIECE_BYTES: usize = 1 << 30;
+
+/// How often a kernel short of memory is asked again before its thread goes on with other work.
+const SUBMIT_ATTEMPTS: u32 = 16;
+
+/// An io_uring with a thread of its own.
+///
+/// The fast set-up (`SINGLE_ISSUER | DEFER_TASKRUN`) lets one thread alone enter the ring, in
+/// return for completions without interrupts and locks. That thread is not known here: a queue is
+/// made where the node starts and used in a shard. So the ring is made disabled (`R_DISABLED`),
+/// which binds it to nobody, and the first thread that enters it enables it and thereby owns it.
+pub(super) struct Ring {
+    uring: IoUring,
+    enabled: bool,
+    table: Table,
+}
+
+impl Ring {
+    /// A ring for `entries` commands at once over `files`, in the fastest set-up that the kernel
+    /// has.
+    pub(super) fn new(entries: u32, files: &[RawFd]) -> Result<Self> {
+        let uring = build(entries)?;
+        let submitter = uring.submitter();
+        submitter.register_files(files).map_err(|e| not_made("registering the tier's files", e))?;
+        // Missing before Linux 5.19; then all I/O is on unregistered memory.
+        let usable = submitter.register_buffers_sparse(u32::from(TABLE_PLACES)).is_ok();
+        Ok(Self { uring, enabled: false, table: Table::new(usable) })
+    }
+
+    /// Queues an entry for the next [`Ring::enter`].
+    ///
+    /// # Safety
+    /// The memory that the entry names stays valid, and nobody else's, until its completion.
+    ///
+    /// # Panics
+    /// If there are more entries than the ring was made for.
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: the caller keeps the memory.
+        let pushed = unsafe { self.uring.submission().push(entry) };
+        pushed.expect("never more entries than the ring was made for");
+    }
+
+    /// Entries that the kernel has not seen yet.
+    pub(super) fn queued(&mut self) -> usize {
+        self.uring.submission().len()
+    }
+
+    /// Hands over what is queued and lets the kernel post what it held back. What a kernel short
+    /// of memory does not take stays queued.
+    pub(super) fn enter(&mut self) -> io::Result<()> {
+        if !self.enabled {
+            self.uring.submitter().register_enable_rings()?;
+            self.enabled = true;
+        }
+        let mut attempts = 0;
+        loop {
+            match self.uring.submit() {
+                Ok(_) if self.uring.submission().is_empty() => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
+                // Completions are in the way: reap them, then come again.
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+                Err(e) if e.raw_os_error() != Some(libc::EAGAIN) => return Err(e),
+                Ok(_) | Err(_) => {}
+            }
+            attempts += 1;
+            if attempts == SUBMIT_ATTEMPTS {
+                tracing::warn!("the kernel takes no more I/O just now: is it out of memory?");
+                return Ok(());
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Whether the kernel holds completions back until the ring is entered.
+    pub(super) fn holds_back(&mut self) -> bool {
+        let queue = self.uring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
+    pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.uring.completion().next()
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring keeps its descriptor open for as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
+    }
+
+    /// Pins a region's pages once and for all. A refusal for want of lockable memory is no error:
+    /// commands on the region then pin its pages each time.
+    pub(super) fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
+        let Some(first) = self.table.claim(region)? else { return Ok(()) };
+        // One by one, since the kernel reports an update that stops half-way as a success.
+        for (done, piece) in (0..).zip(pieces(region)) {
+            let Err(error) = self.fill_place(first + done, piece) else { continue };
+            self.empty_places(first, done);
+            self.table.release(region.id());
+            if error.raw_os_error() == Some(libc::ENOMEM) {
+                warn_of_limit();
+                return Ok(());
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    pub(super) fn unregister(&mut self, region: RegionId) {
+        if let Some(entry) = self.table.release(region) {
+            self.empty_places(entry.first, entry.places);
+        }
+    }
+
+    fn empty_places(&mut self, first: u16, places: u16) {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        for place in first..first + places {
+            if let Err(error) = self.fill_place(place, none) {
+                tracing::warn!(%error, "memory could not be unregistered and stays pinned");
+            }
+        }
+    }
+
+    fn fill_place(&self, place: u16, piece: libc::iovec) -> io::Result<()> {
+        let submitter = self.uring.submitter();
+        // SAFETY: the piece is empty, or in a region that the table keeps mapped until the place
+        // is emptied; the kernel pins its pages besides.
+        unsafe { submitter.register_buffers_update(u32::from(place), &[piece], None) }
+    }
+
+    /// The place of the registered memory that holds a range of `region`.
+    pub(super) fn place(&self, region: &Region, offset: usize, length: usize) -> Option<u16> {
+        self.table.place(region.id(), offset, length)
+    }
+
+    /// The regions registered, for a ring that takes over from this one.
+    pub(super) fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.table.entries.iter().map(|entry| &entry.region)
+    }
+}
+
+impl Drop for Ring {
+    /// The kernel takes a ring down in the background, and until then holds on to its files and
+    /// thereby to their locks: give those back at once. Another thread than the ring's may not.
+    fn drop(&mut self) {
+        if let Err(error) = self.uring.submitter().unregister_files() {
+            tracing::debug!(%error, "a ring keeps its files until the kernel has taken it down");
+        }
+    }
+}
+
+/// From the fastest set-up to one that every kernel with io_uring has.
+fn build(entries: u32) -> Result<IoUring> {
+    let fast = IoUring::builder()
+        .setup_r_disabled()
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .build(entries);
+    let since_5_19 = || {
+        IoUring::builder()
+            .setup_r_disabled()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .build(entries)
+    };
+    let plain = || IoUring::builder().setup_r_disabled().build(entries);
+    // Only EINVAL means "I do not know these flags"; anything else would come again.
+    let unknown = |error: io::Error, next: &dyn Fn() -> io::Result<IoUring>| {
+        if error.raw_os_error() == Some(libc::EINVAL) { next() } else { Err(error) }
+    };
+    fast.or_else(|error| unknown(error, &since_5_19))
+        .or_else(|error| unknown(error, &plain))
+        .map_err(|error| not_made("making an io_uring", error))
+}
+
+fn not_made(doing: &str, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES) => Kind::Unsupported
+            .error(
+                "io_uring is not available: allow it with sysctl kernel.io_uring_disabled=0, and \
+                 in the container's seccomp profile",
+            )
+            .caused_by(error),
+        Some(libc::ENOMEM) => Kind::NoSpace
+            .error(format!("{doing}: raise `ulimit -l`, or use fewer or shorter queues"))
+            .caused_by(error),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            Kind::NoSpace.error(format!("{doing}: raise `ulimit -n`")).caused_by(error)
+        }
+        _ => Error::io(doing, error),
+    }
+}
+
+fn warn_of_limit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            "the limit on locked memory is too low to register the I/O buffers, so every command \
+             pins its own pages: raise `ulimit -l` (LimitMEMLOCK= in a unit file)"
+        );
+    });
+}
+
+fn pieces(region: &Region) -> Vec<libc::iovec> {
+    let starts = (0..region.length()).step_by(PIECE_BYTES);
+    let piece = |start: usize| {
+        let iov_len = PIECE_BYTES.min(region.length() - start);
+        libc::iovec { iov_base: region.at(start, iov_len).as_ptr().cast(), iov_len }
+    };
+    starts.map(piece).collect()
+}
+
+/// Which places of the kernel's table hold which region.
+struct Table {
+    /// Sorted by region.
+    entries: Vec<Entry>,
+    taken: Vec<bool>,
+}
+
+struct Entry {
+    region: Arc<Region>,
+    first: u16,
+    places: u16,
+}
+
+impl Table {
+    fn new(usable: bool) -> Self {
+        let places = if usable { usize::from(TABLE_PLACES) } else { 0 };
+        Self { entries: Vec::new(), taken: vec![false; places] }
+    }
+
+    /// Places in a row for all of a region; `None` if it has them already.
+    fn claim(&mut self, region: &Arc<Region>) -> io::Result<Option<u16>> {
+        let Err(at) = self.entries.binary_search_by_key(&region.id().0, |e| e.region.id().0) else {
+            return Ok(None);
+        };
+        let wanted = region.length().div_ceil(PIECE_BYTES);
+        let first = self.taken.windows(wanted).position(|places| places.iter().all(|t| !t));
+        let fits =
+            first.and_then(|first| Some((u16::try_from(first).ok()?, u16::try_from(wanted).ok()?)));
+        let Some((first, places)) = fits else {
+            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
+        };
+        let entry = Entry { region: Arc::clone(region), first, places };
+        self.mark(&entry, true);
+        self.entries.insert(at, entry);
+        Ok(Some(first))
+    }
+
+    fn release(&mut self, region: RegionId) -> Option<Entry> {
+        let at = self.entries.binary_search_by_key(&region.0, |e| e.region.id().0).ok()?;
+        let entry = self.entries.remove(at);
+        self.mark(&entry, false);
+        Some(entry)
+    }
+
+    fn mark(&mut self, entry: &Entry, taken: bool) {
+        let first = usize::from(entry.first);
+        self.taken[first..first + usize::from(entry.places)].fill(taken);
+    }
+
+    fn place(&self, region: RegionId, offset: usize, length: usize) -> Option<u16> {
+        let at = self.entries.binary_search_by_key(&region.0, |e| e.region.id().0).ok()?;
+        let entry = &self.entries[at];
+        // A range over the edge of two pieces belongs to neither.
+        let within = offset % PIECE_BYTES + length <= PIECE_BYTES;
+        let piece = u16::try_from(offset / PIECE_BYTES).ok()?;
+        (within && piece < entry.places).then(|| entry.first + piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dma::HugePages;
+
+    use super::*;
+
+    #[test]
+    fn places_are_found_given_back_and_bounded() {
+        let regions = [0; 3].map(|_| Region::anonymous(8192, HugePages::Never).expect("memory"));
+        let mut table = Table::new(true);
+        table.taken.truncate(2);
+        assert_eq!(table.claim(&regions[1]).expect("room"), Some(0));
+        assert_eq!(table.claim(&regions[0]).expect("room"), Some(1));
+        assert_eq!(table.claim(&regions[0]).expect("known"), None);
+        let full = table.claim(&regions[2]).expect_err("full");
+        assert_eq!(full.raw_os_error(), Some(libc::ENOBUFS));
+        assert_eq!(table.place(regions[0].id(), 4096, 4096), Some(1));
+        assert_eq!(table.place(regions[2].id(), 0, 1), None);
+        assert!(table.release(regions[1].id()).is_some());
+        assert_eq!(table.claim(&regions[2]).expect("room again"), Some(0));
+        assert_eq!(table.place(regions[1].id(), 0, 1), None);
+    }
+
+    #[test]
+    fn a_large_region_takes_several_places_and_its_edges_belong_to_none() {
+        // Reserved address space only: no page is ever touched.
+        let region = Region::anonymous((2 << 30) + 4096, HugePages::Never).expect("memory");
+        let mut table = Table::new(true);
+        assert_eq!(table.claim(&region).expect("room"), Some(0));
+        let lengths: Vec<_> = pieces(&region).iter().map(|piece| piece.iov_len).collect();
+        assert_eq!(lengths, [1 << 30, 1 << 30, 4096]);
+        assert_eq!(table.place(region.id(), (1 << 30) - 4096, 4096), Some(0));
+        assert_eq!(table.place(region.id(), (1 << 30) - 4096, 8192), None);
+        assert_eq!(table.place(region.id(), 2 << 30, 4096), Some(2));
+    }
+}

@@ -1,0 +1,119 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use extent::{FileId, FileName};
+use parking_lot::{Mutex, RwLock};
+
+use crate::FileGeneration;
+
+/// A file known to the tier.
+#[derive(Debug)]
+pub struct File {
+    id: FileId,
+    name: FileName,
+    newest: RwLock<Arc<FileGeneration>>,
+    pins: Arc<Pins>,
+}
+
+impl File {
+    pub(crate) fn new(
+        id: FileId,
+        name: FileName,
+        pins: Arc<Pins>,
+        newest: Arc<FileGeneration>,
+    ) -> Arc<Self> {
+        Arc::new(Self { id, name, newest: RwLock::new(newest), pins })
+    }
+
+    /// Its id: a hash of its name.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &FileName {
+        &self.name
+    }
+
+    /// The newest committed generation. Whoever keeps it reads from it, whatever comes after.
+    #[must_use]
+    pub fn newest(&self) -> Arc<FileGeneration> {
+        Arc::clone(&self.newest.read())
+    }
+
+    /// Who pins it, and until when, in milliseconds since 1970. Expired pins may be among them.
+    #[must_use]
+    pub fn pins(&self) -> Vec<(String, u64)> {
+        self.pins.owners.lock().clone()
+    }
+
+    pub(crate) fn pin_set(&self) -> &Arc<Pins> {
+        &self.pins
+    }
+
+    pub(crate) fn is_newest(&self, generation: &FileGeneration) -> bool {
+        std::ptr::eq(Arc::as_ptr(&self.newest.read()), generation)
+    }
+
+    /// Puts a generation in the place of the newest.
+    pub(crate) fn replace(&self, generation: Arc<FileGeneration>) {
+        let old = std::mem::replace(&mut *self.newest.write(), generation);
+        old.supersede();
+    }
+}
+
+/// Who keeps a file from being evicted, and until when.
+#[derive(Debug, Default)]
+pub(crate) struct Pins {
+    owners: Mutex<Vec<(String, u64)>>,
+    any: AtomicBool,
+}
+
+impl Pins {
+    /// Adds a pin, in the place of an earlier one of the same owner.
+    pub(crate) fn pin(&self, owner: &str, until_unix_ms: u64) {
+        let mut owners = self.owners.lock();
+        owners.retain(|(other, _)| other != owner);
+        owners.push((owner.to_owned(), until_unix_ms));
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Ends a pin. Whether there was one.
+    pub(crate) fn unpin(&self, owner: &str) -> bool {
+        let mut owners = self.owners.lock();
+        let before = owners.len();
+        owners.retain(|(other, _)| other != owner);
+        self.any.store(!owners.is_empty(), Ordering::Release);
+        owners.len() < before
+    }
+
+    /// Whether a pin holds at this time. Expired ones are forgotten.
+    pub(crate) fn is_pinned(&self, now_unix_ms: u64) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut owners = self.owners.lock();
+        owners.retain(|(_, until)| *until > now_unix_ms);
+        self.any.store(!owners.is_empty(), Ordering::Release);
+        !owners.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_expire_and_replace_each_other() {
+        let pins = Pins::default();
+        pins.pin("job", 100);
+        pins.pin("job", 50);
+        pins.pin("other", 70);
+        assert!(pins.is_pinned(49) && pins.is_pinned(69) && !pins.is_pinned(70));
+        assert!(!pins.unpin("job"), "expired pins are forgotten");
+        pins.pin("job", 200);
+        assert!(pins.unpin("job") && !pins.is_pinned(0));
+    }
+}

@@ -1,0 +1,246 @@
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
+use parking_lot::RwLock;
+
+use crate::codec::Mark;
+use crate::file::Pins;
+use crate::layout;
+use crate::table::ExtentTable;
+use crate::Extent;
+
+/// Whether the silo has a generation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum State {
+    /// It equals a version of the silo. Its extents can be fetched again.
+    Clean,
+    /// It is only here.
+    Dirty,
+}
+
+/// One committed, never changing state of a file, and those of its extents that are on the tier.
+#[derive(Debug)]
+pub struct FileGeneration {
+    file: FileId,
+    shape: GenerationShape,
+    pins: Arc<Pins>,
+    extents: RwLock<ExtentTable>,
+    resident_extents: AtomicU32,
+    resident_bytes: AtomicU64,
+    facts: RwLock<Facts>,
+    superseded: AtomicBool,
+}
+
+/// What never changes of a generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GenerationShape {
+    pub(crate) number: Generation,
+    pub(crate) attempt: Attempt,
+    pub(crate) length: u64,
+    pub(crate) extent_bytes: u64,
+    /// How many extents were committed, if it was written here.
+    pub(crate) extents_written: u32,
+    pub(crate) written: bool,
+}
+
+/// What is known of a generation beyond its bytes; durable in the file's record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Facts {
+    pub(crate) state: State,
+    pub(crate) mark: Option<Mark>,
+    /// Clean: the version it equals. Dirty: what the silo is believed to hold.
+    pub(crate) source: Option<SourceVersion>,
+}
+
+impl FileGeneration {
+    pub(crate) fn new(
+        file: FileId,
+        shape: GenerationShape,
+        pins: Arc<Pins>,
+        facts: Facts,
+    ) -> Arc<Self> {
+        let count = layout::extent_count(shape.length, shape.extent_bytes)
+            .expect("lengths are checked where generations are made");
+        Arc::new(Self {
+            file,
+            shape,
+            pins,
+            extents: RwLock::new(ExtentTable::new(count)),
+            resident_extents: AtomicU32::new(0),
+            resident_bytes: AtomicU64::new(0),
+            facts: RwLock::new(facts),
+            superseded: AtomicBool::new(false),
+        })
+    }
+
+    /// The resident extent at an index, and counts the use. This is the lookup of every read: one
+    /// shared lock of this generation alone, two array steps, no allocation.
+    #[must_use]
+    pub fn extent(&self, index: ExtentIndex) -> Option<Arc<Extent>> {
+        let extents = self.extents.read();
+        let extent = extents.find(index)?;
+        extent.touch();
+        Some(Arc::clone(extent))
+    }
+
+    /// Its number within the file.
+    #[must_use]
+    pub fn number(&self) -> Generation {
+        self.shape.number
+    }
+
+    /// The attempt that made it.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.shape.attempt
+    }
+
+    /// The file it belongs to.
+    #[must_use]
+    pub fn file_id(&self) -> FileId {
+        self.file
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.shape.length
+    }
+
+    /// Bytes of a full extent.
+    #[must_use]
+    pub fn extent_bytes(&self) -> u64 {
+        self.shape.extent_bytes
+    }
+
+    /// How many extents the file has, resident or not.
+    #[must_use]
+    pub fn extent_count(&self) -> u32 {
+        layout::extent_count(self.shape.length, self.shape.extent_bytes).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of an extent: full ones and a shorter last one; zero past the end.
+    #[must_use]
+    pub fn extent_length(&self, index: ExtentIndex) -> u32 {
+        layout::extent_length(self.shape.length, self.shape.extent_bytes, index)
+    }
+
+    /// Whether the silo has it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.facts.read().state
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        self.facts.read().mark
+    }
+
+    /// The silo's version that it equals; `None` while dirty.
+    #[must_use]
+    pub fn version(&self) -> Option<SourceVersion> {
+        let facts = self.facts.read();
+        facts.source.clone().filter(|_| facts.state == State::Clean)
+    }
+
+    /// What the silo is believed to hold; `None` if nothing.
+    #[must_use]
+    pub fn base(&self) -> Option<SourceVersion> {
+        self.facts.read().source.clone()
+    }
+
+    /// Whether it was written here. While it is dirty its absent extents are holes, which read as
+    /// zeroes; unless it is marked [`Mark::Quarantined`].
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.shape.written
+    }
+
+    /// How many extents are on the tier.
+    #[must_use]
+    pub fn resident_extents(&self) -> u32 {
+        self.resident_extents.load(Ordering::Relaxed)
+    }
+
+    /// File bytes on the tier.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn shape(&self) -> GenerationShape {
+        self.shape
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts.read().clone()
+    }
+
+    pub(crate) fn set_facts(&self, facts: Facts) {
+        *self.facts.write() = facts;
+    }
+
+    /// Whether registering this version of this length would find nothing new.
+    pub(crate) fn is_of(&self, version: &SourceVersion, length: u64) -> bool {
+        let facts = self.facts.read();
+        facts.source.as_ref() == Some(version)
+            && (facts.state == State::Dirty || self.shape.length == length)
+    }
+
+    pub(crate) fn is_pinned(&self, now_unix_ms: u64) -> bool {
+        self.pins.is_pinned(now_unix_ms)
+    }
+
+    /// Whether a newer generation has taken its place, or its file was forgotten.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.superseded.store(true, Ordering::Release);
+    }
+
+    /// Whether its extents may go: the silo has them, and nobody asked to keep them.
+    pub(crate) fn is_evictable(&self, now_unix_ms: u64) -> bool {
+        let facts = self.facts.read();
+        facts.state == State::Clean
+            && facts.mark != Some(Mark::Quarantined)
+            && !self.is_pinned(now_unix_ms)
+    }
+
+    /// The resident extent, without counting a use.
+    pub(crate) fn peek(&self, index: ExtentIndex) -> Option<Arc<Extent>> {
+        self.extents.read().find(index).cloned()
+    }
+
+    /// Makes an extent visible; gives it back if there is one already.
+    pub(crate) fn insert(&self, extent: Arc<Extent>) -> Result<(), Arc<Extent>> {
+        let length = u64::from(extent.length());
+        self.extents.write().insert(extent)?;
+        self.resident_extents.fetch_add(1, Ordering::Relaxed);
+        self.resident_bytes.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes exactly this extent out, if it is still there.
+    pub(crate) fn remove(&self, extent: &Arc<Extent>) -> bool {
+        let mut extents = self.extents.write();
+        if !extents.find(extent.index()).is_some_and(|found| Arc::ptr_eq(found, extent)) {
+            return false;
+        }
+        let removed = extents.remove(extent.index());
+        drop(extents);
+        self.resident_extents.fetch_sub(1, Ordering::Relaxed);
+        self.resident_bytes.fetch_sub(u64::from(extent.length()), Ordering::Relaxed);
+        drop(removed);
+        true
+    }
+
+    /// The resident extents in a range of indexes.
+    pub(crate) fn resident(&self, indexes: Range<u32>) -> Vec<Arc<Extent>> {
+        self.extents.read().range(indexes)
+    }
+}

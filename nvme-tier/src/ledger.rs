@@ -1,0 +1,209 @@
+//! The one writer of metadata.
+//!
+//! # What holds, whenever the power goes
+//! The fault model: a logical block is atomic; a longer write may tear at any block; whatever was
+//! not flushed may be there or gone, block by block, in any order; a bit may rot; a write may land
+//! elsewhere.
+//!
+//! 1. **Nothing acknowledged is overwritten where it stands.** A new record goes to a slot whose
+//!    entry is durably erased. The old record is erased in a later batch than the one that made
+//!    the new one durable. A forgotten file leaves a tombstone of a higher sequence until all its
+//!    older records are durably erased ([`book`]).
+//! 2. **A slot is used again only after what freed it is durable**, and after its own descriptor
+//!    is durably erased: extents of a superseded generation are dropped once the new record is
+//!    flushed; evicted ones were clean. Nobody holds the slot then: extents and reservations are
+//!    owned, and the last owner hands the slot in.
+//! 3. **No attempt, epoch or sequence is ever given twice.** All three come from one counter whose
+//!    limit is made durable ahead; a start begins at the limit it finds. A descriptor counts only
+//!    under its slab's epoch, at its own address, and under a record of its file with the same
+//!    attempt and generation. So what an attempt that never committed left behind is nothing.
+//! 4. **A commit's record is written only after its data and descriptors are flushed** on every
+//!    device they are on, and acknowledged only after the record is. Data and descriptors share a
+//!    flush, since by 3 a descriptor means nothing without the record. Fills of clean generations
+//!    are not flushed at all: their checksums tell, and the silo repairs.
+//! 5. **Slab headers, and records that a dirty file depends on, exist twice** in different pages. That
+//!    includes tombstones and the record that ends dirtiness, for if it rotted while an older dirty
+//!    one is still there, that one would come back.
+//! 6. **A dirty record says how many extents were committed.** If fewer descriptors are found, one
+//!    is lost, and the file is quarantined: an absent extent would read as zeroes.
+//! 7. **A device that fails a write or a flush is distrusted** from then on: nothing is
+//!    acknowledged that needs it, nothing on it is reused, the command is not tried again. What was
+//!    about to be committed when its record's device failed may be found committed after a restart, so
+//!    its slots are kept until then.
+//! 8. **A slab changes its purpose only when nothing in it is held**, under a new epoch, whose two
+//!    headers are durable before any slot of it is used.
+//!
+//! # Batches
+//! Everything runs in batches, one at a time; what arrives meanwhile makes up the next one. So many
+//! commits share the flushes of one, and no two changes of one file ever overlap.
+//! ```text
+//! prepare   slab headers, erasure of entries never used before, counter limit   then flush
+//! write     descriptors of fills and commits, erasures of what earlier batches freed
+//! flush     the devices touched, if there are commits, erasures or explicit flushes
+//! record    file records to fresh slots                                         then flush
+//!           acknowledge; superseded records and extents are freed, for the next batch to erase
+//! ```
+//! A class without room takes a free slab, then evicts of its own, then empties the emptiest slab
+//! without dirty, pinned or busy extents. Dirty extents are not moved yet: a tier full of them
+//! answers NoSpace until some are written back.
+
+pub(crate) mod batch;
+pub(crate) mod book;
+pub(crate) mod io;
+mod plan;
+mod room;
+mod settle;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use extent::{Error, FileId};
+
+use crate::codec::{Place, Superblock};
+use crate::device::{Device, DeviceIndex};
+use crate::eviction::Evictor;
+use crate::holdings::SlotId;
+use crate::operation::{Operation, Reserve, closed};
+use crate::space::Space;
+use crate::{FileGeneration, Tier};
+
+use batch::Batch;
+use book::RecordBook;
+use io::Io;
+
+/// The one writer of a tier's metadata. Its owner calls [`Ledger::step`] in a loop on a thread of
+/// its own, and sleeps on the device's readiness and [`Tier::on_work`] when there is no progress.
+#[derive(Debug)]
+pub struct Ledger {
+    tier: Arc<Tier>,
+    space: Space,
+    evictor: Evictor,
+    book: RecordBook,
+    io: Io,
+    /// The newest superblock of each device, and where its next one goes.
+    superblocks: Vec<(Superblock, usize)>,
+    /// Entries that nobody needs any more.
+    erasures: VecDeque<Erasure>,
+    /// Slabs of which a header copy is missing or old.
+    repairs: Vec<(DeviceIndex, u32)>,
+    /// Wishes for slots that could not be granted yet.
+    starved: VecDeque<Reserve>,
+    batch: Option<Batch>,
+    /// Between the high watermark and the low one.
+    evicting: bool,
+    /// Generations that may be found committed after a restart.
+    limbo: Vec<Arc<FileGeneration>>,
+}
+
+/// An entry that nobody needs any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Erasure {
+    /// Of a data slot, in a slab of this epoch.
+    Descriptor { slot: SlotId, epoch: u64 },
+    /// Of a file's older record.
+    Record { slot: SlotId, file: FileId },
+    /// Of a record that belongs to no file.
+    Stray { slot: SlotId },
+}
+
+impl Erasure {
+    pub(crate) const fn slot(&self) -> SlotId {
+        match self {
+            Self::Descriptor { slot, .. } | Self::Record { slot, .. } | Self::Stray { slot } => *slot,
+        }
+    }
+}
+
+/// What recovery hands over.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) tier: Arc<Tier>,
+    pub(crate) space: Space,
+    pub(crate) evictor: Evictor,
+    pub(crate) book: RecordBook,
+    pub(crate) io: Io,
+    pub(crate) superblocks: Vec<(Superblock, usize)>,
+    pub(crate) erasures: VecDeque<Erasure>,
+    pub(crate) repairs: Vec<(DeviceIndex, u32)>,
+}
+
+impl Ledger {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let ledger = Self {
+            tier: parts.tier,
+            space: parts.space,
+            evictor: parts.evictor,
+            book: parts.book,
+            io: parts.io,
+            superblocks: parts.superblocks,
+            erasures: parts.erasures,
+            repairs: parts.repairs,
+            starved: VecDeque::new(),
+            batch: None,
+            evicting: false,
+            limbo: Vec::new(),
+        };
+        ledger.space.publish(&ledger.tier.counters.devices);
+        ledger
+    }
+
+    /// Does whatever can be done without waiting. Whether anything was; if not, nothing will
+    /// change before a command completes or [`Tier::on_work`] calls.
+    pub fn step(&mut self, device: &mut dyn Device) -> bool {
+        self.tier.holdings.signal.lower();
+        let mut progress = self.io.reap(device);
+        progress |= self.collect_returned();
+        progress |= self.grant();
+        loop {
+            let advanced = if self.batch.is_some() { self.advance() } else { self.begin() };
+            progress |= advanced | self.io.pump(device);
+            if !advanced {
+                break;
+            }
+        }
+        if progress {
+            self.space.publish(&self.tier.counters.devices);
+        }
+        progress
+    }
+
+    /// Whether nothing is running or waiting.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let queue = self.tier.queue.lock();
+        self.batch.is_none()
+            && queue.operations.is_empty()
+            && queue.reserves.is_empty()
+            && self.starved.is_empty()
+            && self.erasures.is_empty()
+            && self.repairs.is_empty()
+            && !self.tier.holdings.has_returned()
+    }
+
+    /// The tier whose metadata this writes.
+    #[must_use]
+    pub fn tier(&self) -> &Arc<Tier> {
+        &self.tier
+    }
+
+    fn place(&self, slot: SlotId) -> Place {
+        let at = self.space.entry_at(slot);
+        Place { tier: self.tier.id, at, epoch: self.space.slab(slot).epoch }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let (operations, reserves) = {
+            let mut queue = self.tier.queue.lock();
+            queue.closed = true;
+            (std::mem::take(&mut queue.operations), std::mem::take(&mut queue.reserves))
+        };
+        if let Some(batch) = self.batch.take() {
+            batch.fail(&closed());
+        }
+        operations.into_iter().for_each(|operation: Operation| operation.fail(closed()));
+        let waiting = reserves.into_iter().chain(self.starved.drain(..));
+        waiting.for_each(|reserve| reserve.done.call(Err::<_, Error>(closed())));
+    }
+}

@@ -1,0 +1,106 @@
+use std::collections::HashMap;
+
+use extent::FileId;
+
+use crate::holdings::SlotId;
+
+/// Where the records of each file stand. A tombstone stays until every older record of its file is
+/// durably erased.
+#[derive(Debug, Default)]
+pub(crate) struct RecordBook {
+    files: HashMap<FileId, Entry>,
+    /// Some record could not be read, and may be an older one of any file: no tombstone goes.
+    pub(crate) keep_tombstones: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// The newest record, or tombstone.
+    newest: [Option<SlotId>; 2],
+    is_tombstone: bool,
+    /// Older records that are not durably erased.
+    stale: u32,
+}
+
+impl RecordBook {
+    /// The record in these slots is durable and the newest of its file. The slots of the one that
+    /// was until now are to be erased.
+    pub(crate) fn replace(
+        &mut self,
+        file: FileId,
+        newest: [Option<SlotId>; 2],
+        is_tombstone: bool,
+    ) -> Vec<SlotId> {
+        let entry = self.files.entry(file).or_default();
+        let old: Vec<SlotId> = entry.newest.into_iter().flatten().collect();
+        entry.stale += count(&old);
+        entry.newest = newest;
+        entry.is_tombstone = is_tombstone;
+        if entry.stale == 0 { self.bury(file) } else { old }
+    }
+
+    /// Recovery found an older record, or one was perhaps written on a device that failed.
+    pub(crate) fn add_stale(&mut self, file: FileId) {
+        self.files.entry(file).or_default().stale += 1;
+    }
+
+    /// An older record is durably erased. The slots of the tombstone if it was the last one.
+    pub(crate) fn erased(&mut self, file: FileId) -> Vec<SlotId> {
+        let Some(entry) = self.files.get_mut(&file) else { return Vec::new() };
+        entry.stale -= 1;
+        if entry.stale > 0 {
+            return Vec::new();
+        }
+        self.bury(file)
+    }
+
+    /// Whether records older than the newest may still be on a device.
+    pub(crate) fn has_stale(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|entry| entry.stale > 0)
+    }
+
+    /// No older record is left: the tombstone may go, and then the entry.
+    fn bury(&mut self, file: FileId) -> Vec<SlotId> {
+        let Some(entry) = self.files.get_mut(&file) else { return Vec::new() };
+        if !entry.is_tombstone {
+            if entry.newest == [None, None] {
+                self.files.remove(&file);
+            }
+            return Vec::new();
+        }
+        if self.keep_tombstones {
+            return Vec::new();
+        }
+        let slots: Vec<SlotId> = std::mem::take(&mut entry.newest).into_iter().flatten().collect();
+        entry.is_tombstone = false;
+        entry.stale = count(&slots);
+        slots
+    }
+}
+
+fn count(slots: &[SlotId]) -> u32 {
+    u32::try_from(slots.len()).expect("two at most")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceIndex;
+
+    fn slot(slot: u32) -> SlotId {
+        SlotId { device: DeviceIndex(0), slab: 0, slot }
+    }
+
+    #[test]
+    fn a_tombstone_outlives_what_it_buries() {
+        let mut book = RecordBook::default();
+        let file = FileId(1);
+        assert_eq!(book.replace(file, [Some(slot(1)), Some(slot(2))], false), []);
+        assert_eq!(book.replace(file, [Some(slot(3)), None], true), [slot(1), slot(2)]);
+        assert_eq!(book.erased(file), []);
+        assert_eq!(book.erased(file), [slot(3)], "now the tombstone");
+        assert_eq!(book.replace(file, [Some(slot(4)), None], false), [], "while it is erased");
+        assert_eq!(book.erased(file), []);
+        assert!(!book.has_stale(file));
+    }
+}

@@ -1,0 +1,55 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How to lay out a tier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FormatOptions {
+    /// Bytes of a slab, a power of two; `None` chooses by the size of the smallest device.
+    pub slab_bytes: Option<u64>,
+    /// Bytes of a full extent of new files: a power of two.
+    pub extent_bytes: u64,
+    /// Bytes that one checksum covers: 4, 16 or 64 KiB.
+    pub checksum_block_bytes: u32,
+    /// Bytes of the smallest slot: 64 KiB, or 16 KiB for tiers of small files.
+    pub min_class_bytes: u64,
+}
+
+impl Default for FormatOptions {
+    fn default() -> Self {
+        Self {
+            slab_bytes: None,
+            extent_bytes: 4 << 20,
+            checksum_block_bytes: 4096,
+            min_class_bytes: 64 << 10,
+        }
+    }
+}
+
+/// How a tier behaves while it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct TierOptions {
+    /// The share of slot bytes in use at which eviction starts.
+    pub high_watermark: f64,
+    /// The share at which it stops.
+    pub low_watermark: f64,
+    /// How many operations may wait for the ledger before more are refused as Busy.
+    pub queue_limit: usize,
+    /// Milliseconds since 1970, by which pins expire. Tests and simulators bring their own clock.
+    pub now_unix_ms: fn() -> u64,
+}
+
+impl Default for TierOptions {
+    fn default() -> Self {
+        Self {
+            high_watermark: 0.95,
+            low_watermark: 0.90,
+            queue_limit: 4096,
+            now_unix_ms: system_unix_ms,
+        }
+    }
+}
+
+/// The one place of this crate that reads the system's clock.
+fn system_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,450 @@
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use extent::{Attempt, ExtentIndex, FileId, FileName, Kind, Result, SourceVersion};
+use parking_lot::{Mutex, RwLock};
+
+use crate::codec::{Mark, TierId};
+use crate::holdings::Holdings;
+use crate::ids::Ids;
+use crate::index::Index;
+use crate::layout::{self, Layout};
+use crate::operation::{Operation, Queue, RecordOperation, Reserve, closed};
+use crate::reservation::ReservedFor;
+use crate::usage::Counters;
+use crate::{
+    DeviceUsage, Done, Draft, Extent, File, FileGeneration, Reservation, State, TierOptions,
+    TierUsage,
+};
+
+/// Everything that is known and kept on a set of devices. Shared by all threads; nothing here
+/// blocks. What changes the devices' metadata is queued for the [`crate::Ledger`].
+#[derive(Debug)]
+pub struct Tier {
+    pub(crate) id: TierId,
+    pub(crate) extent_bytes: u64,
+    /// For the size classes only, which are the same on all devices.
+    pub(crate) layout: Layout,
+    pub(crate) options: TierOptions,
+    pub(crate) index: RwLock<Index>,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) holdings: Arc<Holdings>,
+    pub(crate) ids: Ids,
+    pub(crate) counters: Counters,
+    eviction_allowed: AtomicBool,
+    pinned: Mutex<HashSet<FileId>>,
+}
+
+impl Tier {
+    pub(crate) fn new(
+        id: TierId,
+        extent_bytes: u64,
+        layout: Layout,
+        options: TierOptions,
+        ids: Ids,
+        counters: Counters,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            extent_bytes,
+            layout,
+            options,
+            index: RwLock::default(),
+            queue: Mutex::default(),
+            holdings: Arc::default(),
+            ids,
+            counters,
+            eviction_allowed: AtomicBool::new(false),
+            pinned: Mutex::default(),
+        })
+    }
+
+    /// Calls `wake` whenever the ledger has something to do.
+    pub fn on_work(&self, wake: Arc<dyn Fn() + Send + Sync>) {
+        self.holdings.signal.on_raise(wake);
+    }
+
+    /// The random number the tier got when it was formatted.
+    #[must_use]
+    pub fn id(&self) -> TierId {
+        self.id
+    }
+
+    /// Bytes that one checksum covers.
+    #[must_use]
+    pub fn checksum_block_bytes(&self) -> u32 {
+        self.layout.checksum_block_bytes
+    }
+
+    /// Bytes of a full extent of new files.
+    #[must_use]
+    pub fn extent_bytes(&self) -> u64 {
+        self.extent_bytes
+    }
+
+    /// A file by its id.
+    #[must_use]
+    pub fn file(&self, id: FileId) -> Option<Arc<File>> {
+        self.index.read().find(id).cloned()
+    }
+
+    /// Up to `limit` files whose `silo/key` begins with `prefix` and comes after `after`, in byte
+    /// order.
+    #[must_use]
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<File>> {
+        self.index.read().list(prefix, after, limit)
+    }
+
+    /// Makes a silo's object known at one version: a new file, the known one if it has this
+    /// version (or is dirty and was based on it), or else a new clean generation of it. Durable
+    /// when done.
+    ///
+    /// Fails with [`Kind::Stale`] if the file is dirty and the silo holds another version than
+    /// the one it was based on; [`Kind::Unsupported`] if it is too long for the extent size;
+    /// [`Kind::Busy`] if too much waits for the ledger.
+    pub fn register(
+        &self,
+        name: FileName,
+        length: u64,
+        version: SourceVersion,
+        done: Done<Arc<File>>,
+    ) {
+        let id = name.id();
+        if let Some(file) = self.file(id)
+            && file.newest().is_of(&version, length)
+        {
+            return done.call(Ok(file));
+        }
+        if let Err(error) = layout::extent_count(length, self.extent_bytes) {
+            return done.call(Err(error));
+        }
+        self.enqueue(id, RecordOperation::Register { name, length, version, done });
+    }
+
+    /// Forgets a clean, unpinned file altogether; its extents are freed once nobody reads them.
+    ///
+    /// Fails with [`Kind::Denied`] if it is dirty, quarantined or pinned; [`Kind::NotFound`] if it
+    /// is not known (any more).
+    pub fn forget(&self, file: &Arc<File>, done: Done<()>) {
+        self.enqueue(file.id(), RecordOperation::Forget { file: Arc::clone(file), done });
+    }
+
+    /// A slot to fill one extent of a clean generation. Evicts others if it must.
+    ///
+    /// Fails with [`Kind::Stale`] if the generation is not the newest any more; [`Kind::Invalid`]
+    /// if it is dirty or has no such extent; [`Kind::NoSpace`] if everything left is pinned,
+    /// dirty or in use; [`Kind::Busy`] if too much waits already.
+    pub fn reserve(
+        &self,
+        generation: &Arc<FileGeneration>,
+        index: ExtentIndex,
+        done: Done<Reservation>,
+    ) {
+        if generation.is_superseded() {
+            return done.call(Err(Kind::Stale.error("the file has a newer generation: open it again")));
+        }
+        if generation.state() == State::Dirty {
+            return done.call(Err(Kind::Invalid.error(
+                "an extent of a dirty generation cannot be filled from a silo that does not have it",
+            )));
+        }
+        let purpose = ReservedFor::Fill(Arc::clone(generation));
+        self.reserve_for(purpose, index, generation.extent_length(index), done);
+    }
+
+    /// A slot for `length` bytes of a draft. Evicts others if it must.
+    ///
+    /// Fails as [`Tier::reserve`] does.
+    pub fn reserve_draft(
+        &self,
+        draft: &Draft,
+        index: ExtentIndex,
+        length: u32,
+        done: Done<Reservation>,
+    ) {
+        if u64::from(length) > draft.extent_bytes {
+            return done.call(Err(Kind::Invalid.error(format!(
+                "{length} bytes in an extent of {}",
+                draft.extent_bytes
+            ))));
+        }
+        self.reserve_for(ReservedFor::Draft(draft.attempt), index, length, done);
+    }
+
+    /// The extent's data was written to the slot, and those writes have completed. It becomes
+    /// visible at once; done when its descriptor is written, without a flush: after a power cut
+    /// the extent may be gone, and its checksums tell if its data is.
+    ///
+    /// If the extent is resident already, that one stays and the slot is given back.
+    ///
+    /// Fails with [`Kind::Invalid`] for a draft's slot or a wrong number of checksums;
+    /// [`Kind::Io`] if the descriptor could not be written.
+    pub fn publish(&self, reservation: Reservation, checksums: Box<[u32]>, done: Done<()>) {
+        if let Err(error) = self.check_checksums(&reservation, &checksums) {
+            return done.call(Err(error));
+        }
+        let (index, length) = (reservation.index(), reservation.length());
+        let (hold, purpose) = reservation.into_parts();
+        let ReservedFor::Fill(generation) = purpose else {
+            return done.call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
+        };
+        let weak = Arc::downgrade(&generation);
+        let extent = Arc::new(Extent::new(weak, index, length, checksums, hold));
+        if generation.insert(Arc::clone(&extent)).is_err() {
+            return done.call(Ok(()));
+        }
+        self.push(Operation::Publish { extent, generation, done });
+    }
+
+    /// Begins a new generation of a file, which need not exist, under an attempt id of its own.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the length is too long for the extent size; [`Kind::Busy`] if no
+    /// attempt id is left for the moment.
+    pub fn begin(&self, name: FileName, expected_length: u64) -> Result<Draft> {
+        layout::extent_count(expected_length, self.extent_bytes)?;
+        let attempt = Attempt(self.ids.take()?);
+        let extent_bytes = self.extent_bytes;
+        if self.ids.left() < crate::ids::RESERVE / 2 {
+            self.holdings.signal.raise();
+        }
+        Ok(Draft { id: name.id(), name, attempt, extent_bytes, expected_length })
+    }
+
+    /// Makes a draft the newest generation of its file, dirty and durable. All its data has been
+    /// written, and the writes have completed; they need not be flushed. Extents that are missing
+    /// are holes and read as zeroes.
+    ///
+    /// Fails with [`Kind::Invalid`] if the extents do not make up `length` bytes of this draft;
+    /// [`Kind::NoSpace`] if there is no room for the record; [`Kind::Io`] if a device failed: the
+    /// old generation is still the newest, but after a restart the new one may be.
+    pub fn commit(
+        &self,
+        draft: Draft,
+        length: u64,
+        extents: Vec<(Reservation, Box<[u32]>)>,
+        done: Done<Arc<FileGeneration>>,
+    ) {
+        if let Err(error) = self.check_commit(&draft, length, &extents) {
+            return done.call(Err(error));
+        }
+        let file = draft.id;
+        let no_slots = extents.is_empty();
+        let operation = RecordOperation::Commit { draft, length, extents, done };
+        let operation = Operation::Record(file, operation);
+        if no_slots { self.push_limited(operation) } else { self.push(operation) }
+    }
+
+    /// The silo now holds exactly this generation, as `version`: dirty becomes clean, durably. If
+    /// a newer dirty generation exists, what it is based on becomes `version`.
+    ///
+    /// Fails with [`Kind::Stale`] if the file has moved on to another clean generation;
+    /// [`Kind::Denied`] if it is quarantined; [`Kind::Busy`] if too much waits.
+    pub fn settle(&self, generation: &Arc<FileGeneration>, version: SourceVersion, done: Done<()>) {
+        let operation =
+            RecordOperation::Settle { generation: Arc::clone(generation), version, done };
+        self.enqueue(generation.file_id(), operation);
+    }
+
+    /// Sets or removes a durable mark of the newest generation.
+    ///
+    /// Fails with [`Kind::Stale`] if it is not the newest; [`Kind::Busy`] if too much waits.
+    pub fn mark(&self, generation: &Arc<FileGeneration>, mark: Option<Mark>, done: Done<()>) {
+        let operation = RecordOperation::Mark { generation: Arc::clone(generation), mark, done };
+        self.enqueue(generation.file_id(), operation);
+    }
+
+    /// Lets go the resident extents of a clean generation whose indexes are in a range. Done with
+    /// the file bytes freed; slots come back once nobody reads them.
+    ///
+    /// Fails with [`Kind::Denied`] if the generation is dirty, quarantined or pinned.
+    pub fn release(
+        &self,
+        generation: &Arc<FileGeneration>,
+        indexes: Range<u32>,
+        done: Done<u64>,
+    ) {
+        if !generation.is_evictable(self.now_unix_ms()) {
+            return done.call(Err(Kind::Denied.error(
+                "only clean, unpinned files can be released: write it back or unpin it first",
+            )));
+        }
+        let extents = generation.resident(indexes);
+        let freed = extents
+            .iter()
+            .filter(|extent| generation.remove(extent))
+            .map(|extent| u64::from(extent.length()))
+            .sum();
+        done.call(Ok(freed));
+    }
+
+    /// Forgets a damaged extent of a clean generation, so that it is fetched again. Extents of
+    /// dirty generations stay: nothing else has their bytes.
+    pub fn discard(&self, generation: &FileGeneration, extent: &Arc<Extent>) {
+        if generation.state() == State::Clean {
+            generation.remove(extent);
+        }
+    }
+
+    /// Done when everything written before is durable.
+    pub fn flush(&self, done: Done<()>) {
+        self.push_limited(Operation::Flush(done));
+    }
+
+    /// Protects a file from eviction and release until a time, under an owner's name. A second pin
+    /// of the same owner replaces the first. Pins are not durable here: the control plane keeps
+    /// them.
+    pub fn pin(&self, file: &File, owner: &str, until_unix_ms: u64) {
+        file.pin_set().pin(owner, until_unix_ms);
+        self.pinned.lock().insert(file.id());
+    }
+
+    /// Ends a pin. Whether there was one.
+    pub fn unpin(&self, file: &File, owner: &str) -> bool {
+        file.pin_set().unpin(owner)
+    }
+
+    /// All pins are loaded: from now on extents may be evicted.
+    pub fn allow_eviction(&self) {
+        self.eviction_allowed.store(true, Ordering::Release);
+        self.holdings.signal.raise();
+    }
+
+    /// How full the tier is.
+    #[must_use]
+    pub fn usage(&self) -> TierUsage {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let devices: Vec<DeviceUsage> = self
+            .counters
+            .devices
+            .iter()
+            .map(|device| DeviceUsage {
+                capacity_bytes: read(&device.capacity_bytes),
+                used_bytes: read(&device.used_bytes),
+                volatile_cache: device.volatile_cache,
+                failed: device.failed.load(Ordering::Relaxed),
+            })
+            .collect();
+        TierUsage {
+            files: self.index.read().len() as u64,
+            dirty_files: read(&self.counters.dirty_files),
+            dirty_bytes: read(&self.counters.dirty_bytes),
+            quarantined_files: read(&self.counters.quarantined_files),
+            pinned_files: self.pinned_files(),
+            resident_extents: read(&self.holdings.extents),
+            resident_bytes: read(&self.holdings.bytes),
+            slot_bytes: devices.iter().map(|device| device.used_bytes).sum(),
+            evicted_extents: read(&self.counters.evicted_extents),
+            devices,
+        }
+    }
+
+    pub(crate) fn is_eviction_allowed(&self) -> bool {
+        self.eviction_allowed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn now_unix_ms(&self) -> u64 {
+        (self.options.now_unix_ms)()
+    }
+
+    fn pinned_files(&self) -> u64 {
+        let now = self.now_unix_ms();
+        let mut pinned = self.pinned.lock();
+        pinned.retain(|id| self.file(*id).is_some_and(|file| file.pin_set().is_pinned(now)));
+        pinned.len() as u64
+    }
+
+    fn reserve_for(
+        &self,
+        purpose: ReservedFor,
+        index: ExtentIndex,
+        length: u32,
+        done: Done<Reservation>,
+    ) {
+        let class = self.layout.class_for(u64::from(length)).filter(|_| length > 0);
+        let Some(class) = class else {
+            return done.call(Err(Kind::Invalid.error(format!(
+                "extent {index} has {length} bytes: there is nothing to reserve a slot for"
+            ))));
+        };
+        let mut queue = self.queue.lock();
+        let refusal = if queue.closed {
+            Some(closed())
+        } else if queue.reserves.len() >= self.options.queue_limit {
+            Some(busy())
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            drop(queue);
+            return done.call(Err(error));
+        }
+        queue.reserves.push_back(Reserve { class, index, length, purpose, done });
+        drop(queue);
+        self.holdings.signal.raise();
+    }
+
+    fn enqueue(&self, file: FileId, operation: RecordOperation) {
+        self.push_limited(Operation::Record(file, operation));
+    }
+
+    /// Queues an operation, or refuses it if too many wait.
+    fn push_limited(&self, operation: Operation) {
+        let full = self.queue.lock().operations.len() >= self.options.queue_limit;
+        if full { operation.fail(busy()) } else { self.push(operation) }
+    }
+
+    /// Queues an operation of which there cannot be more than slots.
+    fn push(&self, operation: Operation) {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            drop(queue);
+            return operation.fail(closed());
+        }
+        queue.operations.push_back(operation);
+        drop(queue);
+        self.holdings.signal.raise();
+    }
+
+    fn check_checksums(&self, reservation: &Reservation, checksums: &[u32]) -> Result<()> {
+        let blocks = reservation.length().div_ceil(self.layout.checksum_block_bytes) as usize;
+        if blocks != checksums.len() {
+            return Err(Kind::Invalid.error(format!(
+                "{} checksums for an extent of {blocks} checksum blocks",
+                checksums.len()
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_commit(
+        &self,
+        draft: &Draft,
+        length: u64,
+        extents: &[(Reservation, Box<[u32]>)],
+    ) -> Result<()> {
+        layout::extent_count(length, draft.extent_bytes)?;
+        let mut seen = HashSet::with_capacity(extents.len());
+        for (reservation, checksums) in extents {
+            self.check_checksums(reservation, checksums)?;
+            let index = reservation.index();
+            let expected = layout::extent_length(length, draft.extent_bytes, index);
+            let own = matches!(reservation.reserved_for(),
+                ReservedFor::Draft(attempt) if *attempt == draft.attempt);
+            if !own || reservation.length() != expected || !seen.insert(index) {
+                return Err(Kind::Invalid.error(format!(
+                    "extent {index} of {} bytes does not belong to this draft of {length} bytes, \
+                     or comes twice",
+                    reservation.length()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn busy() -> extent::Error {
+    Kind::Busy.error("too much waits for the tier's ledger: try again in a moment")
+}

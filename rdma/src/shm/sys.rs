@@ -1,0 +1,330 @@
+//! The system calls of shared memory sessions.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use extent::{Error, Kind, Result};
+
+/// `cmsghdr` as the kernel lays it out: a length of the machine's word, then level and type.
+const CONTROL_HEADER_BYTES: usize = size_of::<usize>() + 8;
+/// The most descriptors that any message carries.
+const MAX_FILES: usize = 2;
+const CONTROL_BYTES: usize = CONTROL_HEADER_BYTES + MAX_FILES * 4;
+
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// A memory file of `bytes`, all of them allocated, sealed against changes of size. Allocating
+/// charges the memory to its maker rather than to whoever touches it first.
+///
+/// # Errors
+/// [`Kind::NoSpace`] if there is not that much memory; [`Kind::Io`] if the kernel refuses otherwise.
+pub(super) fn memory_file(bytes: usize) -> Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // Kernels before 6.3 do not know the flag; some newer ones insist on it.
+    let file = memfd(flags | libc::MFD_NOEXEC_SEAL)
+        .or_else(|_| memfd(flags))
+        .map_err(|e| Error::io("creating a memory file", e))?;
+    let length = libc::off_t::try_from(bytes)
+        .map_err(|e| Kind::NoSpace.error(format!("{bytes} bytes of memory")).caused_by(e))?;
+    // SAFETY: it allocates pages of a file that is ours.
+    retried(|| unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) }).map_err(|e| {
+        Kind::NoSpace.error(format!("allocating {bytes} bytes of shared memory")).caused_by(e)
+    })?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: it sets a property of a file that is ours.
+    retried(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
+        .map_err(|e| Error::io("sealing a memory file", e))?;
+    Ok(file)
+}
+
+fn memfd(flags: libc::c_uint) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = retried(|| unsafe { libc::memfd_create(c"forebay".as_ptr(), flags) })?;
+    Ok(adopt(fd))
+}
+
+/// A memory file's seals; `None` if it is no memory file. Asks nothing that a file of a strange
+/// file system could take its time to answer.
+pub(super) fn seals(file: BorrowedFd<'_>) -> Option<libc::c_int> {
+    // SAFETY: it reads a property of an open descriptor.
+    retried(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) }).ok()
+}
+
+/// Whether a memory file is made of huge pages.
+///
+/// # Errors
+/// [`Kind::Io`] if the kernel does not tell.
+pub(super) fn is_huge(file: BorrowedFd<'_>) -> Result<bool> {
+    let mut answer = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: it writes one `statfs` to where there is room for one.
+    retried(|| unsafe { libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) })
+        .map_err(|e| Error::io("asking what shared memory is made of", e))?;
+    // SAFETY: it was zeroed, and any integers are a `statfs`.
+    let answer = unsafe { answer.assume_init() };
+    Ok(answer.f_type == libc::HUGETLBFS_MAGIC)
+}
+
+/// A doorbell.
+///
+/// # Errors
+/// [`Kind::Io`] if the node is out of descriptors.
+pub(super) fn doorbell() -> Result<File> {
+    // SAFETY: it makes a new descriptor.
+    let fd = retried(|| unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+        .map_err(|e| Error::io("creating an eventfd (raise the limit on open files?)", e))?;
+    Ok(File::from(adopt(fd)))
+}
+
+/// Who is at the other end of a UNIX socket: process and effective user when it connected.
+///
+/// # Errors
+/// [`Kind::Io`] if the kernel does not tell.
+pub(super) fn peer(socket: BorrowedFd<'_>) -> Result<(libc::pid_t, libc::uid_t)> {
+    let mut peer = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: libc::gid_t::MAX };
+    let mut length = libc::socklen_t::try_from(size_of_val(&peer)).expect("a few bytes");
+    // SAFETY: it writes at most `length` bytes to `peer`, which has as many.
+    retried(|| unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })
+    .map_err(|e| Error::io("asking who connects", e))?;
+    Ok((peer.pid, peer.uid))
+}
+
+/// This process's effective user.
+pub(super) fn own_user() -> libc::uid_t {
+    // SAFETY: it has no preconditions.
+    unsafe { libc::geteuid() }
+}
+
+/// Sends bytes and descriptors. A message of this module's lengths goes whole or not at all.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+    flags: libc::c_int,
+) -> io::Result<usize> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let control_bytes = CONTROL_HEADER_BYTES + files.len() * 4;
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut message = empty_message(&mut part);
+    if !files.is_empty() {
+        let (header, rest) = control.0.split_at_mut(CONTROL_HEADER_BYTES);
+        let (length, kind) = header.split_at_mut(size_of::<usize>());
+        length.copy_from_slice(&control_bytes.to_ne_bytes());
+        kind[..4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        kind[4..].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+        for (place, file) in rest.chunks_exact_mut(4).zip(files) {
+            place.copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+        }
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control_bytes;
+    }
+    let flags = flags | libc::MSG_NOSIGNAL;
+    // SAFETY: the message points to `bytes` and `control`, which outlive the call.
+    retried_length(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+}
+
+/// What [`receive`] found.
+pub(super) struct Received {
+    pub(super) bytes: usize,
+    pub(super) files: [Option<OwnedFd>; MAX_FILES],
+    /// More descriptors came than there was room for, here or in the process's table.
+    pub(super) truncated: bool,
+}
+
+/// Receives bytes and up to `max_files` descriptors; the kernel throws away any others.
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    max_files: usize,
+    flags: libc::c_int,
+) -> io::Result<Received> {
+    assert!(max_files <= MAX_FILES, "{max_files} descriptors");
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut message = empty_message(&mut part);
+    if max_files != 0 {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL_HEADER_BYTES + max_files * 4;
+    }
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the message points to `bytes` and `control`, which outlive the call.
+    let received =
+        retried_length(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) })?;
+    let control = control.0.get(..message.msg_controllen).unwrap_or_default();
+    Ok(Received {
+        bytes: received,
+        files: descriptors(control),
+        truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// The descriptors of the one control message that there is room for.
+fn descriptors(control: &[u8]) -> [Option<OwnedFd>; MAX_FILES] {
+    let mut files = [const { None }; MAX_FILES];
+    let Some((header, rest)) = control.split_at_checked(CONTROL_HEADER_BYTES) else {
+        return files;
+    };
+    let (length, kind) = header.split_at(size_of::<usize>());
+    let number = |bytes: &[u8]| bytes.first_chunk().map(|b| i32::from_ne_bytes(*b));
+    let is_rights =
+        number(kind) == Some(libc::SOL_SOCKET) && number(&kind[4..]) == Some(libc::SCM_RIGHTS);
+    if is_rights {
+        let length = length.first_chunk().map_or(0, |b| usize::from_ne_bytes(*b));
+        let sent = &rest[..length.saturating_sub(CONTROL_HEADER_BYTES).min(rest.len())];
+        for (place, fd) in files.iter_mut().zip(sent.chunks_exact(4)) {
+            *place = number(fd).map(adopt);
+        }
+    }
+    files
+}
+
+fn empty_message(part: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: a message header of zeroes is one without name, parts and control data.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message
+}
+
+/// Waits until a socket has something to read, or hung up; `false` if the time was over first.
+pub(super) fn wait_readable(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut wanted = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let limit = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: it reads `limit` and writes to the one `pollfd`; no signal mask is passed.
+    let ready = unsafe { libc::ppoll(&raw mut wanted, 1, &raw const limit, std::ptr::null()) };
+    match ready {
+        0 => Ok(false),
+        1.. => Ok(true),
+        _ => match io::Error::last_os_error() {
+            // A signal: the caller looks around and waits again.
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            error => Err(error),
+        },
+    }
+}
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(super) struct Epoll(OwnedFd);
+
+/// How many events one [`Epoll::ready`] returns at most.
+pub(super) const EVENTS: usize = 64;
+
+impl Epoll {
+    /// # Errors
+    /// [`Kind::Io`] if the node is out of descriptors.
+    pub(super) fn new() -> Result<Self> {
+        // SAFETY: it makes a new descriptor.
+        let fd = retried(|| unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+            .map_err(|e| Error::io("creating an epoll instance", e))?;
+        Ok(Self(adopt(fd)))
+    }
+
+    /// Reports `data` whenever `file` has something to read: each time anew for an `edge`, else
+    /// for as long as it is unread.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the kernel refuses.
+    pub(super) fn add(&self, file: BorrowedFd<'_>, data: u64, edge: bool) -> Result<()> {
+        let trigger = if edge { libc::EPOLLET } else { libc::EPOLLRDHUP };
+        let mut event =
+            libc::epoll_event { events: (libc::EPOLLIN | trigger).cast_unsigned(), u64: data };
+        self.control(libc::EPOLL_CTL_ADD, file, &raw mut event)
+            .map_err(|e| Error::io("watching a client", e))
+    }
+
+    /// Forgets a file. Closing it would not do where its peer holds the same open file.
+    pub(super) fn remove(&self, file: BorrowedFd<'_>) {
+        let removed = self.control(libc::EPOLL_CTL_DEL, file, std::ptr::null_mut());
+        debug_assert!(removed.is_ok(), "only what was added is removed: {removed:?}");
+    }
+
+    fn control(
+        &self,
+        operation: libc::c_int,
+        file: BorrowedFd<'_>,
+        event: *mut libc::epoll_event,
+    ) -> io::Result<()> {
+        let (epoll, file) = (self.0.as_raw_fd(), file.as_raw_fd());
+        // SAFETY: both descriptors are open, and `event` is null or points to a live value.
+        retried(|| unsafe { libc::epoll_ctl(epoll, operation, file, event) }).map(drop)
+    }
+
+    /// The data of what is ready, without waiting; how many.
+    pub(super) fn ready(&self, data: &mut [u64; EVENTS]) -> usize {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let most = libc::c_int::try_from(EVENTS).expect("a few");
+        // SAFETY: there is room for that many events.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), most, 0) };
+        // Only a signal makes this fail, and then the next call tells.
+        let count = usize::try_from(count).unwrap_or(0);
+        for (data, event) in data.iter_mut().zip(&events[..count]) {
+            *data = event.u64;
+        }
+        count
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: every caller has just got it from the kernel and gives it to nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn retried(call: impl FnMut() -> libc::c_int) -> io::Result<libc::c_int> {
+    retried_while(call, |&result| result < 0)
+}
+
+fn retried_length(call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    let length = retried_while(call, |&result| result < 0)?;
+    Ok(usize::try_from(length).expect("not negative"))
+}
+
+fn retried_while<T>(mut call: impl FnMut() -> T, failed: impl Fn(&T) -> bool) -> io::Result<T> {
+    loop {
+        let result = call();
+        if !failed(&result) {
+            return Ok(result);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// A memory file with whatever flags, allocated not at all and not sealed.
+#[cfg(test)]
+pub(super) fn test_memory(bytes: u64, flags: libc::c_uint) -> io::Result<OwnedFd> {
+    let file = File::from(memfd(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags)?);
+    file.set_len(bytes)?;
+    Ok(file.into())
+}
+
+/// Seals a memory file.
+#[cfg(test)]
+pub(super) fn test_seal(file: &OwnedFd, seals: libc::c_int) {
+    // SAFETY: it sets a property of a file that is ours.
+    retried(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
+        .expect("a memfd");
+}

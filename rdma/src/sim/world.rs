@@ -1,0 +1,340 @@
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use dma::{HugePages, Region, Source, Target, Window};
+use extent::wire::{LONG_REQUEST_BYTES, Reply, Request, Segment};
+use extent::{Error, Kind, Result};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::{Event, Fabric, SessionId, Token, Transfer};
+
+/// Requests that a session holds before its client must poll.
+const MAX_REQUESTS: usize = 1024;
+
+/// Everything on the network.
+#[derive(Debug)]
+pub(super) struct World {
+    rng: StdRng,
+    /// Polls so far.
+    clock: u64,
+    most_polls: u64,
+    windows: bool,
+    serial: u64,
+    links: BTreeMap<SessionId, Link>,
+    /// What each shard has yet to be told.
+    news: Vec<Vec<Event>>,
+}
+
+/// One session.
+#[derive(Debug)]
+struct Link {
+    shard: u16,
+    windows: bool,
+    regions: HashMap<u32, Arc<Region>>,
+    requests: Line<Request>,
+    /// Transfers and replies, which keep their order.
+    posted: Line<Posted>,
+    replies: Vec<Reply>,
+    /// When the node notices that the client has left.
+    leaves_at: Option<u64>,
+}
+
+#[derive(Debug)]
+pub(super) enum Posted {
+    Write(Transfer, Source),
+    Read(Transfer, Target),
+    Reply(Reply),
+}
+
+/// What waits for its kick, and then for its time.
+#[derive(Debug)]
+struct Line<T> {
+    staged: VecDeque<T>,
+    moving: VecDeque<(u64, T)>,
+}
+
+impl<T> Line<T> {
+    const fn new() -> Self {
+        Self { staged: VecDeque::new(), moving: VecDeque::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.staged.len() + self.moving.len()
+    }
+
+    fn kick(&mut self, mut due: impl FnMut() -> u64) {
+        self.moving.extend(self.staged.drain(..).map(|item| (due(), item)));
+    }
+
+    fn pop_due(&mut self, clock: u64) -> Option<T> {
+        self.moving.pop_front_if(|(due, _)| *due <= clock).map(|(_, item)| item)
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
+        self.moving.drain(..).map(|(_, item)| item).chain(self.staged.drain(..))
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+            clock: 0,
+            most_polls: 8,
+            windows: false,
+            serial: 0,
+            links: BTreeMap::new(),
+            news: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_windows(&mut self, windows: bool) {
+        self.windows = windows;
+    }
+
+    pub(super) fn set_delay(&mut self, most_polls: u64) {
+        self.most_polls = most_polls;
+    }
+
+    pub(super) fn add_shard(&mut self) -> u16 {
+        self.news.push(Vec::new());
+        u16::try_from(self.news.len() - 1).expect("a test has few shards")
+    }
+
+    pub(super) fn connect(&mut self, shard: u16) -> SessionId {
+        let session = SessionId(SessionId::base(Fabric::Simulated, shard).0 | self.serial);
+        self.serial += 1;
+        let peer = format!("client {}", self.serial);
+        self.news[usize::from(shard)].push(Event::Opened {
+            session,
+            fabric: Fabric::Simulated,
+            peer,
+        });
+        let link = Link {
+            shard,
+            windows: self.windows,
+            regions: HashMap::new(),
+            requests: Line::new(),
+            posted: Line::new(),
+            replies: Vec::new(),
+            leaves_at: None,
+        };
+        self.links.insert(session, link);
+        session
+    }
+
+    pub(super) fn sessions(&self) -> Vec<SessionId> {
+        self.links.keys().copied().collect()
+    }
+
+    pub(super) fn sessions_of(&self, shard: u16) -> usize {
+        self.links.values().filter(|link| link.shard == shard).count()
+    }
+
+    /// One poll: whatever is due happens.
+    pub(super) fn step(&mut self) {
+        self.clock += 1;
+        let clock = self.clock;
+        let mut left = Vec::new();
+        for (&session, link) in &mut self.links {
+            let news = &mut self.news[usize::from(link.shard)];
+            while let Some(request) = link.requests.pop_due(clock) {
+                let mut capsule = [0; LONG_REQUEST_BYTES];
+                let length = request.encode(&mut capsule);
+                news.push(Event::Request { session, capsule, length });
+            }
+            while let Some(posted) = link.posted.pop_due(clock) {
+                link.perform(session, posted, news);
+            }
+            if link.leaves_at.is_some_and(|at| at <= clock) {
+                left.push(session);
+            }
+        }
+        for session in left {
+            self.end(session, &Kind::Disconnected.error("the client left"));
+        }
+    }
+
+    pub(super) fn take_news(&mut self, shard: u16, events: &mut Vec<Event>) {
+        events.append(&mut self.news[usize::from(shard)]);
+    }
+
+    pub(super) fn post(&mut self, shard: u16, session: SessionId, posted: Posted) {
+        match self.links.get_mut(&session) {
+            Some(link) => link.posted.staged.push_back(posted),
+            None => refuse(session, posted, &gone(), &mut self.news[usize::from(shard)]),
+        }
+    }
+
+    pub(super) fn kick_node(&mut self, shard: u16) {
+        for link in self.links.values_mut().filter(|link| link.shard == shard) {
+            link.posted.kick(|| self.clock + self.rng.random_range(0..=self.most_polls));
+        }
+    }
+
+    pub(super) fn is_quiet(&self, shard: u16) -> bool {
+        self.news[usize::from(shard)].is_empty()
+            && !self.links.values().any(|link| {
+                link.shard == shard && link.requests.moving.len() + link.posted.len() > 0
+            })
+    }
+
+    pub(super) fn map(&self, session: SessionId, segment: Segment) -> Result<Option<Window>> {
+        match self.links.get(&session) {
+            Some(link) if link.windows => link.window(segment).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Ends a session for both sides.
+    pub(super) fn end(&mut self, session: SessionId, reason: &Error) {
+        let Some(mut link) = self.links.remove(&session) else { return };
+        let news = &mut self.news[usize::from(link.shard)];
+        for posted in link.posted.drain() {
+            refuse(session, posted, reason, news);
+        }
+        let keys: Vec<u32> = link.regions.keys().copied().collect();
+        keys.into_iter().for_each(|key| link.forget(key, news));
+        news.push(Event::Closed { session, reason: reason.duplicate() });
+    }
+
+    /// The client is gone, and its memory with it; the node notices later.
+    pub(super) fn leave(&mut self, session: SessionId) {
+        let delay = self.rng.random_range(0..=self.most_polls);
+        if let Some(link) = self.links.get_mut(&session) {
+            link.leaves_at = Some(self.clock + delay);
+            let keys: Vec<u32> = link.regions.keys().copied().collect();
+            keys.into_iter()
+                .for_each(|key| link.forget(key, &mut self.news[usize::from(link.shard)]));
+        }
+    }
+
+    pub(super) fn allocate(&mut self, session: SessionId, length: usize) -> Result<Arc<Region>> {
+        let link = self.links.get_mut(&session).ok_or_else(gone)?;
+        let region = Region::anonymous(length, HugePages::Never)?;
+        link.regions.insert(region.id().0, Arc::clone(&region));
+        if link.windows {
+            let region = Arc::clone(&region);
+            self.news[usize::from(link.shard)].push(Event::Mapped { session, region });
+        }
+        Ok(region)
+    }
+
+    pub(super) fn release(&mut self, session: SessionId, region: &Region) {
+        if let Some(link) = self.links.get_mut(&session) {
+            link.forget(region.id().0, &mut self.news[usize::from(link.shard)]);
+        }
+    }
+
+    pub(super) fn send(&mut self, session: SessionId, request: &Request) -> Result<()> {
+        let link = self.links.get_mut(&session).ok_or_else(gone)?;
+        if link.requests.len() == MAX_REQUESTS {
+            return Err(Kind::Busy.error("the simulated ring is full: poll first"));
+        }
+        link.requests.staged.push_back(*request);
+        Ok(())
+    }
+
+    pub(super) fn kick_client(&mut self, session: SessionId) -> Result<()> {
+        let link = self.links.get_mut(&session).ok_or_else(gone)?;
+        link.requests.kick(|| self.clock + self.rng.random_range(0..=self.most_polls));
+        Ok(())
+    }
+
+    pub(super) fn take_replies(
+        &mut self,
+        session: SessionId,
+        replies: &mut Vec<Reply>,
+    ) -> Result<()> {
+        let link = self.links.get_mut(&session).ok_or_else(gone)?;
+        replies.append(&mut link.replies);
+        Ok(())
+    }
+}
+
+impl Link {
+    fn perform(&mut self, session: SessionId, posted: Posted, news: &mut Vec<Event>) {
+        match posted {
+            Posted::Write(transfer, from) => {
+                let result = self.windows_of(&transfer, from.length()).map(|windows| {
+                    let mut bytes = vec![0; from.length()];
+                    from.copy_out(&mut bytes);
+                    let mut rest = &bytes[..];
+                    for window in windows {
+                        let (part, behind) = rest.split_at(window.length());
+                        window.copy_in(part);
+                        rest = behind;
+                    }
+                });
+                news.push(Event::Written { session, token: transfer.token, from, result });
+            }
+            Posted::Read(transfer, mut into) => {
+                let result = self.windows_of(&transfer, into.length()).map(|windows| {
+                    let mut bytes = vec![0; into.length()];
+                    let mut rest = &mut bytes[..];
+                    for window in windows {
+                        let (part, behind) = rest.split_at_mut(window.length());
+                        window.copy_out(part);
+                        rest = behind;
+                    }
+                    into.copy_in(&bytes);
+                });
+                news.push(Event::Read { session, token: transfer.token, into, result });
+            }
+            Posted::Reply(reply) => self.replies.push(reply),
+        }
+    }
+
+    /// The client memory that a transfer of `length` bytes is about.
+    fn windows_of(&self, transfer: &Transfer, length: usize) -> Result<Vec<Window>> {
+        let length = length as u64;
+        let windows: Vec<Window> = transfer
+            .segments
+            .slice(transfer.at, length)
+            .map(|segment| self.window(segment))
+            .collect::<Result<_>>()?;
+        let there: u64 = windows.iter().map(|window| window.length() as u64).sum();
+        if there != length {
+            return Err(Kind::Invalid
+                .error(format!("a transfer of {length} bytes, and segments for {there}")));
+        }
+        Ok(windows)
+    }
+
+    fn window(&self, segment: Segment) -> Result<Window> {
+        if self.leaves_at.is_some() {
+            return Err(gone());
+        }
+        let region = self.regions.get(&segment.key).ok_or_else(|| {
+            Kind::Invalid.error(format!("the client announced no region {}", segment.key))
+        })?;
+        Window::new(Arc::clone(region), segment.address, segment.length as usize)
+    }
+
+    fn forget(&mut self, key: u32, news: &mut Vec<Event>) {
+        if let Some(region) = self.regions.remove(&key)
+            && self.windows
+        {
+            news.push(Event::Unmapped { region: region.id() });
+        }
+    }
+}
+
+fn refuse(session: SessionId, posted: Posted, reason: &Error, news: &mut Vec<Event>) {
+    let result = Err(Kind::Disconnected.error(reason.to_string()));
+    let token = |transfer: Transfer| -> Token { transfer.token };
+    match posted {
+        Posted::Write(transfer, from) => {
+            news.push(Event::Written { session, token: token(transfer), from, result });
+        }
+        Posted::Read(transfer, into) => {
+            news.push(Event::Read { session, token: token(transfer), into, result });
+        }
+        Posted::Reply(_) => {}
+    }
+}
+
+fn gone() -> Error {
+    Kind::Disconnected.error("the session is over")
+}
