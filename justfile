@@ -7,8 +7,9 @@ _list:
 build:
     cargo build --release --locked -p forebay
 
-# Everything that must hold before a change goes in
-check: lint test
+# Everything that must hold before a change goes in; `just check --quick` leaves out the slow parts
+check *ARGS:
+    ci/test {{ARGS}}
 
 # All tests; PATTERN picks some
 test PATTERN="":
@@ -36,13 +37,18 @@ doctor:
 serve *ARGS:
     cargo run --release --locked -p forebay -- serve {{ARGS}}
 
-# Benchmarks, each beside its limit; CASES picks some
-bench *CASES:
-    cargo run --release --locked -p forebay-benches -- {{CASES}}
+# Forebay beside its rivals on this machine; CASES picks some (`just bench --list`)
+bench *CASES="all":
+    cargo build --release --locked -p forebay -p forebay-benches
+    target/release/compare {{CASES}}
 
-# The whole node in the simulator, from SEED on
-sim SEED="1" RUNS="100":
-    FOREBAY_SIM_SEED={{SEED}} FOREBAY_SIM_RUNS={{RUNS}} cargo test --release --locked -p forebay-dataplane sim -- --nocapture
+# Micro-benchmarks; PATTERN picks some
+micro PATTERN="":
+    cargo bench --locked -p forebay-benches -- {{PATTERN}}
+
+# The whole node in the simulator, for these SEEDS: a number, or two with .. between them
+sim SEEDS="0..100":
+    FOREBAY_SIM_SEEDS={{SEEDS}} cargo test --release --locked -p forebay-dataplane --test simulation
 
 # A container image
 image TAG="forebay":

@@ -45,8 +45,7 @@ pub fn read_ranges(ranges: &Ranges) -> Result<f64> {
         .build()
         .map_err(|e| Error::io("starting a runtime", e))?;
     runtime.block_on(async {
-        let begin = clock::now();
-        let end = begin + ranges.time;
+        let end = clock::now() + ranges.time;
         let bytes = Arc::new(AtomicU64::new(0));
         let mut tasks = tokio::task::JoinSet::new();
         for index in 0..ranges.connections {
@@ -60,7 +59,7 @@ pub fn read_ranges(ranges: &Ranges) -> Result<f64> {
             ended.map_err(|e| Kind::Io.error("a connection's task ended").caused_by(e))??;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
-        Ok(bytes.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64())
+        Ok(bytes.load(Ordering::Relaxed) as f64 / ranges.time.as_secs_f64())
     })
 }
 
@@ -205,7 +204,8 @@ mod tests {
             received.extend_from_slice(&buffer[..length]);
             while let Some(at) = received.windows(4).position(|four| four == b"\r\n\r\n") {
                 received.drain(..at + 4);
-                let head = format!("HTTP/1.1 206 Partial Content\r\ncontent-length: {block}\r\n\r\n");
+                let head =
+                    format!("HTTP/1.1 206 Partial Content\r\ncontent-length: {block}\r\n\r\n");
                 let answer = [head.into_bytes(), vec![7; block]].concat();
                 for piece in answer.chunks(701) {
                     if stream.write_all(piece).is_err() {

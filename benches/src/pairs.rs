@@ -22,6 +22,9 @@ pub trait Duel {
     fn rival_name(&self) -> String;
 }
 
+/// Fewer pairs than this tell nothing, and pass nothing.
+pub const LEAST_PAIRS: usize = 5;
+
 /// What a case is judged by.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -50,6 +53,47 @@ pub fn run(duel: &mut dyn Duel, terms: Terms, pairs: usize) -> Result<Verdict> {
         });
     }
     Ok(judge(&scores, duel.rival_name(), terms))
+}
+
+/// Something of ours that has to stay below a limit.
+pub trait Measure {
+    /// One run.
+    ///
+    /// # Errors
+    /// What went wrong.
+    fn measure(&mut self) -> Result<f64>;
+}
+
+/// Runs a measurement so many times. The ratio is the limit's to ours, so that 1 just holds it.
+///
+/// # Errors
+/// Of the first run that fails.
+pub fn run_limited(
+    measure: &mut dyn Measure,
+    terms: Terms,
+    limit: f64,
+    least: f64,
+    runs: usize,
+) -> Result<Verdict> {
+    let mut values = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        values.push(measure.measure()?);
+    }
+    let ratios = || values.iter().map(|value| limit / value.max(least));
+    let ratio = median(ratios());
+    Ok(Verdict {
+        case: terms.case,
+        ours: median(values.iter().copied()),
+        rival: limit,
+        rival_name: "limit".to_owned(),
+        unit: terms.unit,
+        ratio,
+        ratio_min: ratios().fold(f64::INFINITY, f64::min),
+        ratio_max: ratios().fold(0.0, f64::max),
+        runs,
+        target: terms.target,
+        pass: ratio >= terms.target,
+    })
 }
 
 /// Runs only the rival.
@@ -83,7 +127,7 @@ pub fn judge(scores: &[(f64, f64)], rival_name: String, terms: Terms) -> Verdict
         ratio_max: ratios().fold(0.0, f64::max),
         runs: scores.len(),
         target: terms.target,
-        pass: ratio >= terms.target,
+        pass: ratio >= terms.target && scores.len() >= LEAST_PAIRS,
     }
 }
 
@@ -132,10 +176,23 @@ mod tests {
         assert_eq!(duel.order, "orroorroor");
         assert_eq!((verdict.ratio, verdict.ratio_min, verdict.ratio_max), (0.91, 0.5, 3.0));
         assert!(verdict.pass && verdict.runs == 5);
-        let miss = judge(&[(89.0, 100.0)], String::new(), TERMS);
-        assert!(!miss.pass);
-        // No division by nothing counts as a win.
-        assert!(!judge(&[(0.0, 0.0)], String::new(), TERMS).pass);
+        assert!(!judge(&[(89.0, 100.0); 5], String::new(), TERMS).pass, "below the target");
+        assert!(!judge(&[(99.0, 100.0); 4], String::new(), TERMS).pass, "too few pairs");
+        assert!(!judge(&[(0.0, 0.0); 5], String::new(), TERMS).pass, "nothing by nothing");
+    }
+
+    #[test]
+    fn limits_hold_or_do_not() {
+        struct Fixed(f64);
+        impl Measure for Fixed {
+            fn measure(&mut self) -> Result<f64> {
+                Ok(self.0)
+            }
+        }
+        let terms = Terms { target: 1.0, ..TERMS };
+        let at = |value| run_limited(&mut Fixed(value), terms, 0.01, 0.001, 3).expect("fixed");
+        assert!(at(0.01).pass && at(0.0).pass && !at(0.011).pass);
+        assert_eq!(at(0.0).ratio, 10.0, "no better than what can be told apart");
     }
 
     #[test]

@@ -84,7 +84,8 @@ impl Running {
     /// [`Kind::Io`] if it is gone.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let path = format!("/proc/{}/stat", self.pid());
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {path}"), e))?;
+        let text =
+            fs::read_to_string(&path).map_err(|e| Error::io(format!("reading {path}"), e))?;
         let ticks = cpu_ticks(&text)
             .ok_or_else(|| Kind::Corrupt.error(format!("{path} is not as proc(5) says")))?;
         #[expect(clippy::cast_precision_loss, reason = "ticks of minutes are far below 2^52")]

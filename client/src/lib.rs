@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod arena;
 mod batch;
 mod bounce;
 mod client;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use dma::Region;
 use extent::{Kind, Result};
-use parking_lot::Mutex;
+
+use crate::arena::Home;
 
 /// Exclusive use of a piece of memory that is registered with one session.
 ///
@@ -17,42 +18,30 @@ use parking_lot::Mutex;
 /// the node's devices might still write into it: ask the next session for new memory then.
 #[derive(Default)]
 pub struct Memory {
-    block: Option<Arc<Block>>,
+    piece: Option<Piece>,
     offset: usize,
     length: usize,
+    /// Bytes that go back on drop: at least `length`.
+    reserved: usize,
 }
 
-/// What all pieces of one region share: it is unregistered when the last of them is gone.
-struct Block {
+/// Where memory comes from and goes back to.
+struct Piece {
     region: Arc<Region>,
     home: Arc<Home>,
 }
 
-/// Where a session finds the regions that nobody uses any more.
-#[derive(Default)]
-pub(crate) struct Home {
-    unused: Mutex<Vec<Arc<Region>>>,
-}
-
-impl Home {
-    /// Regions to unregister.
-    pub(crate) fn take_unused(&self) -> Vec<Arc<Region>> {
-        std::mem::take(&mut *self.unused.lock())
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        self.home.unused.lock().push(Arc::clone(&self.region));
-    }
-}
-
 impl Memory {
-    /// Takes over a region that no one else reads or writes.
-    pub(crate) fn new(region: Arc<Region>, length: usize, home: &Arc<Home>) -> Self {
-        assert!(length <= region.length(), "a session's region is as long as was asked for");
-        let block = Block { region, home: Arc::clone(home) };
-        Self { block: Some(Arc::new(block)), offset: 0, length }
+    /// Takes over bytes that no one else reads or writes.
+    pub(crate) fn new(
+        region: Arc<Region>,
+        reserved: Range<usize>,
+        length: usize,
+        home: &Arc<Home>,
+    ) -> Self {
+        assert!(length <= reserved.len() && reserved.end <= region.length(), "reserved inside");
+        let piece = Some(Piece { region, home: Arc::clone(home) });
+        Self { piece, offset: reserved.start, length, reserved: reserved.len() }
     }
 
     /// Bytes in it.
@@ -70,8 +59,8 @@ impl Memory {
     /// Its bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        let Some(block) = &self.block else { return &[] };
-        let base = block.region.at(self.offset, self.length);
+        let Some(piece) = &self.piece else { return &[] };
+        let base = piece.region.at(self.offset, self.length);
         // SAFETY: pieces of a region never overlap, `&self` keeps other users of this one out, and
         // the node writes only while a request owns it.
         unsafe { slice::from_raw_parts(base.as_ptr(), self.length) }
@@ -80,23 +69,31 @@ impl Memory {
     /// Its bytes, to be changed.
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        let Some(block) = &self.block else { return &mut [] };
-        let base = block.region.at(self.offset, self.length);
+        let Some(piece) = &self.piece else { return &mut [] };
+        let base = piece.region.at(self.offset, self.length);
         // SAFETY: as in `as_slice`, and `&mut self` is exclusive.
         unsafe { slice::from_raw_parts_mut(base.as_ptr(), self.length) }
     }
 
     /// Splits it in two: keeps the bytes before `at`, and returns those from `at` on. Both stay
-    /// registered until the last piece of the region is dropped.
+    /// registered for as long as they live.
     ///
     /// # Panics
     /// If `at` is past the end.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(at <= self.length, "{at} is past the end of {} bytes", self.length);
-        let rest =
-            Self { block: self.block.clone(), offset: self.offset + at, length: self.length - at };
-        self.length = at;
+        let piece = self.piece.as_ref().map(|piece| Piece {
+            region: Arc::clone(&piece.region),
+            home: Arc::clone(&piece.home),
+        });
+        let rest = Self {
+            piece,
+            offset: self.offset + at,
+            length: self.length - at,
+            reserved: self.reserved - at,
+        };
+        (self.length, self.reserved) = (at, at);
         rest
     }
 
@@ -104,7 +101,7 @@ impl Memory {
     /// because its session was lost.
     #[must_use]
     pub fn region(&self) -> Option<&Arc<Region>> {
-        self.block.as_ref().map(|block| &block.region)
+        self.piece.as_ref().map(|piece| &piece.region)
     }
 
     /// Where in its region it begins.
@@ -115,7 +112,7 @@ impl Memory {
 
     /// Whether it belongs to the session of `home`.
     pub(crate) fn lives_in(&self, home: &Arc<Home>) -> bool {
-        self.block.as_ref().is_some_and(|block| Arc::ptr_eq(&block.home, home))
+        self.piece.as_ref().is_some_and(|piece| Arc::ptr_eq(&piece.home, home))
     }
 
     /// The bounds as a range of this memory's bytes.
@@ -138,12 +135,20 @@ impl Memory {
             _ => Err(Kind::Invalid.error(format!(
                 "the range is not inside memory of {} bytes{}",
                 self.length,
-                if self.block.is_none() {
+                if self.piece.is_none() {
                     ", whose session is over: allocate it again"
                 } else {
                     ""
                 }
             ))),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(piece) = self.piece.take() {
+            piece.home.give_back(&piece.region, self.offset..self.offset + self.reserved);
         }
     }
 }
@@ -180,7 +185,7 @@ mod tests {
     fn memory(length: usize) -> (Memory, Arc<Home>) {
         let home = Arc::new(Home::default());
         let region = Region::anonymous(length, HugePages::Never).expect("memory");
-        (Memory::new(region, length, &home), home)
+        (home.adopt(region, length), home)
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::proto::node_client::NodeClient;
 use crate::proto::silos_client::SilosClient;
 use crate::service::Mutating;
 
+/// How often a node that is silent while a request is open is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
 /// A connection to a node's control plane. Clones share it.
 ///
 /// Requests that change something may come without a mutation: a fresh request id is then drawn,
@@ -40,15 +43,16 @@ impl ControlClient {
             Kind::Invalid.error(sentence).caused_by(e)
         })?;
         let endpoint = endpoint.connect_timeout(timeout).tcp_nodelay(true);
+        let endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
         let unreachable = || {
-            Kind::Disconnected
-                .error(format!("no answer from {address}: is the node running, and is that its control address?"))
+            Kind::Disconnected.error(format!(
+                "no answer from {address}: is the node running, and is that its control address?"
+            ))
         };
         // The whole of it, as name lookups have no timeout of their own.
         let channel = tokio::time::timeout(timeout, endpoint.connect()).await;
-        let channel = channel
-            .map_err(|_| unreachable())?
-            .map_err(|e| unreachable().caused_by(e))?;
+        let channel =
+            channel.map_err(|_| unreachable())?.map_err(|e| unreachable().caused_by(e))?;
         Ok(Self {
             files: FilesClient::new(channel.clone()),
             jobs: JobsClient::new(channel.clone()),
@@ -247,6 +251,7 @@ fn answer<T>(answered: Result<Response<T>, Status>) -> Result<T> {
 }
 
 fn file(answered: Result<Response<proto::FileResponse>, Status>) -> Result<proto::FileStatus> {
-    let missing = || -> Error { Kind::Invalid.error("the node answered without the file's status") };
+    let missing =
+        || -> Error { Kind::Invalid.error("the node answered without the file's status") };
     answer(answered)?.file.ok_or_else(missing)
 }

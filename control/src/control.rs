@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataplane::Handle;
 use extent::{Epoch, Error, Kind, Result};
@@ -22,6 +23,8 @@ const SERVICES: [&str; 4] =
     ["forebay.v1.Files", "forebay.v1.Jobs", "forebay.v1.Silos", "forebay.v1.Node"];
 /// Requests at the same time on one connection.
 const STREAMS: u32 = 256;
+/// How often a silent connection is asked whether its peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A running control plane. Its jobs run whether or not it is being served.
 pub struct Control {
@@ -43,9 +46,8 @@ impl Control {
         let opened = tokio::task::spawn_blocking(move || {
             Store::open(&options.path, options.expected_identity, memory)
         });
-        let opened = opened.await.map_err(|e| {
-            Kind::Io.error("opening the control database").caused_by(e)
-        });
+        let opened =
+            opened.await.map_err(|e| Kind::Io.error("opening the control database").caused_by(e));
         let store = Arc::new(opened??);
         let loaded = store.load().await?;
         let pins = Arc::new(Pins::new(Arc::clone(&handle), Arc::clone(&store), limits.pins));
@@ -93,7 +95,10 @@ impl Control {
             health.set_service_status(service, ServingStatus::Serving).await;
         }
         let routes = with_reflection(self.core.routes(closed.clone()))?.add_service(health_server);
-        let server = Server::builder().max_concurrent_streams(STREAMS).add_routes(routes);
+        let server = Server::builder()
+            .max_concurrent_streams(STREAMS)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_routes(routes);
         let stop = {
             let mut closed = closed.clone();
             async move {

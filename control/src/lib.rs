@@ -18,10 +18,11 @@ pub use kind::{error_from_status, status_from_error};
 pub use options::{Limits, Options};
 
 /// The protocol's messages, clients and servers, generated from `proto/forebay/v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines)]
 pub mod proto {
     tonic::include_proto!("forebay.v1");
 
     /// The encoded `FileDescriptorSet` of the protocol, for reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/forebay_v1.bin"));
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/forebay_v1.bin"));
 }

@@ -153,23 +153,35 @@ impl Pins {
         Ok(Repin { pins: Arc::clone(self), _turn: turn, key, before, after: None, status })
     }
 
-    /// Pins a file, durably, for a job. Answers whether that owner had no pin on it before.
+    /// Pins a file, durably, for a job. Answers until when that owner had it pinned before.
     ///
     /// # Errors
     /// As [`Pins::pin`] and [`Store::commit`].
-    pub(crate) async fn pin_for_job(self: &Arc<Self>, key: PinKey, until: UnixMs) -> Result<bool> {
+    pub(crate) async fn pin_for_job(
+        self: &Arc<Self>,
+        key: PinKey,
+        until: UnixMs,
+    ) -> Result<Option<UnixMs>> {
         let repin = self.pin(key, until).await?;
-        let is_new = repin.before.is_none();
+        // A pin that ends at the same millisecond is this job's own, from before a restart.
+        let before = repin.before.filter(|before| *before != until);
         self.finish(repin).await?;
-        Ok(is_new)
+        Ok(before)
     }
 
-    /// Ends a pin that a job made.
+    /// Gives an owner's pin back as it was before [`Pins::pin_for_job`].
     ///
     /// # Errors
-    /// As [`Pins::unpin`] and [`Store::commit`].
-    pub(crate) async fn unpin_for_job(self: &Arc<Self>, key: PinKey) -> Result<()> {
-        let repin = self.unpin(key).await?;
+    /// As [`Pins::pin`], [`Pins::unpin`] and [`Store::commit`].
+    pub(crate) async fn unpin_for_job(
+        self: &Arc<Self>,
+        key: PinKey,
+        before: Option<UnixMs>,
+    ) -> Result<()> {
+        let repin = match before.filter(|before| *before > now_ms()) {
+            Some(before) => self.pin(key, before).await?,
+            None => self.unpin(key).await?,
+        };
         self.finish(repin).await
     }
 

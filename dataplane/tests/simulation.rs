@@ -11,6 +11,8 @@
 //!
 //! A failing seed replays exactly: `FOREBAY_SIM_SEEDS=17..18 cargo test -p forebay-dataplane --test simulation`.
 
+extern crate forebay_dataplane as dataplane;
+
 #[path = "sim/model.rs"]
 mod model;
 #[path = "sim/player.rs"]
@@ -35,7 +37,7 @@ fn what_clients_see_is_what_was_committed() {
             let mut world = World::new(seed);
             for _ in 0..3 {
                 world.play().await;
-                world.cut_power().await;
+                world.cut_power();
             }
             world.play().await;
             world.settle_and_compare().await;
@@ -60,7 +62,7 @@ struct OnPanic(u64);
 impl Drop for OnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let Self(seed) = self;
+            let seed = self.0;
             eprintln!(
                 "seed {seed} failed; replay it with FOREBAY_SIM_SEEDS={seed}..{}",
                 seed + 1

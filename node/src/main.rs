@@ -1,8 +1,11 @@
 //! `forebay`: the node, and the tool that drives it.
 
+mod bench;
 mod cli;
+mod clock;
 mod commands;
 mod config;
+mod demo;
 mod doctor;
 mod exit;
 mod logs;
@@ -12,6 +15,7 @@ mod output;
 mod progress;
 mod remote;
 mod render;
+mod serve;
 mod system;
 mod units;
 

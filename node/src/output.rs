@@ -134,7 +134,11 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
         let mut line = String::new();
         for (index, cell) in cells.enumerate() {
             let gap = " ".repeat(widths[index].saturating_sub(cell.chars().count()));
-            let (before, after) = if heads[index].starts_with('>') { (gap, String::new()) } else { (String::new(), gap) };
+            let (before, after) = if heads[index].starts_with('>') {
+                (gap, String::new())
+            } else {
+                (String::new(), gap)
+            };
             line.push_str(if index == 0 { "" } else { "  " });
             line.push_str(&before);
             line.push_str(cell);

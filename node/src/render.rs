@@ -51,7 +51,7 @@ pub(crate) fn residency(file: &v1::FileStatus) -> String {
 
 /// A job as one object. Names are stable.
 pub(crate) fn job_json(job: &v1::Job) -> Value {
-    let progress = job.progress.clone().unwrap_or_default();
+    let progress = job.progress.unwrap_or_default();
     let result = |result: &v1::FileResult| {
         json!({
             "name": result.file,
@@ -91,7 +91,7 @@ pub(crate) fn jobs_table(jobs: &[v1::Job], now: SystemTime) -> String {
     let rows: Vec<Vec<String>> = jobs
         .iter()
         .map(|job| {
-            let progress = job.progress.clone().unwrap_or_default();
+            let progress = job.progress.unwrap_or_default();
             vec![
                 job.id.clone(),
                 job_kind(job),
@@ -108,7 +108,7 @@ pub(crate) fn jobs_table(jobs: &[v1::Job], now: SystemTime) -> String {
 
 /// A job in one line, once it is over or while it runs.
 pub(crate) fn job_line(job: &v1::Job) -> String {
-    let progress = job.progress.clone().unwrap_or_default();
+    let progress = job.progress.unwrap_or_default();
     let failed = match progress.files_failed + progress.targets_failed {
         0 => String::new(),
         failed => format!(", {failed} failed"),

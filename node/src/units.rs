@@ -52,9 +52,9 @@ impl<'de> Deserialize<'de> for Bytes {
             Number(u64),
             Text(String),
         }
-        match Either::deserialize(deserializer)
-            .map_err(|_| de::Error::custom("a size is a number of bytes, or text such as \"4MiB\""))?
-        {
+        match Either::deserialize(deserializer).map_err(|_| {
+            de::Error::custom("a size is a number of bytes, or text such as \"4MiB\"")
+        })? {
             Either::Number(bytes) => Ok(Self(bytes)),
             Either::Text(text) => text.parse().map_err(|e| de::Error::custom(message(&e))),
         }

@@ -36,10 +36,6 @@ impl Index {
         self.by_id.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<File>> {
-        self.by_id.values()
-    }
-
     /// Up to `limit` files whose `silo/key` begins with `prefix` and comes after `after`, in byte
     /// order.
     pub(crate) fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<File>> {

@@ -47,12 +47,12 @@
 //! without dirty, pinned or busy extents. Dirty extents are not moved yet: a tier full of them
 //! answers NoSpace until some are written back.
 
-pub(crate) mod batch;
+mod apply;
+mod batch;
 pub(crate) mod book;
 pub(crate) mod io;
 mod plan;
 mod room;
-mod settle;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -152,6 +152,7 @@ impl Ledger {
     pub fn step(&mut self, device: &mut dyn Device) -> bool {
         self.tier.holdings.signal.lower();
         let mut progress = self.io.reap(device);
+        self.note_failures();
         progress |= self.collect_returned();
         progress |= self.grant();
         loop {
@@ -184,6 +185,12 @@ impl Ledger {
     #[must_use]
     pub fn tier(&self) -> &Arc<Tier> {
         &self.tier
+    }
+
+    fn note_failures(&mut self) {
+        for device in self.io.failed().iter() {
+            self.space.device_mut(device).fail();
+        }
     }
 
     fn place(&self, slot: SlotId) -> Place {

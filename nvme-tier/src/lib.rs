@@ -1,3 +1,48 @@
-//! The NVMe tier.
+//! The NVMe tier: extents of files on local devices, found in memory, described durably on the
+//! devices themselves, and recovered by one sequential scan.
+//!
+//! [`format()`] lays devices out, [`recover`] reads them back into a [`Tier`], which all threads share,
+//! and the one [`Ledger`] that writes metadata. [`layout`] says where things lie, [`codec`] what
+//! they look like, and the `ledger` module what holds when the power goes.
 
+mod check;
+pub mod codec;
 pub mod device;
+mod done;
+mod eviction;
+mod file;
+mod format;
+mod generation;
+mod holdings;
+mod ids;
+mod index;
+mod inspect;
+pub mod layout;
+mod ledger;
+mod operation;
+mod options;
+mod reader;
+mod recovery;
+mod reservation;
+mod resident;
+mod scan;
+mod space;
+mod table;
+mod tier;
+mod usage;
+
+pub use check::{BadExtent, CheckReport, check};
+pub use codec::{Mark, TierId};
+pub use done::Done;
+pub use file::File;
+pub use format::{FormatReport, format};
+pub use generation::{FileGeneration, State};
+pub use inspect::{InspectedDevice, InspectedFile, Inspection, inspect};
+pub use ledger::Ledger;
+pub use options::{FormatOptions, TierOptions};
+pub use recovery::{Recovered, RecoveryReport, recover};
+pub use reservation::{Draft, Reservation};
+pub use resident::Extent;
+pub use scan::Findings;
+pub use tier::Tier;
+pub use usage::{DeviceUsage, TierUsage};

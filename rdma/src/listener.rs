@@ -1,7 +1,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,8 +72,7 @@ impl Listener {
             .map_err(|e| Error::io("asking for the port", e))?;
         let mut doors: Vec<Door> = tcp.into_iter().map(Door::Tcp).collect();
         if let Some(path) = &options.unix {
-            let (listener, file) = SocketFile::bind(path)?;
-            doors.push(Door::Unix(listener, file));
+            doors.push(Door::Unix(SocketFile::bind(path)?));
         }
         let stop = EventFd::new().map_err(|e| Error::io("making an eventfd", e))?;
         let epoll = watch(&doors, &stop).map_err(|e| Error::io("watching the listeners", e))?;
@@ -120,8 +119,7 @@ impl Drop for Listener {
 #[derive(Debug)]
 enum Door {
     Tcp(TcpListener),
-    /// With the file that goes away together with the listener.
-    Unix(UnixListener, #[expect(dead_code, reason = "removed on drop")] SocketFile),
+    Unix(SocketFile),
 }
 
 /// The accepting thread.
@@ -162,7 +160,7 @@ impl Porter {
                 let connection = Incoming::Tcp(stream, peer.to_string());
                 self.shards.hand_over(connection);
             }),
-            Door::Unix(listener, _) => listener.accept().and_then(|(s, _)| self.greet(s)),
+            Door::Unix(socket) => socket.listener().accept().and_then(|(s, _)| self.greet(s)),
         };
         match accepted {
             Err(error) if is_fleeting(&error) => Ok(()),
@@ -266,7 +264,7 @@ fn watch(doors: &[Door], stop: &EventFd) -> io::Result<Epoll> {
     for (door, index) in doors.iter().zip(0..) {
         let fd = match door {
             Door::Tcp(listener) => listener.as_fd(),
-            Door::Unix(listener, _) => listener.as_fd(),
+            Door::Unix(socket) => socket.listener().as_fd(),
         };
         epoll.add(fd, libc::EPOLLIN, index)?;
     }

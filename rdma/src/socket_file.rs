@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 
 use extent::{Error, Kind, Result};
 
-/// The file of a UNIX socket, removed on drop unless somebody else has put another in its place.
+/// A UNIX socket that listens, and its file. The file is removed on drop, unless somebody else has
+/// put another in its place, and before the socket is closed: nobody ever finds it dead.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
+    listener: UnixListener,
     path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
+    identity: Identity,
 }
+
+/// What tells a file from one that was put in its place: inodes alone are used again at once.
+type Identity = (u64, u64, i64, i64);
 
 impl SocketFile {
     /// Binds a nonblocking listener to `path`. A socket that nobody listens on any more is
@@ -22,7 +26,7 @@ impl SocketFile {
     /// [`Kind::Busy`] if a living process listens there; [`Kind::Invalid`] if something else than a
     /// socket is there, or the path is too long; [`Kind::Denied`] without the rights; [`Kind::Io`]
     /// otherwise.
-    pub(crate) fn bind(path: &Path) -> Result<(UnixListener, Self)> {
+    pub(crate) fn bind(path: &Path) -> Result<Self> {
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -32,9 +36,14 @@ impl SocketFile {
         };
         let prepare = |listener: UnixListener| {
             listener.set_nonblocking(true)?;
-            Ok((listener, Self { path: path.into(), identity: identity(path)? }))
+            Ok(Self { listener, path: path.into(), identity: identity(path)? })
         };
         listener.and_then(prepare).map_err(|error| refused(path, error))
+    }
+
+    /// The socket.
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 }
 
@@ -48,9 +57,12 @@ impl Drop for SocketFile {
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+fn identity(path: &Path) -> io::Result<Identity> {
     let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
+    if !metadata.file_type().is_socket() {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    Ok((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 fn remove_stale(path: &Path) -> Result<()> {
@@ -96,14 +108,27 @@ mod tests {
     fn the_path_of_a_living_process_is_respected_and_a_dead_ones_is_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("node.sock");
-        let (listener, file) = SocketFile::bind(&path).expect("free");
+        let alive = UnixListener::bind(&path).expect("free");
         assert_eq!(SocketFile::bind(&path).expect_err("alive").kind(), Kind::Busy);
-        drop(listener);
-        let (listener, successor) = SocketFile::bind(&path).expect("stale");
-        drop(file);
-        UnixStream::connect(&path).expect("the first one's end is not the second one's");
-        drop((listener, successor));
+        // What a process that was killed leaves behind.
+        drop(alive);
+        assert!(path.exists());
+        let socket = SocketFile::bind(&path).expect("stale");
+        UnixStream::connect(&path).expect("listening");
+        assert_eq!(SocketFile::bind(&path).expect_err("alive").kind(), Kind::Busy);
+        drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("node.sock");
+        let socket = SocketFile::bind(&path).expect("free");
+        fs::remove_file(&path).expect("there");
+        fs::write(&path, "precious").expect("written");
+        drop(socket);
+        assert_eq!(fs::read(&path).expect("still there"), b"precious");
     }
 
     #[test]

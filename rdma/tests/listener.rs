@@ -135,10 +135,8 @@ fn addresses_in_use_are_refused_with_a_reason() {
     let error = Listener::start(at(0, "a"), inboxes()).expect_err("in use");
     assert_eq!(error.kind(), Kind::Busy, "{error}");
     assert!(directory.path().join("a").exists() && !directory.path().join("b").exists());
-    let elsewhere = ListenerOptions {
-        tcp: vec![([192, 0, 2, 1], 0).into()],
-        ..ListenerOptions::default()
-    };
+    let elsewhere =
+        ListenerOptions { tcp: vec![([192, 0, 2, 1], 0).into()], ..ListenerOptions::default() };
     let error = Listener::start(elsewhere, inboxes()).expect_err("not this host");
     assert_eq!(error.kind(), Kind::Invalid);
     assert_eq!(Listener::start(at(0, "c"), vec![]).expect_err("no shard").kind(), Kind::Invalid);
@@ -156,8 +154,7 @@ fn an_inbox_that_nobody_empties_refuses_instead_of_growing() {
     };
     let listener = Listener::start(options, vec![fabrics.inbox()]).expect("free");
     let address = listener.local_addr().expect("bound");
-    let waiting: Vec<_> =
-        (0..3).map(|_| TcpStream::connect(address).expect("listening")).collect();
+    let waiting: Vec<_> = (0..3).map(|_| TcpStream::connect(address).expect("listening")).collect();
     let mut refused = TcpStream::connect(address).expect("listening");
     assert_eq!(refused.read(&mut [0]).expect("closed in order"), 0);
     assert_eq!(fabrics.inbox().sessions(), 3);

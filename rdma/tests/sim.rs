@@ -8,7 +8,9 @@ use common::{TestClient, TestNode, pattern, range, until};
 use dma::{HugePages, Pool, SizeClass, Source, Target};
 use extent::wire::{Command, OpenMode, Reply, Request, Segment, Segments};
 use extent::{Generation, Kind};
-use forebay_rdma::{Channel, Event, SimChannel, SimFabric, SimTransport, Token, Transfer, Transport};
+use forebay_rdma::{
+    Channel, Event, SimChannel, SimFabric, SimTransport, Token, Transfer, Transport,
+};
 use proptest::prelude::*;
 
 const READ: OpenMode = OpenMode::Read(Generation(0));
@@ -41,7 +43,9 @@ proptest! {
             clients[*index].channel.kick().expect("connected");
         }
         if let Some(index) = severed {
-            (0..seed % 30).for_each(|_| drop(node.step()));
+            for _ in 0..seed % 30 {
+ node.step();
+ }
             fabric.sever(clients[index].channel.session());
         }
         for (index, client) in clients.iter_mut().enumerate() {

@@ -5,6 +5,7 @@
 //! one in memory for tests.
 
 mod blocking;
+mod clock;
 mod config;
 mod directory;
 mod limits;

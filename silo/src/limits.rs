@@ -234,8 +234,8 @@ impl Attempts<'_> {
         let pause = backoff(self.failed);
         let in_time = self.deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
         if self.failed > self.limits.retries || !in_time {
-            let doing = format!("gave up after {} attempts", self.failed);
-            let lasting = Kind::Io.error(doing).caused_by(error);
+            let lasting =
+                Kind::Io.error(format!("gave up after {} attempts: {error}", self.failed));
             return Err(self.give_up(lasting));
         }
         tracing::debug!(%error, attempt = self.failed, "a silo's request is tried again");

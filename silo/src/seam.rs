@@ -34,7 +34,8 @@ pub struct ObjectMeta {
     pub tags: Option<UploadTags>,
 }
 
-/// One page of a listing, in the byte order of keys.
+/// One page of a listing, in the byte order of keys, or what an object store takes for it: S3,
+/// Google and Azure keep to that, some servers that speak S3's protocol not quite.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
     /// Objects.

@@ -9,6 +9,8 @@ use extent::SourceVersion;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
+use crate::clock;
+
 const REMEMBERED: usize = 1024;
 
 /// Which versions have been quiet long enough.
@@ -29,7 +31,7 @@ impl Settled {
     /// How long to wait until the version, last changed at `changed`, may be trusted: at most the
     /// quiet time, whatever the clocks say, because that much passes on the silo's clock as well.
     pub(crate) fn left(&self, version: &SourceVersion, changed: SystemTime) -> Duration {
-        let age = SystemTime::now().duration_since(changed).unwrap_or_default();
+        let age = clock::now().duration_since(changed).unwrap_or_default();
         let left = self.quiet.saturating_sub(age);
         if left.is_zero() || self.waited.lock().contains(version) { Duration::ZERO } else { left }
     }
@@ -56,9 +58,9 @@ mod tests {
     async fn only_young_versions_wait_and_only_once() {
         let settled = Settled::new(Duration::from_secs(2));
         let version = |text: &str| SourceVersion::new(text).expect("short");
-        let old = SystemTime::now() - Duration::from_secs(3);
+        let old = clock::now() - Duration::from_secs(3);
         assert_eq!(settled.left(&version("old"), old), Duration::ZERO);
-        let ahead = SystemTime::now() + Duration::from_secs(3600);
+        let ahead = clock::now() + Duration::from_secs(3600);
         assert_eq!(settled.left(&version("skewed"), ahead), Duration::from_secs(2));
         let start = Instant::now();
         settled.wait(&version("skewed"), Duration::from_secs(2)).await;

@@ -308,13 +308,10 @@ impl Silo for SimSilo {
         self.arrive().await?;
         let limit = limit.max(1);
         let state = self.0.state.lock();
-        let wanted = |key: &str| {
-            key.starts_with(prefix) && after.is_none_or(|after| key > after)
-        };
+        let wanted = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);
         let found = state.objects.iter().filter(|(key, _)| wanted(key)).take(limit + 1);
-        let mut objects: Vec<_> = found
-            .map(|(key, object)| ObjectMeta { tags: None, ..describe(key, object) })
-            .collect();
+        let mut objects: Vec<_> =
+            found.map(|(key, object)| ObjectMeta { tags: None, ..describe(key, object) }).collect();
         let more = objects.len() > limit;
         objects.truncate(limit);
         let next = objects.last().filter(|_| more).map(|last| last.key.clone());

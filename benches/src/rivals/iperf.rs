@@ -43,7 +43,8 @@ impl Iperf {
             std::fs::read_to_string(&log).is_ok_and(|text| text.contains("listening"))
         })?;
         let time = seconds.to_string();
-        let run = ["--client", "127.0.0.1", "--port", &port, "--time", &time, "--omit", "1", "--json"];
+        let run =
+            ["--client", "127.0.0.1", "--port", &port, "--time", &time, "--omit", "1", "--json"];
         parse(&process::run(&mut process::command(&self.program, run))?)
     }
 }

@@ -65,8 +65,14 @@ impl Server {
         let words: Vec<&str> = match self {
             Self::Nbdkit => vec!["--foreground", "--readonly", "--ipaddr", &host, "--port", &port],
             Self::QemuUring | Self::QemuNative => vec![
-                "--read-only", "--persistent", "--format=raw", "--cache=none", "--bind", &host,
-                "--port", &port,
+                "--read-only",
+                "--persistent",
+                "--format=raw",
+                "--cache=none",
+                "--bind",
+                &host,
+                "--port",
+                &port,
             ],
         };
         let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();

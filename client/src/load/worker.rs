@@ -88,7 +88,8 @@ pub(super) struct Worker {
     free: Vec<Memory>,
     /// When the operation of each piece of memory began.
     begun: Vec<Instant>,
-    /// Bytes from one piece of memory to the next.
+    /// Where the first piece of memory begins in its region, and bytes from one to the next.
+    first: usize,
     stride: usize,
     /// Operations left; without end if time decides.
     left: u64,
@@ -124,6 +125,7 @@ impl Worker {
             Kind::Invalid.error("block size times depth does not fit into memory")
         })?;
         let mut memory = session.allocate(total)?;
+        let first = memory.offset();
         fill(memory.as_mut_slice(), load.seed.wrapping_add(share));
         let mut free: Vec<Memory> =
             (1..load.depth).rev().map(|slot| memory.split_off(slot * stride)).collect();
@@ -139,6 +141,7 @@ impl Worker {
             work: Work::Write(Generations::new(load, index)),
             free,
             begun: vec![clock::now(); load.depth],
+            first,
             stride,
             left,
             runs_for,
@@ -250,7 +253,7 @@ impl Worker {
             let Some(place) = self.next_place()? else { break };
             let mut memory = self.free.pop().expect("just seen");
             let length = usize::try_from(place.length).expect("no more than a block");
-            self.begun[memory.offset() / self.stride] = now;
+            self.begun[(memory.offset() - self.first) / self.stride] = now;
             let taken = match &self.work {
                 Work::Read(_) => {
                     self.session.submit_read(place.handle, place.offset, memory, 0..length)
@@ -307,7 +310,7 @@ impl Worker {
         for mut done in completed.drain(..) {
             match done.memory.take() {
                 Some(memory) => {
-                    let begun = self.begun[memory.offset() / self.stride];
+                    let begun = self.begun[(memory.offset() - self.first) / self.stride];
                     if now >= count_from {
                         self.tally.count(&done, now - begun);
                     }

@@ -14,7 +14,7 @@ use extent::wire::{self, Command, HelloBody, Open, OpenMode, Reply};
 use extent::{ByteRange, Error, FileId, FileName, Kind, Result};
 use rdma::{Channel, Fabric};
 
-use crate::memory::Home;
+use crate::arena::Home;
 use crate::{Memory, Options};
 use slab::Slab;
 use transfer::{Operation, Part, Transfer};
@@ -120,17 +120,28 @@ impl Session {
     /// Memory that this session's node may use directly.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if too many pieces are registered: allocate
-    /// fewer, longer ones and split them; [`Kind::Disconnected`] if the session is over;
-    /// [`Kind::Invalid`] for a length of zero.
+    /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if the node maps no more of it;
+    /// [`Kind::Disconnected`] if the session is over; [`Kind::Invalid`] for a length of zero.
     pub fn allocate(&mut self, length: usize) -> Result<Memory> {
         if length == 0 {
             return Err(Kind::Invalid.error("memory of zero bytes"));
         }
         self.release_unused();
-        let channel = self.channel.as_mut().ok_or_else(|| gone(self.over.as_ref()))?;
-        let region = channel.allocate(length)?;
-        Ok(Memory::new(region, length, &self.home))
+        if self.channel.is_none() {
+            return Err(gone(self.over.as_ref()));
+        }
+        if let Some(memory) = self.home.carve(length) {
+            return Ok(memory);
+        }
+        let channel = self.channel.as_mut().expect("just seen");
+        let wished = self.home.region_bytes(length);
+        let region = match channel.allocate(wished) {
+            Err(error) if error.kind() == Kind::NoSpace && wished > length => {
+                channel.allocate(length)?
+            }
+            other => other?,
+        };
+        Ok(self.home.adopt(region, length))
     }
 
     /// Reads from `offset` of an open file into `within` of the memory.

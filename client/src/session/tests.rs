@@ -188,7 +188,9 @@ fn memory_is_unregistered_when_dropped_and_foreign_memory_refused() {
     let fake = Fake::new();
     let mut session = connect(&fake, &Options::default());
     let before = fake.node().regions.len();
-    drop(session.allocate(100).expect("memory"));
+    let long = session.allocate(5 << 20).expect("memory");
+    assert_eq!(fake.node().regions.len(), before + 1);
+    drop(long);
     session.poll(&mut Vec::new());
     assert_eq!(fake.node().regions.len(), before);
 

@@ -235,11 +235,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::Home;
+    use crate::arena::Home;
 
     fn read(offset: u64, length: usize) -> Transfer {
         let region = Region::anonymous(length, HugePages::Never).expect("memory");
-        let memory = Memory::new(region, length, &Arc::new(Home::default()));
+        let memory = Arc::new(Home::default()).adopt(region, length);
         Transfer::new(Ticket(1), Operation::Read { handle: 1, offset }, memory, 0..length)
     }
 

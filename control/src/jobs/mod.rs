@@ -4,12 +4,14 @@
 //! free, the most urgent job that has a file ready gets it, so an urgent job overtakes a long one
 //! between two files.
 
+mod book;
 mod entry;
-mod expand;
+mod list;
 mod spec;
+mod tally;
+mod view;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dataplane::Handle;
@@ -22,11 +24,15 @@ use crate::pins::Pins;
 use crate::proto;
 use crate::store::{Change, Store};
 
-pub(crate) use entry::{Detail, Entry};
+pub(crate) use book::Found;
+pub(crate) use entry::Entry;
 pub(crate) use spec::{Selection, Task, check_id, pin_until};
+pub(crate) use view::Detail;
 pub(crate) use work::check_generation;
 
-use entry::{Cursor, Next, Rank, Work, cut, finished_ms};
+use book::Book;
+use entry::{Cursor, Next, Work};
+use view::finished_ms;
 use work::Worker;
 
 /// Every job of the node.
@@ -37,38 +43,13 @@ pub(crate) struct Jobs {
     worker: Worker,
     book: Mutex<Book>,
     places: Arc<Semaphore>,
+    /// Listings at the same time.
+    listings: Arc<Semaphore>,
     /// A file, a page or a job is ready.
     wake: Notify,
     stopping: watch::Sender<bool>,
     /// Begins the ids of this node's jobs.
     prefix: String,
-}
-
-/// A job as it is found by its number.
-#[derive(Clone)]
-pub(crate) enum Found {
-    Active(Arc<Entry>),
-    Finished(Arc<proto::Job>),
-}
-
-impl Found {
-    pub(crate) fn snapshot(&self, detail: Detail) -> proto::Job {
-        match self {
-            Self::Active(entry) => entry.snapshot(detail),
-            Self::Finished(job) => cut(job, detail),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Book {
-    all: BTreeMap<u64, Found>,
-    queue: BTreeMap<Rank, Arc<Entry>>,
-    /// The one that ended first is in front.
-    finished: VecDeque<u64>,
-    /// Places in the queue promised to jobs that are being made durable.
-    promised: usize,
-    next: u64,
 }
 
 impl Jobs {
@@ -78,15 +59,15 @@ impl Jobs {
         pins: Arc<Pins>,
         limits: Arc<Limits>,
     ) -> Self {
-        let worker =
-            Worker { handle: Arc::clone(&handle), pins, limits: Arc::clone(&limits) };
+        let worker = Worker { handle: Arc::clone(&handle), pins, limits: Arc::clone(&limits) };
         let prefix = format!("{:08x}", store.identity() >> 96);
         Self {
             handle,
             store,
             worker,
-            book: Mutex::new(Book { next: 1, ..Book::default() }),
+            book: Mutex::default(),
             places: Arc::new(Semaphore::new(limits.parallel_files.max(1))),
+            listings: Arc::new(Semaphore::new(limits.parallel_files.max(1))),
             limits,
             wake: Notify::new(),
             stopping: watch::Sender::new(false),
@@ -110,23 +91,26 @@ impl Jobs {
         let mut changes = Vec::with_capacity(active.len());
         for (number, mut job) in active {
             job.restarts = job.restarts.saturating_add(1);
-            changes.push(Change::PutJob(number, Box::new(job.clone())));
-            entries.push(Arc::new(Entry::new(number, job)?));
+            match Entry::new(number, job.clone()) {
+                Ok(entry) => entries.push(Arc::new(entry)),
+                // Another version's, perhaps: no reason not to start.
+                Err(error) => {
+                    tracing::error!(%error, job = job.id, "a stored job is left out");
+                    continue;
+                }
+            }
+            changes.push(Change::PutJob(number, Box::new(job)));
         }
         if !changes.is_empty() {
             self.store.commit(None, changes).await?;
         }
         {
             let mut book = self.book.lock();
-            book.next = next.max(1);
+            book.number_from(next);
             for (number, job) in finished {
-                book.all.insert(number, Found::Finished(Arc::new(job)));
-                book.finished.push_back(number);
+                book.remember(number, job);
             }
-            for entry in &entries {
-                book.queue.insert(entry.rank(), Arc::clone(entry));
-                book.all.insert(entry.number, Found::Active(Arc::clone(entry)));
-            }
+            entries.iter().for_each(|entry| book.queue(entry));
         }
         for entry in entries {
             self.finish_if_idle(&entry);
@@ -139,16 +123,7 @@ impl Jobs {
     /// # Errors
     /// [`Kind::Busy`] if the queue is full.
     pub(crate) fn promise(self: &Arc<Self>) -> Result<Promise> {
-        let mut book = self.book.lock();
-        if book.queue.len() + book.promised >= self.limits.active_jobs {
-            return Err(Kind::Busy.error(format!(
-                "{} jobs are waiting or running, and that is the most: try again later, or cancel some",
-                self.limits.active_jobs
-            )));
-        }
-        book.promised += 1;
-        let number = book.next;
-        book.next += 1;
+        let number = self.book.lock().promise(self.limits.active_jobs)?;
         Ok(Promise { jobs: Arc::clone(self), number })
     }
 
@@ -164,7 +139,7 @@ impl Jobs {
     pub(crate) fn find(&self, id: &str) -> Result<(u64, Found)> {
         let number = id.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('-'));
         let number = number.and_then(|number| number.parse().ok());
-        let found = number.and_then(|number| Some((number, self.book.lock().all.get(&number)?.clone())));
+        let found = number.and_then(|number| Some((number, self.book.lock().find(number)?)));
         found.ok_or_else(|| {
             Kind::NotFound.error(format!(
                 "this node has no job {id:?}: it never had, or it was over long ago"
@@ -182,16 +157,14 @@ impl Jobs {
 
     /// Jobs below a number, newest first.
     pub(crate) fn below(&self, number: u64, most: usize) -> Vec<(u64, Found)> {
-        let book = self.book.lock();
-        let newest = book.all.range(..number).rev().take(most);
-        newest.map(|(number, found)| (*number, found.clone())).collect()
+        self.book.lock().below(number, most)
     }
 
     /// How many wait and how many run.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let book = self.book.lock();
-        let running = book.queue.values().filter(|entry| entry.is_running()).count() as u64;
-        (book.queue.len() as u64 - running, running)
+        let running = book.active().filter(|entry| entry.is_running()).count();
+        ((book.active().len() - running) as u64, running as u64)
     }
 
     /// Stops a job that the database already knows is to stop.
@@ -229,14 +202,15 @@ impl Jobs {
     /// The file whose turn it is. Starts to look for more where few are left.
     fn most_urgent(self: &Arc<Self>) -> Option<(Arc<Entry>, Work)> {
         let book = self.book.lock();
-        // Twice as many jobs as places keep every place busy, and bound the pages held.
-        for entry in book.queue.values().take(self.limits.parallel_files.max(1) * 2) {
+        for entry in book.active() {
             loop {
-                match entry.next(self.limits.expand_page / 4) {
+                let permit = Arc::clone(&self.listings).try_acquire_owned().ok();
+                match entry.next(self.limits.expand_page / 4, permit.is_some()) {
                     Next::File(work) => return Some((Arc::clone(entry), work)),
                     Next::Nothing => break,
-                    Next::Expand(cursor) => {
-                        tokio::spawn(Arc::clone(self).expand(Arc::clone(entry), cursor));
+                    Next::List(cursor) => {
+                        let jobs = Arc::clone(self);
+                        tokio::spawn(jobs.list(Arc::clone(entry), cursor, permit));
                     }
                 }
             }
@@ -244,16 +218,20 @@ impl Jobs {
         None
     }
 
-    async fn expand(self: Arc<Self>, entry: Arc<Entry>, cursor: Cursor) {
+    async fn list(
+        self: Arc<Self>,
+        entry: Arc<Entry>,
+        cursor: Cursor,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
         let page = self.limits.expand_page.max(1);
         let mut stopping = self.stopping.subscribe();
         tokio::select! {
-            found = expand::expand(&*self.handle, &entry.spec, cursor, page) => {
-                entry.expanded(found);
-            }
+            found = list::list(&*self.handle, &entry.spec, &cursor, page) => entry.listed(found),
             () = entry.progress.cancelled() => entry.abandoned(),
             _ = stopping.wait_for(|stopping| *stopping) => entry.abandoned(),
         }
+        drop(permit);
         self.wake.notify_one();
         self.finish_if_idle(&entry);
     }
@@ -287,27 +265,13 @@ impl Jobs {
     async fn finish(self: Arc<Self>, entry: Arc<Entry>) {
         let job = Arc::new(entry.end());
         let mut changes = vec![Change::PutJob(entry.number, Box::new((*job).clone()))];
-        {
-            let mut book = self.book.lock();
-            book.finished.push_back(entry.number);
-            while book.finished.len() > self.limits.finished_jobs.max(1) {
-                let oldest = book.finished.pop_front().expect("it is not empty");
-                book.all.remove(&oldest);
-                changes.push(Change::DropJob(oldest));
-            }
-        }
+        let forgotten = self.book.lock().forget_for(entry.number, self.limits.finished_jobs);
+        changes.extend(forgotten.into_iter().map(Change::DropJob));
         if let Err(error) = self.store.commit(None, changes).await {
             tracing::error!(%error, job = job.id, "a job's end was not stored: it runs again after a restart");
         }
         tracing::info!(job = job.id, state = job.state().as_str_name(), "a job is over");
-        {
-            let mut book = self.book.lock();
-            book.queue.remove(&entry.rank());
-            // It may have been pushed out by others while it was being stored.
-            if let Some(found) = book.all.get_mut(&entry.number) {
-                *found = Found::Finished(Arc::clone(&job));
-            }
-        }
+        self.book.lock().end(&entry, &job);
         entry.ended(job);
         self.wake.notify_one();
     }
@@ -315,11 +279,7 @@ impl Jobs {
     /// Begins nothing new, tells what runs to stop, and waits until it has. What is not over
     /// starts again with the node.
     pub(crate) async fn stop(&self) {
-        self.stopping.send_replace(true);
-        let entries: Vec<_> = self.book.lock().queue.values().cloned().collect();
-        for entry in entries {
-            entry.progress.cancel();
-        }
+        self.abandon();
         let places = u32::try_from(self.limits.parallel_files.max(1)).unwrap_or(u32::MAX);
         let _all = self.places.acquire_many(places).await;
     }
@@ -327,7 +287,7 @@ impl Jobs {
     /// Stops without waiting, when the control plane is dropped.
     pub(crate) fn abandon(&self) {
         self.stopping.send_replace(true);
-        for entry in self.book.lock().queue.values() {
+        for entry in self.book.lock().active() {
             entry.progress.cancel();
         }
     }
@@ -343,11 +303,7 @@ impl Promise {
     /// Queues a job that is now durable.
     pub(crate) fn take(self, entry: Entry) -> Arc<Entry> {
         let entry = Arc::new(entry);
-        {
-            let mut book = self.jobs.book.lock();
-            book.queue.insert(entry.rank(), Arc::clone(&entry));
-            book.all.insert(entry.number, Found::Active(Arc::clone(&entry)));
-        }
+        self.jobs.book.lock().queue(&entry);
         self.jobs.wake.notify_one();
         entry
     }
@@ -355,6 +311,6 @@ impl Promise {
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        self.jobs.book.lock().promised -= 1;
+        self.jobs.book.lock().redeem();
     }
 }

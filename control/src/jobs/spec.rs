@@ -172,9 +172,8 @@ pub(crate) fn pin_until(pin: &proto::PinOptions, from: UnixMs) -> Result<JobPin>
 /// [`Kind::Invalid`].
 pub(crate) fn check_id(what: &str, text: &str) -> Result<()> {
     if text.is_empty() || text.len() > MAX_ID_BYTES || text.chars().any(char::is_control) {
-        return Err(Kind::Invalid.error(format!(
-            "{what} has 1 to {MAX_ID_BYTES} bytes without control characters"
-        )));
+        return Err(Kind::Invalid
+            .error(format!("{what} has 1 to {MAX_ID_BYTES} bytes without control characters")));
     }
     Ok(())
 }
@@ -223,10 +222,8 @@ mod tests {
         refused(job(Unspecified, vec![file()]));
         refused(job(Writeback, vec![range(0, 1)]));
         refused(proto::Job { expected_generation: Some(0), ..job(Demote, vec![file()]) });
-        let expecting = |targets| proto::Job {
-            expected_generation: Some(1),
-            ..job(Demote, targets)
-        };
+        let expecting =
+            |targets| proto::Job { expected_generation: Some(1), ..job(Demote, targets) };
         refused(expecting(vec![prefix()]));
         refused(expecting(vec![file(), file()]));
         Spec::parse(&expecting(vec![file()])).expect("one file");

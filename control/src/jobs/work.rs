@@ -46,9 +46,7 @@ impl Worker {
         check_generation(&*self.handle, &work.name, spec.expected).await?;
         let progress = &entry.progress;
         let status = match (spec.task, &spec.pin) {
-            (Task::Demote, _) => {
-                self.handle.demote(&work.name, work.range, progress).await?
-            }
+            (Task::Demote, _) => self.handle.demote(&work.name, work.range, progress).await?,
             (Task::Writeback, _) => self.handle.writeback(&work.name, progress).await?,
             (Task::Promote, None) => self.promote(entry, work).await?,
             (Task::Promote, Some(pin)) => self.promote_pinned(entry, work, pin).await?,
@@ -66,21 +64,15 @@ impl Worker {
     }
 
     /// The pin comes first, so that what arrives is not evicted while the rest is under way.
-    async fn promote_pinned(
-        &self,
-        entry: &Entry,
-        work: &Work,
-        pin: &JobPin,
-    ) -> Result<FileStatus> {
+    async fn promote_pinned(&self, entry: &Entry, work: &Work, pin: &JobPin) -> Result<FileStatus> {
         self.handle.register(&work.name).await?;
         let key = PinKey { file: work.name.clone(), owner: pin.owner.clone() };
-        let is_new = self.pins.pin_for_job(key.clone(), pin.until_ms).await?;
+        let before = self.pins.pin_for_job(key.clone(), pin.until_ms).await?;
         let filled = self.promote(entry, work).await;
         if filled.is_err()
-            && is_new
-            && let Err(error) = self.pins.unpin_for_job(key).await
+            && let Err(error) = self.pins.unpin_for_job(key, before).await
         {
-            tracing::warn!(%error, file = %work.name, "ending the pin of a promote that failed");
+            tracing::warn!(%error, file = %work.name, "taking back the pin of a failed promote");
         }
         filled
     }

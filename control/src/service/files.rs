@@ -90,10 +90,7 @@ async fn get(core: &Core, request: &proto::GetFileRequest) -> Result<proto::File
     Ok((&core.handle.get(&name).await?).into())
 }
 
-async fn list(
-    core: &Core,
-    request: &proto::ListFilesRequest,
-) -> Result<proto::ListFilesResponse> {
+async fn list(core: &Core, request: &proto::ListFilesRequest) -> Result<proto::ListFilesResponse> {
     let size = page::size(request.page_size);
     let after: Option<FileName> = page::token(&request.page_token)?;
     // One more than fits tells whether there is a next page.
@@ -183,8 +180,7 @@ async fn answer(
     status: &FileStatus,
     changes: Vec<Change>,
 ) -> Result<proto::FileResponse> {
-    let answer =
-        proto::FileResponse { file: Some(status.into()), labels: ticket.labels.clone() };
+    let answer = proto::FileResponse { file: Some(status.into()), labels: ticket.labels.clone() };
     ticket.settle(core, Outcome::Response(answer.encode_to_vec()), changes).await?;
     Ok(answer)
 }

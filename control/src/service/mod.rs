@@ -72,11 +72,15 @@ impl Core {
         let jobs = JobsServer::new(jobs::Jobs { core: core(), closing });
         let silos = SilosServer::new(silos::Silos(core()));
         let node = NodeServer::new(node::Node(core()));
-        Routes::new(
-            files.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
-        )
-        .add_service(jobs.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES))
-        .add_service(silos.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES))
-        .add_service(node.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES))
+        Routes::new(files.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES))
+            .add_service(
+                jobs.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
+            )
+            .add_service(
+                silos.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
+            )
+            .add_service(
+                node.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
+            )
     }
 }

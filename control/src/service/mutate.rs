@@ -101,12 +101,13 @@ impl Ticket {
         mutation.as_mut().expect("it is there").controller_epoch = 0;
         let fingerprint = Sha256::new().chain_update(M::METHOD).chain_update([0]);
         let fingerprint = fingerprint.chain_update(request.encode_to_vec()).finalize().to_vec();
-        let deadline_ms = match &parsed.deadline {
-            None => None,
-            Some(at) => Some(from_timestamp(at).ok_or_else(|| {
-                Kind::Invalid.error("the deadline is not a moment after 1970")
-            })?),
-        };
+        let deadline_ms =
+            match &parsed.deadline {
+                None => None,
+                Some(at) => Some(from_timestamp(at).ok_or_else(|| {
+                    Kind::Invalid.error("the deadline is not a moment after 1970")
+                })?),
+            };
         Ok(Self {
             id: parsed.request_id,
             epoch: Epoch(parsed.controller_epoch),

@@ -46,6 +46,8 @@ pub(super) fn token<T: std::str::FromStr>(text: &str) -> Result<Option<T>> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        Kind::Invalid.error("this page token is not one of this list's: pass next_page_token back as it came")
+        Kind::Invalid.error(
+            "this page token is not one of this list's: pass next_page_token back as it came",
+        )
     })
 }

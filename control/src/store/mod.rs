@@ -60,7 +60,6 @@ pub(crate) struct Store {
     inbox: Mutex<Option<mpsc::Sender<Batch>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     epoch: Arc<AtomicU64>,
-    groups: Arc<AtomicU64>,
     identity: u128,
     memory: Memory,
 }
@@ -88,14 +87,8 @@ impl Store {
         let database = Arc::new(database);
         let (inbox, batches) = mpsc::channel(QUEUE);
         let epoch = Arc::new(AtomicU64::new(epoch));
-        let groups = Arc::new(AtomicU64::new(0));
-        let writer = Writer {
-            database: Arc::clone(&database),
-            batches,
-            epoch: Arc::clone(&epoch),
-            groups: Arc::clone(&groups),
-            memory,
-        };
+        let writer =
+            Writer { database: Arc::clone(&database), batches, epoch: Arc::clone(&epoch), memory };
         let thread = std::thread::Builder::new()
             .name("control-store".into())
             .spawn(move || writer.run())
@@ -105,7 +98,6 @@ impl Store {
             inbox: Mutex::new(Some(inbox)),
             writer: Mutex::new(Some(thread)),
             epoch,
-            groups,
             identity,
             memory,
         })
@@ -188,12 +180,6 @@ impl Store {
         .await
     }
 
-    /// Transactions made durable since the database was opened.
-    #[cfg(test)]
-    fn groups(&self) -> u64 {
-        self.groups.load(Ordering::Acquire)
-    }
-
     /// Finishes what was handed over and closes the file. Later calls answer
     /// [`Kind::Disconnected`].
     pub(crate) async fn close(&self) {
@@ -232,9 +218,8 @@ fn closed() -> Error {
 /// An error of the database, in the shared vocabulary.
 fn failed(error: impl Into<redb::Error>) -> Error {
     match error.into() {
-        redb::Error::DatabaseAlreadyOpen => Kind::Denied.error(
-            "another process has the control database open: stop that node first",
-        ),
+        redb::Error::DatabaseAlreadyOpen => Kind::Denied
+            .error("another process has the control database open: stop that node first"),
         redb::Error::Corrupted(what) => Kind::Corrupt
             .error(format!("the control database is damaged ({what}): restore it from a copy")),
         redb::Error::UpgradeRequired(version) => Kind::Unsupported.error(format!(

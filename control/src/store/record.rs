@@ -101,4 +101,3 @@ fn check_identity(identity: u128, expected: Option<u128>) -> Result<()> {
 fn damaged(name: &str) -> extent::Error {
     Kind::Corrupt.error(format!("its {name} is damaged: restore the file from a copy"))
 }
-

@@ -27,6 +27,7 @@ struct Contents {
     /// Written since the last flush.
     pending: Vec<(usize, Vec<u8>)>,
     held: bool,
+    flushes: u64,
     waiting: bool,
 }
 
@@ -50,8 +51,7 @@ impl Disk {
             }
         }
         let disk = Self::default();
-        *disk.contents() =
-            Contents { now: left.clone(), flushed: left, ..Contents::default() };
+        *disk.contents() = Contents { now: left.clone(), flushed: left, ..Contents::default() };
         disk
     }
 
@@ -108,6 +108,7 @@ impl StorageBackend for Disk {
             contents = self.0.opened.wait(contents).expect("no panic under the lock");
         }
         contents.waiting = false;
+        contents.flushes += 1;
         contents.pending.clear();
         contents.flushed = contents.now.clone();
         Ok(())
@@ -201,6 +202,9 @@ async fn check_image(after: &Store, before: &Loaded, epoch: Epoch, late: u64) {
 async fn requests_that_come_together_share_a_flush() {
     let disk = Disk::default();
     let store = Arc::new(disk.open());
+    let before = disk.contents().flushes;
+    store.commit(None, vec![Change::PutPin(pin(0, 1))]).await.expect("a good disk");
+    let of_one = disk.contents().flushes - before;
     disk.hold();
     let first = {
         let store = Arc::clone(&store);
@@ -213,7 +217,7 @@ async fn requests_that_come_together_share_a_flush() {
         let (reply, answer) = oneshot::channel();
         let changes = vec![Change::PutPin(pin(file, 1))];
         let inbox = store.inbox.lock().clone().expect("open");
-        inbox.send(Batch { fence: None, changes, reply }).await.ok().expect("open");
+        inbox.send(Batch { fence: None, changes, reply }).await.expect("open");
         others.push(answer);
     }
     disk.release();
@@ -221,7 +225,12 @@ async fn requests_that_come_together_share_a_flush() {
     for answer in others {
         answer.await.expect("answered").expect("a good disk");
     }
-    assert_eq!(store.groups(), 2, "one for the first, one for the hundred behind it");
+    let of_all = disk.contents().flushes - before;
+    assert_eq!(
+        of_all,
+        3 * of_one,
+        "one group alone, one for the first, one for the hundred behind"
+    );
     assert_eq!(store.load().await.expect("loads").pins.len(), 101);
 }
 
@@ -274,10 +283,7 @@ async fn request_ids_are_forgotten_by_age_and_by_number() {
     remember("old", 1000).await;
     assert!(store.request("old", 1000 + ttl - 1).await.expect("readable").is_some());
     assert!(store.request("old", 1000 + ttl).await.expect("readable").is_none());
-    let many = (0..MEMORY.most).map(|n| {
-        let change = Change::Remember(format!("n{n:04}"), record(2000 + n, n));
-        change
-    });
+    let many = (0..MEMORY.most).map(|n| Change::Remember(format!("n{n:04}"), record(2000 + n, n)));
     store.commit(None, many.collect()).await.expect("a good disk");
     assert!(store.request("old", 1000).await.expect("readable").is_none(), "one too many");
     assert!(store.request("n0000", 2000).await.expect("readable").is_some());

@@ -27,7 +27,6 @@ pub(super) struct Writer {
     pub(super) batches: mpsc::Receiver<Batch>,
     /// The highest epoch whose commit is durable. Only this thread stores it.
     pub(super) epoch: Arc<AtomicU64>,
-    pub(super) groups: Arc<AtomicU64>,
     pub(super) memory: Memory,
 }
 
@@ -83,7 +82,6 @@ impl Writer {
         }
         if dirty {
             write.commit()?;
-            self.groups.fetch_add(1, Ordering::Release);
             self.epoch.store(epoch, Ordering::Release);
         } else {
             write.abort()?;

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dma::Frozen;
-use extent::{ByteRange, Error, ExtentIndex, Kind, Result, SourceVersion, checksum};
+use dma::{Buffer, Frozen};
+use extent::{ByteRange, Error, ExtentIndex, FileId, Kind, Result, SourceVersion, checksum};
 use futures::StreamExt;
-use nvme_tier::{Done, File, FileGeneration, Mark, State};
+use nvme_tier::{Done, Extent, File, FileGeneration, Mark, State};
 use silo::{Condition, ObjectMeta, Silo, Upload, UploadTags};
 
 use super::Mover;
 use crate::handle::Progress;
 
+/// How often an upload starts over because an earlier one of ours turned up.
+const MAX_UPLOADS: usize = 3;
 /// Extents that are read ahead of the upload.
 const READ_AHEAD: usize = 4;
 
@@ -61,6 +63,8 @@ impl Mover {
         self.ask(|done| self.tier.settle(generation, meta.version, done)).await
     }
 
+    /// Uploads a generation over what the silo is known to hold, or over an earlier generation of
+    /// ours whose upload took effect without our getting to know.
     async fn upload(
         &self,
         silo: &dyn Silo,
@@ -68,33 +72,66 @@ impl Mover {
         generation: &Arc<FileGeneration>,
         progress: &Progress,
     ) -> Result<ObjectMeta> {
-        let tags = UploadTags { file: file.id(), attempt: generation.attempt() };
+        let tags = self.signature(file, generation);
         let key = file.name().key();
-        let condition = generation.base().map_or(Condition::Absent, Condition::Version);
-        let started = silo.upload(key, generation.length(), condition, tags).await;
-        let finished = match started {
-            Ok(mut upload) => {
-                if let Err(error) = self.append_all(upload.as_mut(), generation, progress).await {
-                    upload.abort().await;
-                    return Err(error);
-                }
-                upload.finish().await
+        let mut condition = generation.base().map_or(Condition::Absent, Condition::Version);
+        for _ in 0..MAX_UPLOADS {
+            let uploaded =
+                self.upload_over(silo, key, generation, condition.clone(), tags, progress).await;
+            let error = match uploaded {
+                Ok(meta) => return Ok(meta),
+                Err(error) => error,
+            };
+            // An answer may get lost, and a condition fail because of ourselves.
+            let lost = error.kind().is_transient();
+            if !lost && error.kind() != Kind::Stale {
+                return Err(error);
             }
-            Err(error) => Err(error),
-        };
-        match finished {
-            Err(error) if error.kind() == Kind::Stale => {
-                // Either somebody else wrote the object, or we did, and died before we could
-                // take note of it.
-                let found = silo.head(key).await?;
-                if found.tags == Some(tags) && found.length == generation.length() {
+            let found = match silo.head(key).await {
+                Ok(found) => found,
+                Err(_) if lost => return Err(error),
+                Err(head) => return Err(head),
+            };
+            match found.tags.filter(|found| found.file == tags.file) {
+                Some(ours) if ours.attempt == tags.attempt && found.length == generation.length() => {
                     return Ok(found);
                 }
-                self.ask(|done| self.tier.mark(generation, Some(Mark::Conflict), done)).await?;
-                Err(conflict(file).caused_by(error))
+                Some(ours) if ours.attempt < tags.attempt && !lost => {
+                    condition = Condition::Version(found.version);
+                }
+                _ if lost => return Err(error),
+                _ => {
+                    let mark = Some(Mark::Conflict);
+                    self.ask(|done| self.tier.mark(generation, mark, done)).await?;
+                    return Err(conflict(file).caused_by(error));
+                }
             }
-            other => other,
         }
+        Err(Kind::Busy.error(format!("{} keeps changing in its silo: try again", file.name())))
+    }
+
+    async fn upload_over(
+        &self,
+        silo: &dyn Silo,
+        key: &str,
+        generation: &Arc<FileGeneration>,
+        condition: Condition,
+        tags: UploadTags,
+        progress: &Progress,
+    ) -> Result<ObjectMeta> {
+        let mut upload = silo.upload(key, generation.length(), condition, tags).await?;
+        if let Err(error) = self.append_all(upload.as_mut(), generation, progress).await {
+            upload.abort().await;
+            return Err(error);
+        }
+        upload.finish().await
+    }
+
+    /// What tells our uploads from anybody else's, another node's included: attempts are unique
+    /// on a tier only, so the tier's own number goes in.
+    fn signature(&self, file: &File, generation: &FileGeneration) -> UploadTags {
+        let file = FileId(file.id().0 ^ self.tier.id().0);
+        UploadTags { file, attempt: generation.attempt() }
     }
 
     async fn append_all(
@@ -120,20 +157,34 @@ impl Mover {
     async fn part(&self, generation: &Arc<FileGeneration>, index: ExtentIndex) -> Result<Bytes> {
         let length = generation.extent_length(index) as usize;
         let block = self.tier.checksum_block_bytes() as usize;
-        let mut buffer = self.buffers.take(length.next_multiple_of(block)).await;
+        let padded = length.next_multiple_of(block);
+        let mut buffer = self.buffers.take(padded).await;
         match generation.extent(index) {
-            Some(extent) => {
-                let loaded = self.load(extent, buffer).await;
-                if let Err(error) = &loaded
-                    && error.kind() == Kind::Corrupt
-                {
-                    self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
-                }
-                buffer = loaded?;
-            }
+            Some(extent) => buffer = self.load_dirty(generation, &extent, buffer).await?,
             None => buffer.as_mut_slice()[..length].fill(0),
         }
         Ok(Bytes::from_owner(Part { buffer: Arc::new(buffer), length }))
+    }
+
+    /// Reads an extent that nobody else has. What reads damaged twice is damaged.
+    async fn load_dirty(
+        &self,
+        generation: &Arc<FileGeneration>,
+        extent: &Arc<Extent>,
+        buffer: Buffer,
+    ) -> Result<Buffer> {
+        let first = match self.load(Arc::clone(extent), buffer).await {
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => error,
+            other => return other,
+        };
+        tracing::warn!(error = %first, "reading a dirty extent failed: once more");
+        let block = self.tier.checksum_block_bytes();
+        let padded = extent.length().next_multiple_of(block) as usize;
+        let second = self.load(Arc::clone(extent), self.buffers.take(padded).await).await;
+        if second.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
+            self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
+        }
+        second
     }
 
     /// Reads the copy back and compares it with the checksums of what was written here.

@@ -284,9 +284,10 @@ impl DraftState {
 
     /// Runs of blocks that nobody wrote, within a file of `length` bytes: (extent, first, end).
     pub(super) fn gaps(&self, length: u64) -> Vec<(u32, u32, u32)> {
+        let size = self.inner().extent_bytes();
         let mut gaps = Vec::new();
         for (index, extent) in &self.extents {
-            let blocks = self.blocks_in(*index, length);
+            let blocks = blocks_of(extent, *index, length, size, self.block_bytes);
             let mut begin = None;
             for block in 0..=blocks {
                 let missing = block < blocks && extent.checksums[block as usize].is_none();
@@ -305,29 +306,26 @@ impl DraftState {
 
     /// The extents and their checksums, for the tier to commit.
     pub(super) fn take_extents(&mut self, length: u64) -> Vec<(Reservation, Box<[u32]>)> {
-        let mut extents: Vec<_> = std::mem::take(&mut self.extents).into_iter().collect();
-        extents.sort_unstable_by_key(|(index, _)| *index);
-        let mut out = Vec::with_capacity(extents.len());
-        for (index, extent) in extents {
-            let blocks = self.blocks_in(index, length) as usize;
+        let size = self.inner().extent_bytes();
+        let mut out = Vec::with_capacity(self.extents.len());
+        for (index, extent) in std::mem::take(&mut self.extents) {
+            let blocks = blocks_of(&extent, index, length, size, self.block_bytes);
             let Some(mut reservation) = extent.reservation.filter(|_| blocks > 0) else { continue };
-            let size = self.inner().extent_bytes();
             let bytes = (length - u64::from(index) * size).min(size);
             reservation.shorten(u32::try_from(bytes).expect("an extent is smaller than 4 GiB"));
-            let checksums =
-                extent.checksums[..blocks].iter().map(|c| c.expect("every gap was filled"));
-            out.push((reservation, checksums.collect()));
+            let checksums = extent.checksums[..blocks as usize].iter();
+            let checksums = checksums.map(|sum| sum.expect("every gap was filled")).collect();
+            out.push((reservation, checksums));
         }
         out
     }
+}
 
-    fn blocks_in(&self, index: u32, length: u64) -> u32 {
-        let size = self.inner().extent_bytes();
-        let bytes = length.saturating_sub(u64::from(index) * size).min(size);
-        let blocks = bytes.div_ceil(u64::from(self.block_bytes));
-        let room = self.extents.get(&index).map_or(0, |extent| extent.checksums.len());
-        u32::try_from(blocks.min(room as u64)).expect("within an extent")
-    }
+/// How many blocks of an extent belong to a file of `length` bytes.
+fn blocks_of(extent: &DraftExtent, index: u32, length: u64, size: u64, block_bytes: u32) -> u32 {
+    let bytes = length.saturating_sub(u64::from(index) * size).min(size);
+    let blocks = bytes.div_ceil(u64::from(block_bytes)).min(extent.checksums.len() as u64);
+    u32::try_from(blocks).expect("within an extent")
 }
 
 impl PartialBlock {

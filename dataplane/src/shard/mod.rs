@@ -151,7 +151,7 @@ impl Shard {
     /// Takes in everything that happened and starts what follows. Returns whether there was
     /// anything. `now_ns` is any clock that never goes back.
     pub(crate) fn step(&mut self, now_ns: u64) -> bool {
-        self.now_ns = now_ns;
+        self.now_ns = self.now_ns.max(now_ns);
         let mut busy = false;
         let mut events = std::mem::take(&mut self.events);
         self.transport.poll(&mut events);

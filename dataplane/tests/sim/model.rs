@@ -18,6 +18,23 @@ impl History {
         self.0.iter().rposition(|(_, acknowledged)| *acknowledged)
     }
 
+    /// Where bytes first differ from each of the contents, for a failing run's report.
+    pub(crate) fn differences(&self, offset: usize, bytes: &[u8]) -> Vec<String> {
+        let differ = |(contents, acknowledged): &(Arc<[u8]>, bool)| {
+            let part = contents.get(offset..offset + bytes.len()).unwrap_or_default();
+            let same = part.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+            let wrong = part.iter().zip(bytes).filter(|(a, b)| a != b).count();
+            // Right bytes in a wrong place tell more than wrong bytes.
+            let probe = &bytes[..bytes.len().min(16)];
+            let found = contents.windows(probe.len().max(1)).position(|window| window == probe);
+            format!(
+                "{} bytes, acknowledged {acknowledged}: {same} alike, {wrong} wrong, the first found at {found:?}",
+                contents.len()
+            )
+        };
+        self.0.iter().map(differ).collect()
+    }
+
     /// Whether a file opened when the floor was `floor` may have these bytes at `offset`, and be
     /// `length` bytes long.
     pub(crate) fn allows(&self, floor: Option<usize>, offset: usize, bytes: &[u8], length: u64) -> bool {

@@ -119,7 +119,13 @@ impl Player {
             assert_eq!(bytes, wanted.min(length - offset), "a read ends only where the file does");
             let memory: Memory = done.memory.expect("it comes back from a read that succeeded");
             let right = history.allows(floor, offset, &memory.as_slice()[..bytes], body.length);
-            assert!(right, "wrong bytes of {name} at {offset}, {bytes} of {length}");
+            assert!(
+                right,
+                "wrong bytes of {name} at {offset}, {bytes} of {length}, {:?} {:?}, floor {floor:?}: {:#?}",
+                done.served,
+                done.landing,
+                history.differences(offset, &memory.as_slice()[..bytes]),
+            );
             self.compared += bytes as u64;
         }
         self.call(|s| s.submit_close(handle)).await?.result?;

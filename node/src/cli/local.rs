@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use extent::FileName;
 
 use crate::units::Bytes;
 
@@ -135,14 +136,18 @@ pub(crate) enum Pattern {
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
-  forebay bench --prefix data/ --block 4KiB --depth 32
-  forebay bench --prefix data/ --fabric tcp --block 1MiB --pattern sequential";
+  forebay bench --prefix data/train/ --block-size 4k --depth 32
+  forebay bench --file data/big.tar --fabric tcp --block-size 1m --pattern sequential";
 
 #[derive(Args, Debug)]
 #[command(after_help = BENCH_EXAMPLES)]
 pub(crate) struct BenchArgs {
-    /// Read files whose silo/key begins with this; they must be on the node
-    #[arg(long, value_name = "PREFIX", default_value = "")]
+    /// Read this file, which must be on the node; may be given several times
+    #[arg(long = "file", value_name = "NAME")]
+    pub(crate) files: Vec<FileName>,
+
+    /// Read the files on the node whose silo/key begins with this
+    #[arg(long, value_name = "PREFIX", default_value = "", conflicts_with = "files")]
     pub(crate) prefix: String,
 
     /// How to reach the node
@@ -159,7 +164,7 @@ pub(crate) struct BenchArgs {
 
     /// Bytes of one read
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
-    pub(crate) block: Bytes,
+    pub(crate) block_size: Bytes,
 
     /// Reads in flight at once, per session
     #[arg(long, value_name = "N", default_value_t = 32)]

@@ -6,12 +6,11 @@ mod local;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 pub(crate) use files::{
-    DemoteArgs, FileArgs, JobsCommand, ListArgs, PinArgs, PromoteArgs, RegisterArgs,
-    ReleaseArgs, Selection, SiloCommand, UnpinArgs, WritebackArgs,
+    DemoteArgs, FileArgs, JobsCommand, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs,
+    Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
-    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierArgs, TierCommand,
-    TierFormatArgs,
+    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierCommand, TierFormatArgs,
 };
 
 use crate::output::{Colour, Output};

@@ -84,11 +84,9 @@ fn targets(selection: Selection, range: Option<ByteRange>) -> Result<Targets> {
             Err(Kind::Invalid.error("--range needs files by name: it means bytes of one file"))
         }
         (Some(prefix), None) => Ok(vec![Target::Prefix(prefix)]),
-        (None, range) => Ok(selection
-            .names
-            .iter()
-            .map(|name| Target::File(name.to_string(), range))
-            .collect()),
+        (None, range) => {
+            Ok(selection.names.iter().map(|name| Target::File(name.to_string(), range)).collect())
+        }
     }
 }
 

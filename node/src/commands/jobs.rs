@@ -1,11 +1,10 @@
 //! Jobs: list, show, watch, cancel, and waiting for one.
 
-use std::time::SystemTime;
-
 use control::proto as v1;
 use extent::Result;
 
 use crate::cli::JobsCommand;
+use crate::clock;
 use crate::output::Output;
 use crate::progress::Meter;
 use crate::remote::{Remote, outcome};
@@ -21,7 +20,7 @@ pub(crate) async fn jobs(remote: &Remote, command: JobsCommand, output: Output) 
                 let jobs: Vec<_> = jobs.iter().map(render::job_json).collect();
                 return output.json(&serde_json::json!({ "jobs": jobs }));
             }
-            output.line(render::jobs_table(&jobs, SystemTime::now()))
+            output.line(render::jobs_table(&jobs, clock::wall()))
         }
         JobsCommand::Show { job } => show(&remote.job(&job).await?, output),
         JobsCommand::Watch { job } => {
@@ -43,7 +42,11 @@ pub(crate) async fn follow(
     output: Output,
 ) -> Result<()> {
     if detach {
-        return if output.is_json() { output.json(&render::job_json(&job)) } else { output.line(&job.id) };
+        return if output.is_json() {
+            output.json(&render::job_json(&job))
+        } else {
+            output.line(&job.id)
+        };
     }
     let job = watch(remote, &job, output).await?;
     if output.is_json() {
@@ -68,7 +71,7 @@ pub(crate) async fn watch(remote: &Remote, job: &v1::Job, output: Output) -> Res
     let mut meter = Meter::new(output, doing);
     let ended = remote
         .follow(&job.id, |job| {
-            let progress = job.progress.clone().unwrap_or_default();
+            let progress = job.progress.unwrap_or_default();
             let word = format!("{}/{} files", progress.files_done, progress.files_total);
             meter.update(progress.bytes_done, progress.bytes_total, &word);
         })

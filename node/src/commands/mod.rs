@@ -4,6 +4,7 @@ mod files;
 mod jobs;
 mod node;
 mod tier;
+mod tier_report;
 
 use extent::{Error, Result};
 pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};

@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn distances_are_counted() {
-        for (from, to, expected) in [("", "", 0), ("abc", "", 3), ("tire", "tier", 2), ("a", "b", 1)]
+        for (from, to, expected) in
+            [("", "", 0), ("abc", "", 3), ("tire", "tier", 2), ("a", "b", 1)]
         {
             assert_eq!(distance(from, to), expected, "{from} to {to}");
             assert_eq!(distance(to, from), expected, "{to} to {from}");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use extent::{Error, Result};
 use serde::Deserialize;
-pub(crate) use settings::{DeviceSpec, Settings, default_socket, default_state_dir};
+pub(crate) use settings::{Settings, default_socket, default_state_dir};
 
 use crate::units::Bytes;
 
@@ -43,7 +43,7 @@ pub(crate) struct NodeSection {
     pub(crate) insecure: bool,
     pub(crate) spin_us: Option<u64>,
     pub(crate) buffers_bytes: Option<Bytes>,
-    pub(crate) credits: Option<u32>,
+    pub(crate) credits: Option<u16>,
 }
 
 /// Which local users may use shared memory.
@@ -83,9 +83,8 @@ impl Config {
     /// [`extent::Kind::Io`] if it cannot be read; [`extent::Kind::Invalid`] with the line and, for
     /// a key that does not exist, the nearest one that does.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::io(format!("reading the configuration {}", path.display()), e)
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(format!("reading the configuration {}", path.display()), e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
@@ -119,7 +118,9 @@ mod tests {
         // With every commented key in force, it must still be one.
         let all: String = example
             .lines()
-            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)
+            })
             .flat_map(|line| [line, "\n"])
             .collect();
         let config = Config::parse(&all, "example").expect("the example with every key");

@@ -8,7 +8,9 @@ use extent::{FileName, Kind, Result};
 use rdma::PeerPolicy;
 use silo::SiloConfig;
 
-use super::{Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, DeviceSection, Peers, TierSection};
+use super::{
+    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, DeviceSection, Peers, TierSection,
+};
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
 
@@ -31,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) spin_us: Option<u64>,
     pub(crate) buffers_bytes: u64,
-    pub(crate) credits: Option<u32>,
+    pub(crate) credits: Option<u16>,
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) tier: TierSettings,
     pub(crate) silos: Vec<(String, SiloConfig)>,
@@ -143,7 +145,8 @@ fn power_of_two(key: &str, value: u64, least: u64, most: u64) -> Result<()> {
 /// may read and replace every file: beyond this machine only if told so.
 fn address(key: &str, text: &str, insecure: bool) -> Result<SocketAddr> {
     let bad = || {
-        Kind::Invalid.error(format!("[node] {key}: {text:?} is not an address: write 127.0.0.1:7440"))
+        Kind::Invalid
+            .error(format!("[node] {key}: {text:?} is not an address: write 127.0.0.1:7440"))
     };
     let address = match text.parse() {
         Ok(address) => address,
@@ -167,8 +170,9 @@ fn shards(asked: Option<usize>) -> Result<usize> {
     match asked {
         None | Some(0) => Ok((cores / 2).clamp(1, MAX_SHARDS)),
         Some(count) if count <= MAX_SHARDS => Ok(count),
-        Some(count) => Err(Kind::Invalid
-            .error(format!("[node] shards: {count} is more than {MAX_SHARDS}; there are {cores} cores"))),
+        Some(count) => Err(Kind::Invalid.error(format!(
+            "[node] shards: {count} is more than {MAX_SHARDS}; there are {cores} cores"
+        ))),
     }
 }
 
@@ -183,13 +187,11 @@ fn buffers(asked: Option<Bytes>) -> Result<u64> {
     Ok(bytes)
 }
 
-fn credits(asked: Option<u32>) -> Result<Option<u32>> {
-    match asked {
-        Some(count) if !(1..=65535).contains(&count) => {
-            Err(Kind::Invalid.error(format!("[node] credits: {count} is not in 1 to 65535")))
-        }
-        other => Ok(other),
+fn credits(asked: Option<u16>) -> Result<Option<u16>> {
+    if asked == Some(0) {
+        return Err(Kind::Invalid.error("[node] credits: a session needs at least 1"));
     }
+    Ok(asked)
 }
 
 fn socket(asked: Option<PathBuf>, state_dir: &Path) -> Result<PathBuf> {
@@ -229,17 +231,12 @@ fn silos(
         if silos.iter().any(|(other, _)| other == name) {
             return Err(Kind::Invalid.error(format!("silo {name} is given twice")));
         }
-        silos.push((name.clone(), directory_silo(path)));
+        silos.push((name.clone(), SiloConfig::directory(path)));
     }
     for (name, _) in &silos {
         FileName::new(name.as_str(), "key").map_err(|e| e.while_doing("[silo]"))?;
     }
     Ok(silos)
-}
-
-fn directory_silo(path: &Path) -> SiloConfig {
-    let _ = path;
-    unimplemented!()
 }
 
 fn devices(
@@ -260,8 +257,9 @@ fn devices(
     let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
     for DeviceSection { path, size } in sections {
         if devices.iter().any(|device| device.path == path) {
-            return Err(Kind::Invalid
-                .error(format!("[[device]] {} is given twice", path.display())));
+            return Err(
+                Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
+            );
         }
         let create_bytes = match (path.exists(), size) {
             (true, _) => None,
@@ -321,13 +319,84 @@ pub(crate) fn default_state_dir() -> PathBuf {
     if crate::system::is_root() {
         return PathBuf::from("/var/lib/forebay");
     }
-    from("HOME").map_or_else(
-        || PathBuf::from("/var/lib/forebay"),
-        |home| home.join(".local/state/forebay"),
-    )
+    from("HOME")
+        .map_or_else(|| PathBuf::from("/var/lib/forebay"), |home| home.join(".local/state/forebay"))
 }
 
 /// The socket through which clients on this machine reach shared memory.
 pub(crate) fn default_socket(state_dir: &Path) -> PathBuf {
     state_dir.join(client::Endpoint::SOCKET_NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, args: &ServeArgs) -> Result<Settings> {
+        let config = toml::from_str(text).expect("a configuration");
+        Settings::resolve(config, args, DEFAULT_CONTROL)
+    }
+
+    fn args() -> (tempfile::TempDir, ServeArgs) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let args =
+            ServeArgs { state_dir: Some(directory.path().join("state")), ..ServeArgs::default() };
+        (directory, args)
+    }
+
+    #[test]
+    fn nothing_configured_is_sensible() {
+        let (_directory, args) = args();
+        let settings = resolve("", &args).expect("sensible");
+        let state = args.state_dir.expect("given");
+        assert!(settings.listen.ip().is_loopback() && settings.control.ip().is_loopback());
+        assert_eq!(settings.socket, state.join(client::Endpoint::SOCKET_NAME));
+        assert_eq!(settings.devices.len(), 1);
+        assert_eq!(settings.devices[0].path, state.join("tier.img"));
+        let bytes = settings.devices[0].create_bytes.expect("to be created");
+        assert!((MIN_TIER_BYTES..=MAX_DEFAULT_TIER_BYTES).contains(&bytes));
+        assert!(settings.shards >= 1);
+    }
+
+    #[test]
+    fn beyond_this_machine_only_if_told() {
+        let (_directory, mut args) = args();
+        for key in ["listen", "control", "metrics"] {
+            let text = format!("[node]\n{key} = \"0.0.0.0:7000\"");
+            let error = resolve(&text, &args).expect_err(key);
+            assert_eq!(error.kind(), Kind::Denied);
+            assert!(error.to_string().contains("nothing is authenticated"), "{error}");
+            resolve(&format!("{text}\ninsecure = true"), &args).expect("told in the file");
+        }
+        args.insecure = true;
+        args.listen = Some("0.0.0.0:0".to_owned());
+        resolve("", &args).expect("told on the command line");
+    }
+
+    #[test]
+    fn senseless_values_are_refused_by_name() {
+        let (directory, args) = args();
+        let cases = [
+            ("[tier]\nextent_bytes = 5000", "extent_bytes"),
+            ("[tier]\nchecksum_block_bytes = \"128KiB\"", "checksum_block_bytes"),
+            ("[tier]\nmin_class_bytes = \"8KiB\"", "min_class_bytes"),
+            ("[tier]\nslab_bytes = \"1MiB\"", "slab_bytes"),
+            ("[tier]\nhigh_watermark = 0.5\nlow_watermark = 0.9", "watermarks"),
+            ("[tier]\nhigh_watermark = 1.5", "watermarks"),
+            ("[node]\nshards = 1000", "shards"),
+            ("[node]\ncredits = 0", "credits"),
+            ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),
+            ("[node]\nlisten = \"nowhere\"", "listen"),
+            ("[node]\npeers = \"friends\"", "peers"),
+            ("[[device]]\npath = \"/dev/none-such\"", "/dev/none-such"),
+            ("[[device]]\npath = \"/tmp/x.img\"\nsize = \"1MiB\"", "too small"),
+        ];
+        for (text, expected) in cases {
+            let error = resolve(text, &args).expect_err(text);
+            assert!(error.to_string().contains(expected), "{text}: {error}");
+        }
+        let long = directory.path().join("x".repeat(120));
+        let error = resolve("", &ServeArgs { state_dir: Some(long), ..args }).expect_err("long");
+        assert!(error.to_string().contains("socket"), "{error}");
+    }
 }

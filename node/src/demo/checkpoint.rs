@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use client::Client;
 use extent::{Error, FileName, Result};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+
+use crate::clock;
 
 const SEED: u64 = 0x00f0_4eba_7c8e_c700;
 const CHUNK_BYTES: usize = 4 << 20;
@@ -47,19 +49,19 @@ pub(super) fn write(
     length: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Duration> {
-    let begin = Instant::now();
+    let begin = clock::now();
     let writer = client.create(name, length)?;
     let mut busy = begin.elapsed();
     let mut chunks = Chunks::new(length);
     let mut offset = 0;
     while let Some(chunk) = chunks.next() {
-        let begin = Instant::now();
+        let begin = clock::now();
         writer.write_at(offset, chunk)?;
         busy += begin.elapsed();
         offset += chunk.len() as u64;
         progress(offset);
     }
-    let begin = Instant::now();
+    let begin = clock::now();
     writer.commit(length)?;
     Ok(busy + begin.elapsed())
 }

@@ -10,15 +10,17 @@ mod source;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
 
 use client::Endpoint;
 use extent::{Error, FileName, Kind, Result};
 use node::{Ready, Recipe};
+use parking_lot::Mutex;
 use reader::{Corpus, Reader, Reading};
 use report::Report;
-use scratch::Scratch;
+use scratch::{Guard, Scratch};
 use source::{Source, SourceFile};
 use tokio::runtime::Runtime;
 
@@ -27,7 +29,7 @@ use crate::commands::{block_on, watch};
 use crate::output::{Output, Tone};
 use crate::progress::Meter;
 use crate::remote::{Remote, Target, Targets, outcome};
-use crate::{system, units};
+use crate::{clock, system, units};
 
 const SOURCE: &str = "source";
 const OUTBOX: &str = "outbox";
@@ -46,10 +48,17 @@ const INTERRUPTED: i32 = 130;
 /// differed; what any step says.
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     let source = Source::choose(args.directory.as_deref(), args.limit.0)?;
-    let scratch = Scratch::new(args.scratch.as_deref())?;
-    clear_on_signals(&scratch)?;
+    let place = Arc::new(Mutex::new(None));
+    clear_on_signals(Arc::clone(&place))?;
+    // Signals are caught before anything is made, and wait until it is known.
+    let mut held = place.lock();
+    let scratch = held.insert(Scratch::new(args.scratch.as_deref())?).clone();
+    drop(held);
+    let guard = Guard(&scratch);
     let shown = Demo::new(&source, args, &scratch, output).and_then(Demo::run);
+    scratch.yield_to_interrupt();
     let closed = scratch.close();
+    drop(guard);
     let report = shown?;
     closed?;
     finish(&report, output)
@@ -72,14 +81,16 @@ fn finish(report: &Report, output: Output) -> Result<()> {
 }
 
 /// Takes everything away at Ctrl-C and its like, and ends the process.
-fn clear_on_signals(scratch: &Scratch) -> Result<()> {
+fn clear_on_signals(place: Arc<Mutex<Option<Scratch>>>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let scratch = scratch.clone();
-    let wait = async {
+    let (ready, caught) = sync_channel(1);
+    let wait = async move {
         let catch = |kind| signal(kind).map_err(|e| Error::io("catching signals", e));
         let mut interrupt = catch(SignalKind::interrupt())?;
         let mut terminate = catch(SignalKind::terminate())?;
         let mut hangup = catch(SignalKind::hangup())?;
+        // The other end waits for it.
+        let _ = ready.send(());
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
@@ -91,12 +102,14 @@ fn clear_on_signals(scratch: &Scratch) -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             if block_on(wait).is_ok() {
-                scratch.clear();
+                if let Some(scratch) = place.lock().as_ref() {
+                    scratch.interrupt();
+                }
                 std::process::exit(INTERRUPTED);
             }
         })
         .map_err(|e| Error::io("starting a thread", e))?;
-    Ok(())
+    caught.recv().map_err(|e| Kind::Io.error("catching signals").caused_by(e))
 }
 
 /// A demo under way.
@@ -132,14 +145,9 @@ impl<'a> Demo<'a> {
             .enable_all()
             .build()
             .map_err(|e| Error::io("starting the event loop", e))?;
-        let report = Report {
-            files: source.files.len() as u64,
-            source_bytes: source.bytes(),
-            checkpoint_bytes,
-            ..Report::default()
-        };
-        let checkpoint =
-            vec![SourceFile { key: CHECKPOINT.to_owned(), length: checkpoint_bytes }];
+        let files = source.files.len() as u64;
+        let report = Report::new(files, source.bytes(), checkpoint_bytes);
+        let checkpoint = vec![SourceFile { key: CHECKPOINT.to_owned(), length: checkpoint_bytes }];
         Ok(Self { source, outbox, checkpoint, recipe, scratch, runtime, output, report })
     }
 
@@ -182,7 +190,7 @@ impl<'a> Demo<'a> {
 
     fn promote(&mut self, remote: &Remote) -> Result<()> {
         self.say("promote: silo → tier");
-        let begin = Instant::now();
+        let begin = clock::now();
         for files in self.source.files.chunks(TARGETS) {
             let targets: Targets =
                 files.iter().map(|file| Target::File(name(SOURCE, &file.key), None)).collect();
@@ -239,7 +247,7 @@ impl<'a> Demo<'a> {
     fn demote_checkpoint(&mut self, remote: &Remote) -> Result<()> {
         self.say("demote: tier → second silo, verified, released; the copy compared");
         let length = self.report.checkpoint_bytes;
-        let begin = Instant::now();
+        let begin = clock::now();
         let target = Target::File(name(OUTBOX, CHECKPOINT), None);
         let job = self.runtime.block_on(async {
             let job = remote.demote(vec![target]).await?;
@@ -271,8 +279,7 @@ impl<'a> Demo<'a> {
         }
         self.report.read("recall", &reading);
         self.report.read("… and others beside", &others);
-        let corpus =
-            Corpus { silo: OUTBOX, directory: &self.outbox, files: &self.checkpoint };
+        let corpus = Corpus { silo: OUTBOX, directory: &self.outbox, files: &self.checkpoint };
         let reading = self.read_all(local, corpus)?;
         self.report.read("recall of the checkpoint", &reading);
         Ok(())
@@ -281,7 +288,7 @@ impl<'a> Demo<'a> {
     fn restart(&mut self) -> Result<()> {
         self.say("restart: the process ends and another takes over the tier");
         node::stop(self.scratch)?;
-        let begin = Instant::now();
+        let begin = clock::now();
         let ready = node::start(&self.recipe, self.scratch)?;
         self.report.restarts += 1;
         self.say(&format!("serving again after {:.1} s", begin.elapsed().as_secs_f64()));

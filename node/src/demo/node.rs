@@ -79,10 +79,8 @@ pub(super) fn stop(scratch: &Scratch) -> Result<()> {
         Some(status) if status.success() => return Ok(()),
         Some(status) => status,
     };
-    Err(Kind::Disconnected.error(format!(
-        "the node ended with {status}: {}",
-        tail(&scratch.path().join("node.log"))
-    )))
+    Err(Kind::Disconnected
+        .error(format!("the node ended with {status}: {}", tail(&scratch.path().join("node.log")))))
 }
 
 fn named(option: &str, path: &Path) -> std::ffi::OsString {

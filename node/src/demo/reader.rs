@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use client::{Client, Endpoint, Fetched, Memory, Options};
 use extent::wire::{Landing, Served};
@@ -12,6 +12,7 @@ use extent::{Error, FileName, Kind, Result};
 use hdrhistogram::Histogram;
 
 use super::source::SourceFile;
+use crate::clock;
 
 /// Bytes of one read.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -19,6 +20,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 const WINDOW: usize = 16;
 /// Mismatches that are named; all are counted.
 const NAMED: usize = 5;
+/// A read that takes longer counts as this long: a minute.
+const LONGEST_NS: u64 = 60_000_000_000;
 
 /// Files of one silo, and the directory that their bytes must equal.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +59,7 @@ impl Reading {
         Self {
             bytes: 0,
             busy: Duration::ZERO,
-            latency: Histogram::new(3).expect("three digits are allowed"),
+            latency: Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("fixed bounds"),
             reads: 0,
             hits: 0,
             recalls: 0,
@@ -187,7 +190,7 @@ impl Reader {
         window: &[Piece],
         reading: &mut Reading,
     ) -> Result<()> {
-        let begin = Instant::now();
+        let begin = clock::now();
         let mut fetches = Vec::with_capacity(window.len());
         let mut opened: Option<(usize, client::File)> = None;
         for piece in window {
@@ -202,7 +205,7 @@ impl Reader {
             fetches.push(file.fetch(piece.offset, memory));
         }
         let opening = begin.elapsed();
-        let begin = Instant::now();
+        let begin = clock::now();
         let mut results = Vec::with_capacity(window.len());
         for (place, fetched) in self.client.read_batch(fetches) {
             results.push((place, reading.note(&fetched, begin.elapsed())?, fetched.memory));

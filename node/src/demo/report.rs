@@ -23,8 +23,8 @@ struct Row {
 /// Everything measured and found.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    pub(super) files: u64,
-    pub(super) source_bytes: u64,
+    files: u64,
+    source_bytes: u64,
     pub(super) checkpoint_bytes: u64,
     pub(super) restarts: u64,
     /// Bytes of slots, and of the files in them, when most was on the node.
@@ -37,6 +37,11 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Nothing measured yet.
+    pub(super) fn new(files: u64, source_bytes: u64, checkpoint_bytes: u64) -> Self {
+        Self { files, source_bytes, checkpoint_bytes, ..Self::default() }
+    }
+
     /// A step that moved bytes.
     pub(super) fn moved(&mut self, step: &'static str, bytes: u64, busy: Duration, path: &str) {
         let path = path.to_owned();
@@ -162,7 +167,8 @@ mod tests {
 
     #[test]
     fn the_last_line_has_what_scripts_look_for() {
-        let mut report = Report { files: 3, restarts: 1, ..Report::default() };
+        let mut report = Report::new(3, 0, 0);
+        report.restarts = 1;
         report.moved(PROMOTE, 1000, Duration::from_millis(500), "silo → tier");
         let mut reading = Reading::new();
         reading.bytes = 4000;

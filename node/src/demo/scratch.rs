@@ -5,36 +5,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use extent::{Error, Kind, Result};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use crate::clock;
 use crate::system;
 
 /// How long a node may take to stop before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PAUSE: Duration = Duration::from_millis(10);
 
-/// A place for the demo. The last clone, an error, or Ctrl-C takes everything away.
+/// A place for the demo. Clones share it; whoever holds a [`Guard`] takes everything away.
 #[derive(Clone, Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Debug, Default)]
+/// Takes everything away at its end, also if that is a panic.
+pub(super) struct Guard<'a>(pub(super) &'a Scratch);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.inner.lock().clear();
+    }
+}
+
+#[derive(Debug)]
 struct Inner {
     /// `None` once everything was taken away: nothing new begins then.
     directory: Option<TempDir>,
     node: Option<Child>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.clear();
-    }
+    interrupted: bool,
 }
 
 impl Inner {
@@ -63,7 +68,7 @@ impl Scratch {
             .tempdir_in(&parent)
             .map_err(|e| Error::io(format!("making a directory in {}", parent.display()), e))?;
         let path = directory.path().to_owned();
-        let inner = Inner { directory: Some(directory), node: None };
+        let inner = Inner { directory: Some(directory), node: None, interrupted: false };
         Ok(Self { path, inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -92,7 +97,7 @@ impl Scratch {
     /// # Errors
     /// [`Kind::Disconnected`] if it had to be killed.
     pub(super) fn stop_node(&self) -> Result<Option<ExitStatus>> {
-        let begin = Instant::now();
+        let begin = clock::now();
         let mut asked = false;
         loop {
             let mut inner = self.inner.lock();
@@ -116,8 +121,20 @@ impl Scratch {
     }
 
     /// Takes everything away now; for a signal's handler thread, which then ends the process.
-    pub(super) fn clear(&self) {
-        self.inner.lock().clear();
+    pub(super) fn interrupt(&self) {
+        let mut inner = self.inner.lock();
+        inner.interrupted = true;
+        inner.clear();
+    }
+
+    /// Never returns if a signal has come: its handler ends the process, and what fails because
+    /// everything is gone is not worth telling.
+    pub(super) fn yield_to_interrupt(&self) {
+        if self.inner.lock().interrupted {
+            loop {
+                thread::park();
+            }
+        }
     }
 
     /// Takes everything away now, and says if something would not go.
@@ -152,10 +169,18 @@ mod tests {
         };
         scratch.spawn(sleep()).expect("started");
         let pid = scratch.inner.lock().node.as_ref().expect("kept").id();
-        scratch.clone().clear();
+        scratch.clone().interrupt();
         assert!(!path.exists());
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "killed and waited for");
         assert_eq!(scratch.spawn(sleep()).expect_err("over").kind(), Kind::Fenced);
         assert_eq!(scratch.stop_node().expect("nothing to do"), None);
+    }
+
+    #[test]
+    fn a_guard_takes_everything_away() {
+        let scratch = Scratch::new(None).expect("a place");
+        let path = scratch.path().to_owned();
+        drop(Guard(&scratch));
+        assert!(!path.exists());
     }
 }

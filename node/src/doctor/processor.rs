@@ -9,7 +9,9 @@ const GOOD_KERNEL: (u32, u32) = (6, 1);
 pub(super) fn kernel() -> Finding {
     let release = system::kernel_release();
     match version(&release) {
-        Some(version) if version >= GOOD_KERNEL => Finding::ok("kernel", format!("Linux {release}")),
+        Some(version) if version >= GOOD_KERNEL => {
+            Finding::ok("kernel", format!("Linux {release}"))
+        }
         _ => Finding::warn(
             "kernel",
             format!("Linux {release}"),

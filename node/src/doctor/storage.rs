@@ -60,8 +60,7 @@ pub(super) fn io_uring() -> Finding {
 
 fn registers_buffers(ring: &IoUring) -> bool {
     let mut block = Box::new(Block([0; BLOCK_BYTES]));
-    let vector =
-        libc::iovec { iov_base: block.0.as_mut_ptr().cast(), iov_len: BLOCK_BYTES };
+    let vector = libc::iovec { iov_base: block.0.as_mut_ptr().cast(), iov_len: BLOCK_BYTES };
     // SAFETY: the block outlives its registration, which ends on the next line.
     let registered = unsafe { ring.submitter().register_buffers(&[vector]) };
     registered.is_ok() && ring.submitter().unregister_buffers().is_ok()
@@ -98,7 +97,11 @@ fn try_direct_io(path: &Path) -> io::Result<()> {
     file.write_all_at(&block.0, 0)?;
     block.0.fill(0);
     file.read_exact_at(&mut block.0, 0)?;
-    if block.0.iter().all(|byte| *byte == 7) { Ok(()) } else { Err(io::Error::other("wrong bytes")) }
+    if block.0.iter().all(|byte| *byte == 7) {
+        Ok(())
+    } else {
+        Err(io::Error::other("wrong bytes"))
+    }
 }
 
 pub(super) fn nvme() -> Finding {

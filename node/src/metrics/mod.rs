@@ -60,7 +60,11 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
     let gauges = [
         ("shards", "Shards", f64::from(status.shards)),
         ("files", "Files known", units::to_f64(status.files)),
-        ("dirty_files", "Files that their silos do not have yet", units::to_f64(status.dirty_files)),
+        (
+            "dirty_files",
+            "Files that their silos do not have yet",
+            units::to_f64(status.dirty_files),
+        ),
         ("dirty_bytes", "Bytes of dirty files", units::to_f64(status.dirty_bytes)),
         ("pinned_files", "Pinned files", units::to_f64(status.pinned_files)),
         ("resident_extents", "Extents on the node", units::to_f64(status.resident_extents)),

@@ -28,11 +28,9 @@ impl Target {
         use v1::target::What;
         let what = match self {
             Self::File(file, None) => What::File(file),
-            Self::File(file, Some(range)) => What::Range(v1::FileRange {
-                file,
-                offset: range.offset(),
-                length: range.length(),
-            }),
+            Self::File(file, Some(range)) => {
+                What::Range(v1::FileRange { file, offset: range.offset(), length: range.length() })
+            }
             Self::Prefix(prefix) => What::Prefix(prefix),
         };
         v1::Target { what: Some(what) }
@@ -117,11 +115,8 @@ impl Remote {
 
     /// Ends a pin.
     pub(crate) async fn unpin(&self, name: &str, owner: &str) -> Result<v1::FileStatus> {
-        let request = v1::UnpinRequest {
-            mutation: None,
-            file: name.to_owned(),
-            owner: owner.to_owned(),
-        };
+        let request =
+            v1::UnpinRequest { mutation: None, file: name.to_owned(), owner: owner.to_owned() };
         self.client().unpin(request).await
     }
 

@@ -17,8 +17,7 @@ impl Remote {
         let mut page_token = String::new();
         let mut client = self.client();
         loop {
-            let request =
-                v1::ListJobsRequest { page_size: PAGE, page_token, ..Default::default() };
+            let request = v1::ListJobsRequest { page_size: PAGE, page_token, ..Default::default() };
             let page = client.jobs(request).await?;
             jobs.extend(page.jobs);
             page_token = page.next_page_token;

@@ -64,6 +64,10 @@ fn print(settings: &Settings, output: Output) -> Result<()> {
     }
     output.line(format!(
         "silos   {}",
-        if silos.is_empty() { "none: give [silo.NAME] or --silo NAME=DIR".to_owned() } else { silos.join(", ") }
+        if silos.is_empty() {
+            "none: give [silo.NAME] or --silo NAME=DIR".to_owned()
+        } else {
+            silos.join(", ")
+        }
     ))
 }

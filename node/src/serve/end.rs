@@ -31,8 +31,7 @@ impl Signals {
     /// # Errors
     /// [`extent::Kind::Io`] if the system refuses.
     pub(super) fn new() -> Result<Self> {
-        let catch =
-            |kind| signal(kind).map_err(|e| Error::io("catching signals", e));
+        let catch = |kind| signal(kind).map_err(|e| Error::io("catching signals", e));
         Ok(Self {
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,

@@ -1,7 +1,7 @@
 //! The tier's devices: created if they are to be, formatted if they are new, recovered.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use dataplane::DeviceStatus;
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, Kind, Result};
 use nvme_tier::device::{DeviceIndex, Media, MediaOptions, allocate_file};
-use nvme_tier::{FormatOptions, Ledger, Tier, TierOptions};
+use nvme_tier::{Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
 
 use super::ready::Recovery;
 use crate::config::Settings;
@@ -46,13 +46,32 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
     let mut device = media.queue(RECOVERY_DEPTH)?;
     if blank {
         let report = nvme_tier::format(&mut device, &pool, &format_options(settings)?)?;
-        tracing::info!(?report, "formatted a new tier");
+        tracing::info!(tier = %report.tier, slab_bytes = report.slab_bytes, "formatted a new tier");
     }
     let recovered = nvme_tier::recover(&mut device, &pool, tier_options(settings))
         .map_err(|error| error.while_doing("opening the tier"))?;
-    tracing::info!(report = ?recovered.report, "recovered the tier");
+    log(&recovered.report);
     let recovery = Recovery::new(blank, &recovered.report);
     Ok(Opened { media, tier: recovered.tier, ledger: recovered.ledger, recovery })
+}
+
+fn log(report: &RecoveryReport) {
+    tracing::info!(
+        files = report.files,
+        dirty_files = report.dirty_files,
+        extents = report.extents,
+        bytes = report.bytes,
+        elapsed = ?report.elapsed,
+        "opened the tier"
+    );
+    // What a crash leaves half done is no damage.
+    let findings = Findings { torn_entries: 0, stale_entries: 0, ..report.findings };
+    if findings != Findings::default() {
+        tracing::warn!(?findings, "not everything on the tier is as it was left");
+    }
+    for name in &report.quarantined {
+        tracing::error!(%name, "damaged, and only here: nothing of it is freed, reads of it fail");
+    }
 }
 
 /// The tier's paths, in their order.
@@ -66,8 +85,9 @@ pub(super) fn paths(settings: &Settings) -> Vec<PathBuf> {
 /// [`Kind::Invalid`] for a checksum block that no tier has.
 pub(super) fn format_options(settings: &Settings) -> Result<FormatOptions> {
     let tier = &settings.tier;
-    let checksum_block_bytes = u32::try_from(tier.checksum_block_bytes)
-        .map_err(|e| Kind::Invalid.error("[tier] checksum_block_bytes is too large").caused_by(e))?;
+    let checksum_block_bytes = u32::try_from(tier.checksum_block_bytes).map_err(|e| {
+        Kind::Invalid.error("[tier] checksum_block_bytes is too large").caused_by(e)
+    })?;
     Ok(FormatOptions {
         slab_bytes: tier.slab_bytes,
         extent_bytes: tier.extent_bytes,
@@ -108,10 +128,8 @@ pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
 /// # Errors
 /// [`Kind::NoSpace`].
 pub(crate) fn work_pool() -> Result<Pool> {
-    let classes = [
-        SizeClass { bytes: 64 << 10, count: 64 },
-        SizeClass { bytes: 1 << 20, count: 32 },
-    ];
+    let classes =
+        [SizeClass { bytes: 64 << 10, count: 64 }, SizeClass { bytes: 1 << 20, count: 32 }];
     Pool::new(&classes, HugePages::Never)
 }
 
@@ -124,16 +142,29 @@ fn create(settings: &Settings, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// Creates one file for a tier, and shows how far that is.
+/// Creates one file for a tier, and shows how far that is. It gets its name only once it is whole:
+/// if something comes between, the next start does not take a part for all.
 ///
 /// # Errors
 /// As [`allocate_file`].
 pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = PathBuf::from(unfinished);
+    let failed = |e| Error::io(format!("creating {}", path.display()), e);
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     let mut meter = Meter::new(output, "creating tier");
     let word = path.display().to_string();
-    let created = allocate_file(path, bytes, &mut |done, all| meter.update(done, all, &word));
+    let created =
+        allocate_file(&unfinished, bytes, &mut |done, all| meter.update(done, all, &word));
     meter.finish();
-    created
+    created?;
+    fs::rename(&unfinished, path).map_err(failed)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new("."))).and_then(|f| f.sync_all()).map_err(failed)
 }
 
 /// Whether nothing was ever written where superblocks are. A tier that was created but not
@@ -159,7 +190,11 @@ fn all_blank(paths: &[PathBuf]) -> Result<bool> {
     )))
 }
 
-fn is_blank(path: &Path) -> Result<bool> {
+/// Whether nothing was ever written where a device's superblocks are.
+///
+/// # Errors
+/// [`Kind::Io`].
+pub(crate) fn is_blank(path: &Path) -> Result<bool> {
     let context = || format!("reading the start of {}", path.display());
     let file = File::open(path).map_err(|e| Error::io(context(), e))?;
     let mut head = Vec::new();

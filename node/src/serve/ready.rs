@@ -10,6 +10,9 @@ use serde_json::json;
 use crate::output::{Output, Tone};
 use crate::units;
 
+/// Damaged files that are named at the start; `forebay ls` shows all.
+const NAMED: usize = 20;
+
 /// Where a node is reached, and what it found.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Ready {
@@ -29,7 +32,10 @@ pub(super) struct Recovery {
     pub(super) files: u64,
     pub(super) dirty_files: u64,
     pub(super) extents: u64,
-    pub(super) quarantined_files: u64,
+    pub(super) bytes: u64,
+    /// Files that were only here and are damaged.
+    pub(super) quarantined: Vec<String>,
+    pub(super) seconds: f64,
 }
 
 impl Recovery {
@@ -39,7 +45,9 @@ impl Recovery {
             files: report.files,
             dirty_files: report.dirty_files,
             extents: report.extents,
-            quarantined_files: report.quarantined_files,
+            bytes: report.bytes,
+            quarantined: report.quarantined.iter().map(ToString::to_string).collect(),
+            seconds: report.elapsed.as_secs_f64(),
         }
     }
 }
@@ -72,11 +80,8 @@ pub(super) fn announce(ready: &Ready, output: Output) -> Result<()> {
         ready.socket.display(),
         ready.control
     ))?;
-    if ready.recovery.quarantined_files > 0 {
-        output.note(format!(
-            "{} damaged and set aside: see `forebay ls` for what is quarantined",
-            units::plural(ready.recovery.quarantined_files, "file")
-        ));
+    for name in ready.recovery.quarantined.iter().take(NAMED) {
+        output.note(format!("damaged: {name} was only here; nothing of it is freed, reads fail"));
     }
     Ok(())
 }

@@ -198,7 +198,7 @@ fn short(length: usize) -> u16 {
 pub(crate) mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::places;
+    use super::super::testing::{location, places};
     use super::*;
 
     fn records() -> impl Strategy<Value = FileRecord> {
@@ -243,7 +243,7 @@ pub(crate) mod tests {
         };
         let place = Place {
             tier: super::super::TierId(1),
-            at: super::super::location(0, 8192),
+            at: location(0, 8192),
             epoch: 1,
         };
         let mut bytes = [0; RECORD_BYTES];

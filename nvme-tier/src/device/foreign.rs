@@ -62,6 +62,10 @@ pub(super) fn check(path: &Path) -> Result<()> {
     if metadata.file_type().is_block_device() {
         refuse_mounted(path, metadata.rdev())?;
         refuse_claimed(path)?;
+    } else if !metadata.is_file() {
+        return Err(
+            Kind::Invalid.error(format!("{} is neither a file nor a block device", path.display()))
+        );
     }
     let mut file = File::open(path).map_err(|e| failed("opening", e))?;
     let length = file.seek(SeekFrom::End(0)).map_err(|e| failed("measuring", e))?;

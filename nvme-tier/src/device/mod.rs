@@ -2,11 +2,13 @@
 
 mod admit;
 mod allocate;
+mod bell;
 mod foreign;
 mod media;
 mod medium;
 mod ring;
 pub mod sim;
+mod table;
 mod uring;
 mod wait;
 
@@ -133,7 +135,8 @@ pub trait Device: Send {
     fn in_flight(&self) -> usize;
 
     /// A descriptor that polls readable once a completion is there, for a shard that goes to
-    /// sleep; `None` if the device can only be polled.
+    /// sleep; `None` if the device can only be polled. It may also be readable for nothing. Only
+    /// poll the descriptor, never read it: a [`Device::poll`] that finds nothing resets it.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 
     /// Announces memory that commands will use, so that its pages are pinned once rather than

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Once};
 use std::thread;
 
@@ -10,11 +10,8 @@ use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
 use io_uring::{IoUring, cqueue, squeue};
 
-/// Places in the table of registered memory; each holds up to [`PIECE_BYTES`].
-const TABLE_PLACES: u16 = 1024;
-
-/// The kernel registers at most this much at one place; a larger region takes several.
-const PIECE_BYTES: usize = 1 << 30;
+use super::bell::Bell;
+use super::table::{TABLE_PLACES, Table, pieces};
 
 /// How often a kernel short of memory is asked again before its thread goes on with other work.
 const SUBMIT_ATTEMPTS: u32 = 16;
@@ -33,11 +30,14 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring for `entries` commands at once over `files`, in the fastest set-up that the kernel
-    /// has.
-    pub(super) fn new(entries: u32, files: &[RawFd]) -> Result<Self> {
+    /// has. It rings `bell` when there are completions.
+    pub(super) fn new(entries: u32, files: &[RawFd], bell: &Bell) -> Result<Self> {
         let uring = build(entries)?;
         let submitter = uring.submitter();
         submitter.register_files(files).map_err(|e| not_made("registering the tier's files", e))?;
+        submitter
+            .register_eventfd(bell.raw())
+            .map_err(|e| not_made("registering an eventfd", e))?;
         // Missing before Linux 5.19; then all I/O is on unregistered memory.
         let usable = submitter.register_buffers_sparse(u32::from(TABLE_PLACES)).is_ok();
         Ok(Self { uring, enabled: false, table: Table::new(usable) })
@@ -97,11 +97,6 @@ impl Ring {
         self.uring.completion().next()
     }
 
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring keeps its descriptor open for as long as `self` is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) }
-    }
-
     /// Pins a region's pages once and for all. A refusal for want of lockable memory is no error:
     /// commands on the region then pin its pages each time.
     pub(super) fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
@@ -149,7 +144,7 @@ impl Ring {
 
     /// The regions registered, for a ring that takes over from this one.
     pub(super) fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
-        self.table.entries.iter().map(|entry| &entry.region)
+        self.table.regions()
     }
 }
 
@@ -217,109 +212,4 @@ fn warn_of_limit() {
              pins its own pages: raise `ulimit -l` (LimitMEMLOCK= in a unit file)"
         );
     });
-}
-
-fn pieces(region: &Region) -> Vec<libc::iovec> {
-    let starts = (0..region.length()).step_by(PIECE_BYTES);
-    let piece = |start: usize| {
-        let iov_len = PIECE_BYTES.min(region.length() - start);
-        libc::iovec { iov_base: region.at(start, iov_len).as_ptr().cast(), iov_len }
-    };
-    starts.map(piece).collect()
-}
-
-/// Which places of the kernel's table hold which region.
-struct Table {
-    /// Sorted by region.
-    entries: Vec<Entry>,
-    taken: Vec<bool>,
-}
-
-struct Entry {
-    region: Arc<Region>,
-    first: u16,
-    places: u16,
-}
-
-impl Table {
-    fn new(usable: bool) -> Self {
-        let places = if usable { usize::from(TABLE_PLACES) } else { 0 };
-        Self { entries: Vec::new(), taken: vec![false; places] }
-    }
-
-    /// Places in a row for all of a region; `None` if it has them already.
-    fn claim(&mut self, region: &Arc<Region>) -> io::Result<Option<u16>> {
-        let Err(at) = self.entries.binary_search_by_key(&region.id().0, |e| e.region.id().0) else {
-            return Ok(None);
-        };
-        let wanted = region.length().div_ceil(PIECE_BYTES);
-        let first = self.taken.windows(wanted).position(|places| places.iter().all(|t| !t));
-        let fits =
-            first.and_then(|first| Some((u16::try_from(first).ok()?, u16::try_from(wanted).ok()?)));
-        let Some((first, places)) = fits else {
-            return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
-        };
-        let entry = Entry { region: Arc::clone(region), first, places };
-        self.mark(&entry, true);
-        self.entries.insert(at, entry);
-        Ok(Some(first))
-    }
-
-    fn release(&mut self, region: RegionId) -> Option<Entry> {
-        let at = self.entries.binary_search_by_key(&region.0, |e| e.region.id().0).ok()?;
-        let entry = self.entries.remove(at);
-        self.mark(&entry, false);
-        Some(entry)
-    }
-
-    fn mark(&mut self, entry: &Entry, taken: bool) {
-        let first = usize::from(entry.first);
-        self.taken[first..first + usize::from(entry.places)].fill(taken);
-    }
-
-    fn place(&self, region: RegionId, offset: usize, length: usize) -> Option<u16> {
-        let at = self.entries.binary_search_by_key(&region.0, |e| e.region.id().0).ok()?;
-        let entry = &self.entries[at];
-        // A range over the edge of two pieces belongs to neither.
-        let within = offset % PIECE_BYTES + length <= PIECE_BYTES;
-        let piece = u16::try_from(offset / PIECE_BYTES).ok()?;
-        (within && piece < entry.places).then(|| entry.first + piece)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dma::HugePages;
-
-    use super::*;
-
-    #[test]
-    fn places_are_found_given_back_and_bounded() {
-        let regions = [0; 3].map(|_| Region::anonymous(8192, HugePages::Never).expect("memory"));
-        let mut table = Table::new(true);
-        table.taken.truncate(2);
-        assert_eq!(table.claim(&regions[1]).expect("room"), Some(0));
-        assert_eq!(table.claim(&regions[0]).expect("room"), Some(1));
-        assert_eq!(table.claim(&regions[0]).expect("known"), None);
-        let full = table.claim(&regions[2]).expect_err("full");
-        assert_eq!(full.raw_os_error(), Some(libc::ENOBUFS));
-        assert_eq!(table.place(regions[0].id(), 4096, 4096), Some(1));
-        assert_eq!(table.place(regions[2].id(), 0, 1), None);
-        assert!(table.release(regions[1].id()).is_some());
-        assert_eq!(table.claim(&regions[2]).expect("room again"), Some(0));
-        assert_eq!(table.place(regions[1].id(), 0, 1), None);
-    }
-
-    #[test]
-    fn a_large_region_takes_several_places_and_its_edges_belong_to_none() {
-        // Reserved address space only: no page is ever touched.
-        let region = Region::anonymous((2 << 30) + 4096, HugePages::Never).expect("memory");
-        let mut table = Table::new(true);
-        assert_eq!(table.claim(&region).expect("room"), Some(0));
-        let lengths: Vec<_> = pieces(&region).iter().map(|piece| piece.iov_len).collect();
-        assert_eq!(lengths, [1 << 30, 1 << 30, 4096]);
-        assert_eq!(table.place(region.id(), (1 << 30) - 4096, 4096), Some(0));
-        assert_eq!(table.place(region.id(), (1 << 30) - 4096, 8192), None);
-        assert_eq!(table.place(region.id(), 2 << 30, 4096), Some(2));
-    }
 }

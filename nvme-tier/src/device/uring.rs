@@ -7,24 +7,24 @@
 //! leaked, never freed.
 #![allow(unsafe_code)]
 
+mod in_flight;
+
 use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::thread;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
-use io_uring::{opcode, squeue, types};
 
+use self::in_flight::InFlight;
+use super::bell::Bell;
 use super::ring::Ring;
-use super::{Command, Completion, Device, DeviceIndex, Geometry, Location, Media, Token, wait};
+use super::{Command, Completion, Device, DeviceIndex, Geometry, Media, Token, wait};
 
 const LARGEST_DEPTH: usize = 4096;
-
-/// How often a command that the kernel interrupted is submitted again before it fails.
-const MOST_RETRIES: u8 = 8;
 
 /// A drop waits this often, this long, for what is in flight: five seconds in all.
 const DRAIN_WAITS: u32 = 50;
@@ -32,27 +32,20 @@ const DRAIN_WAIT: Duration = Duration::from_millis(100);
 
 /// A queue over all of a [`Media`], through one io_uring.
 ///
-/// The thread that first kicks it owns it. It may move to another thread while nothing is in
-/// flight: it then makes its ring anew, and [`Device::readiness`] is another descriptor. A command
-/// that the device must refuse still goes through the ring, so that whoever sleeps on the
-/// descriptor wakes up for it.
+/// The thread that first kicks it owns it; it may move to another while nothing is in flight, and
+/// should be dropped where it was used, since what is in flight otherwise can only be leaked. A
+/// command that the device must refuse still goes through the ring, so that whoever sleeps on
+/// [`Device::readiness`] wakes up for it. That descriptor stays the same for life, and nobody but
+/// the device reads from it; it may be readable for nothing, and falls silent at a poll that
+/// finds nothing.
 pub struct UringDevice {
     media: Media,
     ring: Ring,
+    bell: Bell,
     /// Owns every command that the kernel may know of.
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
     broken: bool,
-}
-
-struct InFlight {
-    token: Token,
-    command: Command,
-    /// Bytes that earlier, short attempts moved.
-    moved: usize,
-    retries: u8,
-    /// Why the command fails without having been tried.
-    refusal: Option<Error>,
 }
 
 impl UringDevice {
@@ -62,10 +55,12 @@ impl UringDevice {
             return Err(Kind::Invalid
                 .error(format!("a queue holds from 1 to {LARGEST_DEPTH} commands, not {depth}")));
         }
-        let ring = Ring::new(entries.next_power_of_two(), &media.descriptors())?;
+        let bell = Bell::new()?;
+        let ring = Ring::new(entries.next_power_of_two(), &media.descriptors(), &bell)?;
         Ok(Self {
             media: media.clone(),
             ring,
+            bell,
             slots: (0..depth).map(|_| None).collect(),
             free: (0..entries).rev().collect(),
             broken: false,
@@ -107,7 +102,8 @@ impl UringDevice {
             )));
         }
         let entries = u32::try_from(self.slots.len()).expect("checked when made");
-        let mut ring = Ring::new(entries.next_power_of_two(), &self.media.descriptors())?;
+        let files = self.media.descriptors();
+        let mut ring = Ring::new(entries.next_power_of_two(), &files, &self.bell)?;
         for region in self.ring.regions() {
             ring.register(region).map_err(|e| not_registered(region, e))?;
         }
@@ -118,6 +114,25 @@ impl UringDevice {
             self.push(index);
         }
         Ok(())
+    }
+
+    /// Takes what has completed, and what the kernel holds back once that is used up.
+    fn collect(&mut self, completions: &mut Vec<Completion>) {
+        if self.in_flight() == 0 {
+            return;
+        }
+        let mut reaped = self.reap(completions);
+        // Nobody kicks for the rest of a short transfer, so it must leave before this returns.
+        while reaped.again || (reaped.entries == 0 && self.ring.holds_back()) {
+            if let Err(error) = self.enter() {
+                self.give_up(&error);
+                return;
+            }
+            reaped = self.reap(completions);
+            if reaped.entries == 0 {
+                return;
+            }
+        }
     }
 
     /// Takes completions that the kernel has posted; how many, and whether some continue.
@@ -133,7 +148,7 @@ impl UringDevice {
                 reaped.again = true;
                 continue;
             };
-            let InFlight { token, command, .. } = place.take().expect("occupied, as just seen");
+            let (token, command) = place.take().expect("occupied, as just seen").into_parts();
             self.free.push(index);
             completions.push(Completion { token, command, result });
         }
@@ -151,125 +166,6 @@ impl UringDevice {
 struct Reaped {
     entries: usize,
     again: bool,
-}
-
-impl InFlight {
-    /// The entry for what is still to be moved.
-    fn entry(&self, ring: &Ring) -> squeue::Entry {
-        if self.refusal.is_some() {
-            return opcode::Nop::new().build();
-        }
-        match &self.command {
-            Command::Flush(device) => {
-                opcode::Fsync::new(fixed(*device)).flags(types::FsyncFlags::DATASYNC).build()
-            }
-            Command::Read { at, into } => {
-                let memory = into.address().as_ptr();
-                let part = self.part(at, ring, into.region(), memory, into.length());
-                match part.place {
-                    Some(place) => {
-                        opcode::ReadFixed::new(part.file, part.memory, part.length, place)
-                            .offset(part.offset)
-                            .build()
-                    }
-                    None => opcode::Read::new(part.file, part.memory, part.length)
-                        .offset(part.offset)
-                        .build(),
-                }
-            }
-            Command::Write { at, from } => {
-                let memory = from.address().as_ptr();
-                let part = self.part(at, ring, from.region(), memory, from.length());
-                match part.place {
-                    Some(place) => {
-                        opcode::WriteFixed::new(part.file, part.memory, part.length, place)
-                            .offset(part.offset)
-                            .build()
-                    }
-                    None => opcode::Write::new(part.file, part.memory, part.length)
-                        .offset(part.offset)
-                        .build(),
-                }
-            }
-        }
-    }
-
-    fn part(
-        &self,
-        at: &Location,
-        ring: &Ring,
-        region: &Region,
-        memory: *mut u8,
-        length: usize,
-    ) -> Part {
-        let start = memory.addr() - region.base().addr().get() + self.moved;
-        let length = length - self.moved;
-        Part {
-            file: fixed(at.device),
-            memory: memory.wrapping_add(self.moved),
-            length: u32::try_from(length).expect("larger commands were refused"),
-            offset: at.offset + self.moved as u64,
-            place: ring.place(region, start, length),
-        }
-    }
-
-    /// What became of the command; `None` if the rest of it must be submitted.
-    fn on_completion(&mut self, result: i32, media: &Media) -> Option<Result<()>> {
-        if let Some(refusal) = self.refusal.take() {
-            return Some(Err(refusal));
-        }
-        let moved = match usize::try_from(result) {
-            Ok(moved) => moved,
-            Err(_) => {
-                let interrupted = matches!(-result, libc::EAGAIN | libc::EINTR);
-                if interrupted && self.retries < MOST_RETRIES {
-                    self.retries += 1;
-                    return None;
-                }
-                let error = io::Error::from_raw_os_error(-result);
-                return Some(Err(Error::io(self.describe(media), error)));
-            }
-        };
-        self.moved += moved;
-        let length = self.command.length();
-        if self.moved == length {
-            return Some(Ok(()));
-        }
-        let block = media.geometry(self.command.device()).block_bytes as usize;
-        if moved != 0 && self.moved < length && moved.is_multiple_of(block) {
-            return None;
-        }
-        Some(Err(Kind::Io.error(format!(
-            "{} ended after {} bytes: was the file truncated?",
-            self.describe(media),
-            self.moved
-        ))))
-    }
-
-    fn describe(&self, media: &Media) -> String {
-        let path = media.path(self.command.device()).display();
-        match &self.command {
-            Command::Read { at, into } => {
-                format!("reading {} bytes at {} of {path}", into.length(), at.offset)
-            }
-            Command::Write { at, from } => {
-                format!("writing {} bytes at {} of {path}", from.length(), at.offset)
-            }
-            Command::Flush(_) => format!("flushing {path}"),
-        }
-    }
-}
-
-struct Part {
-    file: types::Fixed,
-    memory: *mut u8,
-    length: u32,
-    offset: u64,
-    place: Option<u16>,
-}
-
-fn fixed(device: DeviceIndex) -> types::Fixed {
-    types::Fixed(u32::from(device.0))
 }
 
 fn broken(error: io::Error) -> Error {
@@ -298,7 +194,7 @@ impl Device for UringDevice {
     fn submit(&mut self, token: Token, command: Command) -> Result<(), Command> {
         let Some(index) = self.free.pop() else { return Err(command) };
         let refusal = self.media.admit(&command).err();
-        let flight = InFlight { token, command, moved: 0, retries: 0, refusal };
+        let flight = InFlight::new(token, command, refusal);
         self.slots[index as usize] = Some(flight);
         self.push(index);
         Ok(())
@@ -311,21 +207,19 @@ impl Device for UringDevice {
         self.enter().inspect_err(|error| self.give_up(error))
     }
 
-    /// Without a system call unless the kernel has said that it holds completions back.
+    /// Without a system call unless the kernel holds completions back, or nothing is there and
+    /// the readiness descriptor must fall silent.
     fn poll(&mut self, completions: &mut Vec<Completion>) {
-        if self.in_flight() == 0 {
-            return;
-        }
-        let mut reaped = self.reap(completions);
-        // Nobody kicks for the rest of a short transfer, so it must leave before this returns.
-        while reaped.again || (reaped.entries == 0 && self.ring.holds_back()) {
-            if let Err(error) = self.enter() {
-                self.give_up(&error);
-                return;
-            }
-            reaped = self.reap(completions);
-            if reaped.entries == 0 {
-                return;
+        let before = completions.len();
+        self.collect(completions);
+        if completions.len() > before {
+            self.bell.on_completions();
+        } else if self.bell.on_nothing() {
+            // The bell is silent now, so whatever rang it before must not be left behind.
+            fence(Ordering::SeqCst);
+            self.collect(completions);
+            if completions.len() > before {
+                self.bell.on_completions();
             }
         }
     }
@@ -335,7 +229,7 @@ impl Device for UringDevice {
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.ring.descriptor())
+        Some(self.bell.descriptor())
     }
 
     /// As the trait has it, but a limit on locked memory is no error: it is logged once, and
@@ -360,16 +254,14 @@ impl Drop for UringDevice {
     fn drop(&mut self) {
         let mut completions = Vec::new();
         let mut waits = 0;
-        if self.ring.queued() > 0 && self.kick().is_err() {
-            waits = DRAIN_WAITS;
-        }
-        while self.in_flight() > 0 && waits < DRAIN_WAITS {
+        // A queue that broke stays broken: waiting for it would be in vain.
+        while self.kick().is_ok() && self.in_flight() > 0 && waits < DRAIN_WAITS && !self.broken {
+            completions.clear();
             self.poll(&mut completions);
             if completions.is_empty() {
                 waits += 1;
-                if self.broken { thread::sleep(DRAIN_WAIT) } else { wait(self, DRAIN_WAIT) }
+                wait(self, DRAIN_WAIT);
             }
-            completions.clear();
         }
         if self.in_flight() > 0 {
             let leaked = self.in_flight();

@@ -148,9 +148,7 @@ impl Ledger {
         if !self.io.is_quiet() {
             return false;
         }
-        for device in self.io.failed().iter() {
-            self.space.device_mut(device).fail();
-        }
+        self.note_failures();
         let Some(mut batch) = self.batch.take() else { return false };
         let next = match batch.phase {
             Phase::Prepare => {
@@ -179,7 +177,7 @@ impl Ledger {
                 Phase::FlushRecords
             }
             Phase::FlushRecords => {
-                batch.runs.into_iter().for_each(|run| self.settle(run));
+                batch.runs.into_iter().for_each(|run| self.apply(run));
                 return true;
             }
         };

@@ -10,7 +10,7 @@ use crate::holdings::SlotId;
 pub(crate) struct RecordBook {
     files: HashMap<FileId, Entry>,
     /// Some record could not be read, and may be an older one of any file: no tombstone goes.
-    pub(crate) keep_tombstones: bool,
+    keep_tombstones: bool,
 }
 
 #[derive(Debug, Default)]
@@ -23,6 +23,11 @@ struct Entry {
 }
 
 impl RecordBook {
+    /// An empty book; one that never lets a tombstone go if some record could not be read.
+    pub(crate) fn new(keep_tombstones: bool) -> Self {
+        Self { files: HashMap::new(), keep_tombstones }
+    }
+
     /// The record in these slots is durable and the newest of its file. The slots of the one that
     /// was until now are to be erased.
     pub(crate) fn replace(

@@ -167,11 +167,7 @@ impl Space {
     /// Makes unassigned again one data slab of a device in which no slot is held.
     pub(crate) fn vacate_empty(&mut self, device: DeviceIndex) -> bool {
         let space = self.device_mut(device);
-        let empty = space.slabs.iter().position(|slab| {
-            matches!(slab.purpose, Some(Purpose::Data(_)))
-                && slab.used == slab.erasing
-                && !slab.withheld
-        });
+        let empty = space.slabs.iter().position(Slab::is_vacant);
         let Some(slab) = empty else { return false };
         space.vacate(u32::try_from(slab).expect("32-bit slabs"));
         true
@@ -192,17 +188,19 @@ impl Space {
         slabs.into_iter().map(|(_, slab)| slab).collect()
     }
 
-    /// The share of slot bytes on healthy devices that is held.
-    pub(crate) fn held_share(&self) -> f64 {
+    /// By how many bytes more than a share of the slot bytes on healthy devices is held.
+    pub(crate) fn excess_bytes(&self, share: f64) -> u64 {
         let healthy = || self.devices.iter().filter(|device| !device.failed);
         let held: u64 = healthy().map(|device| device.held_bytes).sum();
         let capacity: u64 = healthy().map(|device| device.capacity_bytes).sum();
-        if capacity == 0 {
-            return 0.0;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a share, compared with a watermark")]
-        let share = held as f64 / capacity as f64;
-        share
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a watermark need not be exact, and a negative one is none"
+        )]
+        let allowed = (capacity as f64 * share) as u64;
+        held.saturating_sub(allowed)
     }
 
     /// Copies what there is to know into the counters that everybody sees.
@@ -316,6 +314,7 @@ impl DeviceSpace {
         let most = u32::try_from((max_bytes / stride).max(1)).unwrap_or(u32::MAX);
         let slots = slab.virgin_from..slab.virgin_from + slab.virgin_slots().min(most);
         slab.virgin_from = slots.end;
+        slab.windows += 1;
         if slab.virgin_slots() == 0 {
             list.pop();
         }
@@ -329,6 +328,7 @@ impl DeviceSpace {
     pub(crate) fn extended(&mut self, window: &Window) {
         let slab = &mut self.slabs[window.slab as usize];
         let had_free = slab.free_slots() > 0;
+        slab.windows -= 1;
         for slot in window.slots.clone() {
             slab.set_free(slot);
         }

@@ -18,6 +18,8 @@ pub(crate) struct Slab {
     pub(crate) used: u32,
     /// Slots that wait for their entry to be erased.
     pub(crate) erasing: u32,
+    /// Windows of it that are being erased for their first use.
+    pub(crate) windows: u32,
     /// Damaged: whatever is in it is not touched.
     pub(crate) withheld: bool,
     /// The extent in each slot of a data slab.
@@ -35,6 +37,7 @@ impl Slab {
             virgin_from: 0,
             used: 0,
             erasing: 0,
+            windows: 0,
             withheld: false,
             occupants: Vec::new(),
         }
@@ -53,6 +56,14 @@ impl Slab {
             occupants,
             ..Self::unassigned(shape)
         }
+    }
+
+    /// Whether it is a data slab in which nothing is held, nor about to be.
+    pub(crate) fn is_vacant(&self) -> bool {
+        matches!(self.purpose, Some(Purpose::Data(_)))
+            && self.used == self.erasing
+            && self.windows == 0
+            && !self.withheld
     }
 
     pub(crate) fn free_slots(&self) -> u32 {
@@ -114,7 +125,8 @@ impl Slab {
     /// The extents in it; `None` if a slot is held by something that is no extent (yet).
     pub(crate) fn residents(&self) -> Option<Vec<Arc<Extent>>> {
         let extents: Vec<_> = self.occupants.iter().filter_map(Weak::upgrade).collect();
-        (extents.len() == (self.used - self.erasing) as usize).then_some(extents)
+        let all = extents.len() == (self.used - self.erasing) as usize && self.windows == 0;
+        all.then_some(extents)
     }
 }
 

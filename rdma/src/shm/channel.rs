@@ -16,8 +16,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::control::{Grant, Hello, NOTE_BYTES, Note, Order, VERSION};
 use super::layout::{CLIENT_WAKE_AT, NODE_WAKE_AT, REPLY_WORDS, REQUEST_WORDS};
 use super::ring::{Receiver, Sender};
-use super::sys;
 use super::wake::{self, Awaits, WakeWord};
+use super::{message, sys};
 use crate::{Channel, Fabric};
 
 /// Looks at the ring before [`Channel::wait`] sleeps: some 20 microseconds, about what sleeping and
@@ -84,9 +84,9 @@ impl ShmChannel {
         socket.set_write_timeout(Some(timeout)).map_err(lost)?;
         let hello = Hello { versions: (VERSION, VERSION), slots: (slots, slots) };
         // A node that refuses may have hung up already; its note says more than a broken pipe.
-        let sent = sys::send(socket.as_fd(), &hello.encode(), &[], 0);
+        let sent = message::send(socket.as_fd(), &hello.encode(), &[], 0);
         let mut note = [0; NOTE_BYTES];
-        let received = sys::receive(socket.as_fd(), &mut note, 2, 0).map_err(lost)?;
+        let received = message::receive(socket.as_fd(), &mut note, 2, 0).map_err(lost)?;
         if received.bytes != NOTE_BYTES {
             sent.map_err(lost)?;
             return Err(Kind::Disconnected.error("the node hung up without a welcome"));
@@ -173,7 +173,8 @@ impl ShmChannel {
     fn look(&mut self) -> Result<()> {
         loop {
             let room = &mut self.note[self.note_filled..];
-            let received = match sys::receive(self.socket.as_fd(), room, 0, libc::MSG_DONTWAIT) {
+            let received = match message::receive(self.socket.as_fd(), room, 0, libc::MSG_DONTWAIT)
+            {
                 Ok(received) => received.bytes,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) => return Err(Kind::Disconnected.error("the node went away").caused_by(e)),
@@ -201,7 +202,7 @@ impl ShmChannel {
         self.alive()?;
         self.answer = None;
         let bytes = order.encode();
-        let sent = sys::send(self.socket.as_fd(), &bytes, file.as_slice(), 0);
+        let sent = message::send(self.socket.as_fd(), &bytes, file.as_slice(), 0);
         if !matches!(sent, Ok(length) if length == bytes.len()) {
             // Half an order, or none: the node's last note may say why.
             let why = self.look().err();

@@ -11,7 +11,7 @@ use extent::{Error, Kind, Result};
 
 use super::control::{Grant, HELLO_BYTES, Hello, Note, VERSION};
 use super::layout::{Layout, MAX_SLOTS};
-use super::sys;
+use super::{message, sys};
 
 /// Which local users may connect.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -116,7 +116,7 @@ fn welcome(
         Err(error) => {
             let note = Note::Welcome(Err(error.duplicate())).encode();
             // It may have gone already; this is a courtesy.
-            let _ = sys::send(socket.as_fd(), &note, &[], 0);
+            let _ = message::send(socket.as_fd(), &note, &[], 0);
             Err(error)
         }
     }
@@ -144,7 +144,7 @@ fn greet(
         max_region_bytes: options.max_region_bytes,
     };
     let note = Note::Welcome(Ok(grant)).encode();
-    sys::send(socket.as_fd(), &note, &[file.as_fd(), doorbell.as_fd()], 0)
+    message::send(socket.as_fd(), &note, &[file.as_fd(), doorbell.as_fd()], 0)
         .map_err(|e| Kind::Disconnected.error("the client went away").caused_by(e))?;
     Ok((layout, link, doorbell))
 }
@@ -153,7 +153,7 @@ fn greet(
 /// that came along are thrown away by the kernel.
 fn hello(socket: &UnixStream) -> Result<Hello> {
     let mut hello = [0; HELLO_BYTES];
-    let received = sys::receive(socket.as_fd(), &mut hello, 0, 0)
+    let received = message::receive(socket.as_fd(), &mut hello, 0, 0)
         .map_err(|e| Kind::Disconnected.error("no hello came").caused_by(e))?;
     match received.bytes {
         0 => Err(Kind::Disconnected.error("the client left without a hello")),

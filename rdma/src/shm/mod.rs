@@ -97,6 +97,7 @@ mod handshake;
 #[cfg(test)]
 mod hostile;
 mod layout;
+mod message;
 mod regions;
 mod ring;
 mod session;

@@ -13,9 +13,9 @@ use super::closer::close_elsewhere;
 use super::control::{Note, ORDER_BYTES, Order};
 use super::handshake::{ShmConnection, ShmOptions};
 use super::layout::{CLIENT_WAKE_AT, NODE_WAKE_AT, REPLY_WORDS, REQUEST_WORDS};
+use super::message;
 use super::regions::Regions;
 use super::ring::{Receiver, Sender};
-use super::sys;
 use super::wake::{Awaits, WakeWord};
 use crate::{Event, SessionId};
 
@@ -192,7 +192,7 @@ impl Session {
     /// Whether there was anything.
     fn receive(&mut self) -> Result<bool> {
         let room = &mut self.order[self.order_filled..];
-        let received = match sys::receive(self.socket.as_fd(), room, 1, libc::MSG_DONTWAIT) {
+        let received = match message::receive(self.socket.as_fd(), room, 1, libc::MSG_DONTWAIT) {
             Ok(received) => received,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(Kind::Disconnected.error("the client went away").caused_by(e)),
@@ -249,7 +249,7 @@ impl Session {
     /// Whether there was room in the socket.
     fn send(&self, note: &Note) -> Result<bool> {
         let bytes = note.encode();
-        match sys::send(self.socket.as_fd(), &bytes, &[], libc::MSG_DONTWAIT) {
+        match message::send(self.socket.as_fd(), &bytes, &[], libc::MSG_DONTWAIT) {
             Ok(sent) if sent == bytes.len() => Ok(true),
             Ok(_) => Err(Kind::Disconnected.error("half a note went to the client")),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),

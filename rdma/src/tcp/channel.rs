@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -184,15 +185,14 @@ impl TcpChannel {
 
     fn begin_data(&mut self, header: DataHeader) -> Result<()> {
         let DataHeader { tag, at, length } = header;
-        let waiting = self
-            .waiting
-            .get_mut(&tag)
-            .filter(|waiting| waiting.is_read)
-            .ok_or_else(|| nonsense(format!("bytes for request {tag}, which is no READ")))?;
+        let waiting =
+            self.waiting.get_mut(&tag).filter(|waiting| waiting.is_read).ok_or_else(|| {
+                nonsense(format_args!("bytes for request {tag}, which is no READ"))
+            })?;
         let end = at.checked_add(length.into()).filter(|end| *end <= waiting.total);
         let received = waiting.received + u64::from(length);
         let Some(end) = end.filter(|_| received <= waiting.total) else {
-            return Err(nonsense(format!(
+            return Err(nonsense(format_args!(
                 "{length} bytes at {at} of a READ of {} bytes, {} of them there",
                 waiting.total, waiting.received
             )));
@@ -213,12 +213,11 @@ impl TcpChannel {
 
     /// A reply came: its request's memory is the caller's again.
     fn settle(&mut self, reply: &Reply) -> Result<()> {
-        let waiting = self
-            .waiting
-            .remove(&reply.tag)
-            .ok_or_else(|| nonsense(format!("a reply to request {}, not in flight", reply.tag)))?;
+        let waiting = self.waiting.remove(&reply.tag).ok_or_else(|| {
+            nonsense(format_args!("a reply to request {}, not in flight", reply.tag))
+        })?;
         if waiting.is_read && reply.status.is_ok() && reply.value != waiting.received {
-            return Err(nonsense(format!(
+            return Err(nonsense(format_args!(
                 "{} bytes of a READ, where the reply says {}",
                 waiting.received, reply.value
             )));
@@ -370,7 +369,7 @@ fn offset_in(position: u64, begin: u64) -> usize {
     usize::try_from(position - begin).expect("inside a window")
 }
 
-fn nonsense(what: String) -> Error {
+fn nonsense(what: fmt::Arguments<'_>) -> Error {
     Kind::Corrupt.error(format!("the node sent {what}: versions may differ; connect again"))
 }
 

@@ -304,5 +304,7 @@ impl Session {
 }
 
 fn lost(doing: &str, error: io::Error) -> Error {
-    Kind::Disconnected.error(format!("{doing} over TCP failed, the client is gone")).caused_by(error)
+    Kind::Disconnected
+        .error(format!("{doing} over TCP failed, the client is gone"))
+        .caused_by(error)
 }

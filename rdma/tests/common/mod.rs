@@ -13,27 +13,27 @@ use extent::{ByteRange, Error, FileId, FileName, Generation, Kind, Result, check
 use forebay_rdma::{Channel, Event, SessionId, Token, Transfer, Transport};
 
 /// Bytes of the node's buffers.
-pub const PIECE_BYTES: usize = 64 << 10;
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
 /// A handle whose WRITEs the node answers without a word about their bytes.
-pub const RUDE: u64 = 78;
+pub(crate) const RUDE: u64 = 78;
 /// How often a test looks before it takes the other side for hung.
 const MANY: usize = 50_000_000;
 
 /// Answers requests from files in memory.
-pub struct TestNode<T> {
-    pub transport: T,
-    pub pool: Pool,
+pub(crate) struct TestNode<T> {
+    pub(crate) transport: T,
+    pub(crate) pool: Pool,
     files: HashMap<String, (Generation, Vec<u8>)>,
     sessions: HashMap<SessionId, HashMap<u64, Handle>>,
     jobs: VecDeque<Job>,
     writes: HashMap<(SessionId, u32), WriteState>,
     in_flight: HashMap<Token, InFlight>,
     tokens: u64,
-    pub opened: Vec<(SessionId, String)>,
-    pub closed: Vec<(SessionId, Error)>,
-    pub requests: usize,
+    pub(crate) opened: Vec<(SessionId, String)>,
+    pub(crate) closed: Vec<(SessionId, Error)>,
+    pub(crate) requests: usize,
     /// Transfers that ended well, and that ended with an error.
-    pub completed: (usize, usize),
+    pub(crate) completed: (usize, usize),
 }
 
 struct Handle {
@@ -69,7 +69,7 @@ struct InFlight {
 }
 
 impl<T: Transport> TestNode<T> {
-    pub fn new(transport: T, buffers: usize) -> Self {
+    pub(crate) fn new(transport: T, buffers: usize) -> Self {
         let sizes = [SizeClass { bytes: PIECE_BYTES, count: buffers }];
         Self {
             transport,
@@ -87,20 +87,20 @@ impl<T: Transport> TestNode<T> {
         }
     }
 
-    pub fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn add_file(&mut self, name: &str, bytes: Vec<u8>) {
         self.files.insert(name.into(), (Generation(1), bytes));
     }
 
-    pub fn buffers_out(&self) -> usize {
+    pub(crate) fn buffers_out(&self) -> usize {
         self.pool.usage().iter().map(|class| class.taken).sum()
     }
 
-    pub fn transfers_in_flight(&self) -> usize {
+    pub(crate) fn transfers_in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
     /// One turn. Returns whether anything happened.
-    pub fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let mut events = Vec::new();
         self.transport.poll(&mut events);
         let busy = !events.is_empty();
@@ -186,13 +186,7 @@ impl<T: Transport> TestNode<T> {
                 reply.landing = Landing::Stream;
                 reply.payload_crc = request.payload_crc.map_or(0, |_| checksum::crc32c(&bytes));
                 let kind = JobKind::Read { bytes, reply };
-                self.jobs.push_back(Job {
-                    session,
-                    tag: request.tag,
-                    segments: into,
-                    at: 0,
-                    kind,
-                });
+                self.jobs.push_back(Job { session, tag: request.tag, segments: into, at: 0, kind });
                 return Ok(());
             }
             Command::Write { handle: RUDE, .. } => reply.status = Err(Kind::Denied),
@@ -275,9 +269,7 @@ impl<T: Transport> TestNode<T> {
         let name = name.to_string();
         let missing = || Kind::NotFound.error(format!("no file {name}"));
         let (draft, body) = match open.mode {
-            OpenMode::Read(_) => {
-                (None, body_of(&name, self.files.get(&name).ok_or_else(missing)?))
-            }
+            OpenMode::Read(_) => (None, body_of(&name, self.files.get(&name).ok_or_else(missing)?)),
             OpenMode::Write(_) => (Some(Vec::new()), body_of(&name, &Default::default())),
         };
         self.tokens += 1;
@@ -342,39 +334,39 @@ fn body_of(name: &str, (generation, bytes): &(Generation, Vec<u8>)) -> Vec<u8> {
 }
 
 /// A client over any channel. `turn` lets the node make progress.
-pub struct TestClient<C> {
-    pub channel: C,
-    pub region: Arc<Region>,
+pub(crate) struct TestClient<C> {
+    pub(crate) channel: C,
+    pub(crate) region: Arc<Region>,
     tags: u32,
     pending: HashSet<u32>,
     replies: Vec<Reply>,
 }
 
 impl<C: Channel> TestClient<C> {
-    pub fn new(mut channel: C, bytes: usize) -> Self {
+    pub(crate) fn new(mut channel: C, bytes: usize) -> Self {
         let region = channel.allocate(bytes).expect("memory");
         Self { channel, region, tags: 0, pending: HashSet::new(), replies: Vec::new() }
     }
 
     /// A part of the client's memory.
-    pub fn segment(&self, at: usize, length: usize) -> Segment {
+    pub(crate) fn segment(&self, at: usize, length: usize) -> Segment {
         let length = u32::try_from(length).expect("small");
         Segment { address: at as u64, length, key: self.region.id().0 }
     }
 
-    pub fn fill(&self, at: usize, bytes: &[u8]) {
+    pub(crate) fn fill(&self, at: usize, bytes: &[u8]) {
         let window = dma::Window::new(Arc::clone(&self.region), at as u64, bytes.len());
         window.expect("inside").copy_in(bytes);
     }
 
-    pub fn bytes(&self, at: usize, length: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&self, at: usize, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         let window = dma::Window::new(Arc::clone(&self.region), at as u64, length);
         window.expect("inside").copy_out(&mut bytes);
         bytes
     }
 
-    pub fn send(&mut self, command: Command, payload_crc: Option<u32>) -> u32 {
+    pub(crate) fn send(&mut self, command: Command, payload_crc: Option<u32>) -> u32 {
         self.tags += 1;
         let request = Request { tag: self.tags, payload_crc, command };
         self.channel.send(&request).expect("room");
@@ -383,7 +375,7 @@ impl<C: Channel> TestClient<C> {
     }
 
     /// Sends what is queued and waits for all replies, which come back by tag.
-    pub fn finish(&mut self, turn: &mut dyn FnMut()) -> Result<HashMap<u32, Reply>> {
+    pub(crate) fn finish(&mut self, turn: &mut dyn FnMut()) -> Result<HashMap<u32, Reply>> {
         self.channel.kick()?;
         let mut done = HashMap::new();
         for _ in 0..MANY {
@@ -400,13 +392,18 @@ impl<C: Channel> TestClient<C> {
         panic!("no reply to {:?}", self.pending);
     }
 
-    pub fn call(&mut self, command: Command, turn: &mut dyn FnMut()) -> Result<Reply> {
+    pub(crate) fn call(&mut self, command: Command, turn: &mut dyn FnMut()) -> Result<Reply> {
         let tag = self.send(command, None);
         Ok(self.finish(turn)?.remove(&tag).expect("all are answered"))
     }
 
     /// Opens by name; the name is put to the front of the region.
-    pub fn open(&mut self, name: &str, mode: OpenMode, turn: &mut dyn FnMut()) -> Result<Reply> {
+    pub(crate) fn open(
+        &mut self,
+        name: &str,
+        mode: OpenMode,
+        turn: &mut dyn FnMut(),
+    ) -> Result<Reply> {
         self.fill(0, name.as_bytes());
         let name = Segments::one(self.segment(0, name.len()));
         self.call(Command::Open(Open { file: FileId(0), mode, name }), turn)
@@ -414,7 +411,7 @@ impl<C: Channel> TestClient<C> {
 }
 
 /// Lets a node turn until something holds.
-pub fn until<T: Transport>(
+pub(crate) fn until<T: Transport>(
     node: &mut TestNode<T>,
     mut holds: impl FnMut(&TestNode<T>) -> bool,
 ) {
@@ -428,11 +425,11 @@ pub fn until<T: Transport>(
 }
 
 /// Bytes that tell where they belong.
-pub fn pattern(length: usize) -> Vec<u8> {
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
     let mix = |at: usize| (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[7];
     (0..length).map(mix).collect()
 }
 
-pub fn range(offset: usize, length: usize) -> ByteRange {
+pub(crate) fn range(offset: usize, length: usize) -> ByteRange {
     ByteRange::new(offset as u64, length as u64).expect("in bounds")
 }

@@ -74,7 +74,8 @@ async fn ranges_of_a_file_come_back_exactly() {
     home.write("d/e/f", &bytes);
     let meta = home.silo.head("d/e/f").await.expect("there");
     assert_eq!((meta.length, meta.tags), (20_000, None));
-    for (offset, length) in [(0usize, 20_000usize), (1, 1), (4095, 4098), (19_999, 1), (20_000, 0)] {
+    for (offset, length) in [(0usize, 20_000usize), (1, 1), (4095, 4098), (19_999, 1), (20_000, 0)]
+    {
         let range = ByteRange::new(offset as u64, length as u64).expect("small");
         let (buffer, result) = home.silo.read("d/e/f", &meta.version, range, buffer()).await;
         result.expect("a good read");
@@ -277,8 +278,7 @@ fn an_exchange_that_took_out_the_wrong_file_is_undone() {
     let home = home();
     home.write("f", b"checked");
     let condition = Condition::Absent;
-    let mut draft =
-        upload::draft(&home.silo.root, "f", condition, TAGS, b"ours").expect("a draft");
+    let mut draft = upload::draft(&home.silo.root, "f", condition, TAGS, b"ours").expect("a draft");
     let before = draft.look().expect("there");
     home.write("f", b"newer, by somebody else");
     assert_eq!(draft.exchange(&before).expect_err("changed").kind(), Kind::Stale);
@@ -354,8 +354,12 @@ async fn a_page_is_cut_and_continued() {
         home.write(&key.replace("a/", "x/"), key.as_bytes());
     }
     // A file and a directory cannot share a name: the directory is x here, and sorts there.
-    let expected: Vec<String> =
-        keys[1..].iter().map(|key| key.replace("a/", "x/")).collect::<BTreeSet<_>>().into_iter().collect();
+    let expected: Vec<String> = keys[1..]
+        .iter()
+        .map(|key| key.replace("a/", "x/"))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     for limit in 1..=10 {
         let mut seen = Vec::new();
         let mut after: Option<String> = None;

@@ -4,16 +4,17 @@ use std::error::Error as StdError;
 
 use extent::{Error, Kind};
 use object_store::Error as StoreError;
+use object_store::client::HttpError;
 
 use super::service::Refused;
 
 /// What a failed request on `key` means.
-pub(super) fn failed(key: &str, error: StoreError) -> Error {
-    if let Some(refused) = refused(&error) {
+pub(super) fn failed(key: &str, error: &StoreError) -> Error {
+    if let Some(refused) = find::<Refused>(error) {
         let sentence = format!("{key}: {}", refused.advice());
-        return refused.kind().error(sentence).caused_by(error);
+        return refused.kind().error(sentence).caused_by(refused.to_string());
     }
-    let (kind, advice) = match &error {
+    let (kind, advice) = match error {
         StoreError::NotFound { .. } => (Kind::NotFound, "there is no such object"),
         StoreError::AlreadyExists { .. }
         | StoreError::Precondition { .. }
@@ -30,15 +31,25 @@ pub(super) fn failed(key: &str, error: StoreError) -> Error {
         StoreError::UnknownConfigurationKey { .. } => (Kind::Invalid, "check the configuration"),
         _ => (Kind::Io, "the request failed"),
     };
-    kind.error(format!("{key}: {advice}")).caused_by(error)
+    // As text: every error of the library's repeats the one behind it.
+    kind.error(format!("{key}: {advice}")).caused_by(error.to_string())
 }
 
-/// The status behind an error.
-pub(super) fn refused(error: &StoreError) -> Option<&Refused> {
+/// Whether a read failed because its range makes no sense: the server says so, or its answer does
+/// not fit the range.
+pub(super) fn out_of_range(error: &StoreError) -> bool {
+    match find::<Refused>(error) {
+        Some(refused) => refused.status == 416,
+        None => matches!(error, StoreError::Generic { .. }) && find::<HttpError>(error).is_none(),
+    }
+}
+
+/// The first error of a type among an error and its causes.
+fn find<E: StdError + 'static>(error: &StoreError) -> Option<&E> {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(refused) = error.downcast_ref::<Refused>() {
-            return Some(refused);
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
         }
         cause = error.source();
     }

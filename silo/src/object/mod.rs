@@ -12,7 +12,9 @@
 //! leaves a window of one round trip.
 
 mod credentials;
+mod describe;
 mod error;
+mod parts;
 mod service;
 mod stores;
 mod upload;
@@ -22,17 +24,18 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use dma::Buffer;
-use extent::{Attempt, ByteRange, FileId, Kind, Result, SourceVersion};
+use extent::{ByteRange, Kind, Result, SourceVersion};
 use futures::{StreamExt, TryFutureExt};
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
-use object_store::{Attribute, Attributes, GetOptions, GetRange, GetResult};
+use object_store::{GetOptions, GetRange, GetResult};
 use tokio::time::timeout;
 
 use crate::limits::{Limits, Traffic};
 use crate::settle::Settled;
 use crate::{Capabilities, Condition, ObjectMeta, Page, Silo, Upload, UploadTags};
-use error::{failed, refused};
+use describe::{describe, is_strong, is_tag, tags, version_of};
+use error::{failed, out_of_range};
 use stores::Store;
 use upload::ObjectUpload;
 
@@ -42,9 +45,6 @@ pub use stores::{Azure, Gcs, S3};
 const QUIET: Duration = Duration::from_secs(2);
 /// The most keys that any store puts in a page.
 const PAGE_KEYS: usize = 1000;
-/// Metadata names that all three clouds accept: letters only.
-const FILE: &str = "forebayfile";
-const ATTEMPT: &str = "forebayattempt";
 
 /// A silo in an object store.
 pub struct Objects {
@@ -155,23 +155,19 @@ impl Objects {
         };
         let answer = timeout(stall, self.shared.store.objects.get_opts(path, options)).await;
         let answer = match answer.map_err(|_| stalled())? {
-            Err(error) if refused(&error).is_some_and(|refused| refused.status == 416) => {
-                // Shorter than the range: is it another version, or a bad request?
-                self.revalidate(key, version).await?;
-                return Err(failed(key, error));
+            Err(error) if out_of_range(&error) => {
+                // Too short: is it another version, a bad request, or a bad answer?
+                let meta = self.revalidate(key, version).await?;
+                check_end(key, meta.length, rest.end)?;
+                return Err(failed(key, &error));
             }
-            answer => answer.map_err(|e| failed(key, e))?,
+            answer => answer.map_err(|e| failed(key, &e))?,
         };
         self.check(key, &answer, version)?;
-        if answer.meta.size < rest.end {
-            return Err(Kind::Invalid.error(format!(
-                "{key} ends at {}, before {}",
-                answer.meta.size, rest.end
-            )));
-        }
+        check_end(key, answer.meta.size, rest.end)?;
         let mut chunks = answer.into_stream();
         while let Some(chunk) = timeout(stall, chunks.next()).await.map_err(|_| stalled())? {
-            let chunk = chunk.map_err(|e| failed(key, e))?;
+            let chunk = chunk.map_err(|e| failed(key, &e))?;
             let Some(place) = target.get_mut(*progress..*progress + chunk.len()) else {
                 return Err(Kind::Io.error(format!("{key}: more bytes than were asked for")));
             };
@@ -180,10 +176,8 @@ impl Objects {
             self.shared.limits.counters().count_read(chunk.len() as u64);
         }
         if *progress < target.len() {
-            return Err(Kind::Io.error(format!(
-                "{key}: {progress} of {} bytes, then the end",
-                target.len()
-            )));
+            return Err(Kind::Io
+                .error(format!("{key}: {progress} of {} bytes, then the end", target.len())));
         }
         Ok(())
     }
@@ -198,7 +192,7 @@ impl Objects {
 
     /// Looks whether the object still is at this version, and waits until it can be trusted if
     /// that is only a time.
-    async fn revalidate(&self, key: &str, version: &SourceVersion) -> Result<()> {
+    async fn revalidate(&self, key: &str, version: &SourceVersion) -> Result<ObjectMeta> {
         let meta = self.shared.head(key).await?;
         if meta.version != *version {
             return Err(upload::stale(key));
@@ -210,8 +204,15 @@ impl Objects {
                 self.settled.wait(version, left).await;
             }
         }
-        Ok(())
+        Ok(meta)
     }
+}
+
+fn check_end(key: &str, length: u64, end: u64) -> Result<()> {
+    if length < end {
+        return Err(Kind::Invalid.error(format!("{key} ends at {length}, before {end}")));
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -243,14 +244,14 @@ impl Silo for Objects {
             };
             let prefix = Some(full.as_str()).filter(|prefix| !prefix.is_empty());
             let attempt =
-                || listing.list_paginated(prefix, options.clone()).map_err(|e| failed(&full, e));
+                || listing.list_paginated(prefix, options.clone()).map_err(|e| failed(&full, &e));
             let page = shared.limits.call(Traffic::Metadata, attempt).await?;
             for found in page.result.objects {
                 let Some(meta) = shared.listed(&found)? else { continue };
                 // A store may include the key to start after, and some show a folder "a/" as an
                 // empty object "a".
-                let passed = after.is_some_and(|after| meta.key.as_str() <= after);
-                if !passed && (meta.length > 0 || shared.exists(&meta.key).await?) {
+                let again = after == Some(meta.key.as_str());
+                if !again && (meta.length > 0 || shared.exists(&meta.key).await?) {
                     objects.push(meta);
                 }
             }
@@ -259,7 +260,8 @@ impl Silo for Objects {
                 break;
             }
         }
-        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        // In the store's own order, which its next page goes by: SeaweedFS's is not quite that of
+        // bytes.
         let more = objects.len() > limit;
         objects.truncate(limit);
         let next = objects.last().filter(|_| more).map(|last| last.key.clone());
@@ -314,7 +316,7 @@ impl Shared {
     async fn ask(&self, key: &str, path: &Path) -> Result<GetResult> {
         let attempt = || {
             let options = GetOptions { head: true, ..GetOptions::default() };
-            self.store.objects.get_opts(path, options).map_err(|e| failed(key, e))
+            self.store.objects.get_opts(path, options).map_err(|e| failed(key, &e))
         };
         self.limits.call(Traffic::Metadata, attempt).await
     }
@@ -332,64 +334,6 @@ impl Shared {
         let key = found.location.as_ref().strip_prefix(&self.prefix);
         key.filter(|key| !key.is_empty()).map(|key| describe(key, found)).transpose()
     }
-}
-
-fn describe(key: &str, meta: &object_store::ObjectMeta) -> Result<ObjectMeta> {
-    let modified = SystemTime::from(meta.last_modified);
-    Ok(ObjectMeta {
-        key: key.to_owned(),
-        length: meta.size,
-        version: version_of(key, meta)?,
-        modified: (modified > SystemTime::UNIX_EPOCH).then_some(modified),
-        tags: None,
-    })
-}
-
-/// The entity tag in quotes, which not every store's listing puts around it; without one, time
-/// and size.
-fn version_of(key: &str, meta: &object_store::ObjectMeta) -> Result<SourceVersion> {
-    if let Some(tag) = &meta.e_tag {
-        return tag_version(tag);
-    }
-    let modified = SystemTime::from(meta.last_modified).duration_since(SystemTime::UNIX_EPOCH);
-    match modified {
-        Ok(since) if !since.is_zero() => {
-            SourceVersion::new(format!("{}.{:09}-{}", since.as_secs(), since.subsec_nanos(), meta.size))
-        }
-        _ => Err(Kind::Unsupported.error(format!(
-            "{key}: the server gives neither an entity tag nor a time of modification, so a change \
-             could not be noticed"
-        ))),
-    }
-}
-
-fn tag_version(tag: &str) -> Result<SourceVersion> {
-    let quoted = tag.starts_with('"') || tag.starts_with("W/");
-    SourceVersion::new(if quoted { tag.to_owned() } else { format!("\"{tag}\"") })
-}
-
-/// Whether a version is an entity tag, which changes with every change.
-fn is_tag(version: &SourceVersion) -> bool {
-    version.as_str().ends_with('"')
-}
-
-/// Whether a server may compare it: a weak tag never matches.
-fn is_strong(version: &SourceVersion) -> bool {
-    version.as_str().starts_with('"')
-}
-
-fn tags(attributes: &Attributes) -> Option<UploadTags> {
-    let value = |name: &'static str| attributes.get(&Attribute::Metadata(name.into()));
-    let id = u128::from_str_radix(value(FILE)?.as_ref(), 16).ok()?;
-    let attempt = value(ATTEMPT)?.parse().ok()?;
-    Some(UploadTags { file: FileId(id), attempt: Attempt(attempt) })
-}
-
-fn attributes(tags: UploadTags) -> Attributes {
-    Attributes::from_iter([
-        (Attribute::Metadata(FILE.into()), tags.file.to_string()),
-        (Attribute::Metadata(ATTEMPT.into()), tags.attempt.to_string()),
-    ])
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use extent::{Error, Kind, Result};
 use futures::TryFutureExt;
 use object_store::azure::AzureCredential;
-use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
     MultipartUpload, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
@@ -15,10 +14,12 @@ use object_store::{
 };
 use tokio::task::JoinSet;
 
+use super::Shared;
+use super::describe::{attributes, is_strong, tag_version, version_of};
 use super::error::failed;
-use super::service::{Conditions, PublishIf};
+use super::parts::{Numbered, PARTS_UNDER_WAY, joined};
+use super::service::PublishIf;
 use super::stores::Parts;
-use super::{Shared, attributes, is_strong, tag_version};
 use crate::limits::Traffic;
 use crate::{Condition, ObjectMeta, Upload, UploadTags};
 
@@ -28,8 +29,6 @@ pub(super) const SINGLE_PUT_BYTES: u64 = 16 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// Stores take up to 10,000 parts; the size of a part grows with the object to stay below.
 const MOST_PARTS: u64 = 9_000;
-/// Parts of one upload under way at once, each in memory.
-const PARTS_UNDER_WAY: usize = 4;
 
 /// An object on its way.
 pub(super) struct ObjectUpload {
@@ -44,10 +43,10 @@ pub(super) struct ObjectUpload {
 
 /// Where an upload goes.
 #[derive(Clone)]
-struct Target {
-    shared: Arc<Shared>,
-    key: String,
-    path: Path,
+pub(super) struct Target {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: String,
+    pub(super) path: Path,
     condition: Condition,
     tags: UploadTags,
 }
@@ -56,19 +55,6 @@ enum Way {
     Single,
     Numbered(Numbered),
     Blocks { upload: Box<dyn MultipartUpload>, under_way: JoinSet<Result<()>> },
-}
-
-/// Parts with numbers, which are ours to repeat.
-struct Numbered {
-    store: Arc<dyn MultipartStore>,
-    conditions: Option<Conditions>,
-    path: Path,
-    id: String,
-    started: usize,
-    under_way: JoinSet<Result<(usize, PartId)>>,
-    done: Vec<(usize, PartId)>,
-    /// Whether the store forgot the parts, or made an object of them.
-    over: bool,
 }
 
 /// The object is not at the version it should be.
@@ -86,7 +72,8 @@ impl ObjectUpload {
     ) -> Result<Self> {
         let path = shared.path(key)?;
         let target = Target { shared, key: key.to_owned(), path, condition, tags };
-        let way = if length <= SINGLE_PUT_BYTES { Way::Single } else { target.start_parts().await? };
+        let way =
+            if length <= SINGLE_PUT_BYTES { Way::Single } else { target.start_parts().await? };
         let part_bytes = match way {
             Way::Single => SINGLE_PUT_BYTES,
             _ => PART_BYTES.max(length.div_ceil(MOST_PARTS).next_multiple_of(1 << 20)),
@@ -118,7 +105,7 @@ impl ObjectUpload {
                 let part = upload.put_part(payload);
                 let key = self.target.key.clone();
                 under_way.spawn(async move {
-                    part.await.map_err(|e| failed(&key, e))?;
+                    part.await.map_err(|e| failed(&key, &e))?;
                     limits.counters().count_written(bytes);
                     drop(permit);
                     Ok(())
@@ -148,7 +135,7 @@ impl ObjectUpload {
                 }
                 self.target.check().await?;
                 let permit = self.target.shared.limits.admit(Traffic::Metadata).await;
-                let put = upload.complete().await.map_err(|e| failed(&self.target.key, e));
+                let put = upload.complete().await.map_err(|e| failed(&self.target.key, &e));
                 drop(permit);
                 put
             }
@@ -214,41 +201,25 @@ impl Target {
         match &self.shared.store.parts {
             Parts::No => Err(Kind::Unsupported.error("an HTTP server takes no uploads")),
             Parts::Numbered { store, conditions } => {
-                let attempt = || {
-                    let created = store.create_multipart_opts(&self.path, options.clone());
-                    created.map_err(|e| failed(&self.key, e))
-                };
-                let id = self.shared.limits.call(Traffic::Metadata, attempt).await?;
-                if let Some(conditions) = conditions {
-                    conditions.insert(&id, self.publish_if());
-                }
-                Ok(Way::Numbered(Numbered {
-                    store: Arc::clone(store),
-                    conditions: conditions.clone(),
-                    path: self.path.clone(),
-                    id,
-                    started: 0,
-                    under_way: JoinSet::new(),
-                    done: Vec::new(),
-                    over: false,
-                }))
+                let conditions = conditions.clone();
+                Ok(Way::Numbered(Numbered::start(self, store, conditions, &options).await?))
             }
             Parts::Blocks(store) => {
                 let mut options = options;
                 // A shared key signs the condition, which is only added behind the signature.
                 let credential = store.credentials().get_credential().await;
-                let credential = credential.map_err(|e| failed(&self.key, e))?;
+                let credential = credential.map_err(|e| failed(&self.key, &e))?;
                 if !matches!(*credential, AzureCredential::AccessKey(_)) {
                     options.extensions.insert(self.publish_if());
                 }
                 let upload = store.put_multipart_opts(&self.path, options).await;
-                let upload = upload.map_err(|e| failed(&self.key, e))?;
+                let upload = upload.map_err(|e| failed(&self.key, &e))?;
                 Ok(Way::Blocks { upload, under_way: JoinSet::new() })
             }
         }
     }
 
-    fn publish_if(&self) -> PublishIf {
+    pub(super) fn publish_if(&self) -> PublishIf {
         match &self.condition {
             Condition::Absent => PublishIf::Absent,
             Condition::Version(version) => PublishIf::Match(version.as_str().to_owned()),
@@ -273,7 +244,7 @@ impl Target {
             }
             (_, Err(error)) => Err(error),
             (Condition::Version(version), Ok(meta))
-                if super::version_of(&self.key, &meta)? == *version =>
+                if version_of(&self.key, &meta)? == *version =>
             {
                 Ok(Some(meta))
             }
@@ -293,7 +264,7 @@ impl Target {
             };
             limits.counters().count_written(length);
             let put = self.shared.store.objects.put_opts(&self.path, payload.clone(), options);
-            put.map_err(|e| failed(&self.key, e))
+            put.map_err(|e| failed(&self.key, &e))
         };
         limits.call(Traffic::Write(length), attempt).await
     }
@@ -345,88 +316,5 @@ impl Target {
                 .caused_by(error)),
             _ => Err(error),
         }
-    }
-}
-
-impl Numbered {
-    async fn send(&mut self, target: &Target, payload: PutPayload, bytes: u64) -> Result<()> {
-        while self.under_way.len() >= PARTS_UNDER_WAY {
-            let part = joined(&mut self.under_way).await?;
-            self.done.push(part);
-        }
-        let (store, id, target) = (Arc::clone(&self.store), self.id.clone(), target.clone());
-        let number = self.started;
-        self.started += 1;
-        self.under_way.spawn(async move {
-            let limits = &target.shared.limits;
-            let attempt = || {
-                limits.counters().count_written(bytes);
-                let sent = store.put_part(&target.path, &id, number, payload.clone());
-                sent.map_err(|e| failed(&target.key, e))
-            };
-            let part = limits.call(Traffic::Write(bytes), attempt).await?;
-            Ok((number, part))
-        });
-        Ok(())
-    }
-
-    async fn join_all(&mut self) -> Result<()> {
-        while !self.under_way.is_empty() {
-            let part = joined(&mut self.under_way).await?;
-            self.done.push(part);
-        }
-        Ok(())
-    }
-
-    async fn complete(&mut self, target: &Target) -> Result<PutResult> {
-        self.done.sort_unstable_by_key(|(number, _)| *number);
-        let parts: Vec<PartId> = self.done.iter().map(|(_, part)| part.clone()).collect();
-        let attempt = || {
-            let completed = self.store.complete_multipart(&self.path, &self.id, parts.clone());
-            completed.map_err(|e| failed(&target.key, e))
-        };
-        let put = target.shared.limits.call(Traffic::Metadata, attempt).await?;
-        self.forget();
-        Ok(put)
-    }
-
-    async fn abort(&mut self) {
-        self.under_way.shutdown().await;
-        if !self.over {
-            self.forget();
-            if let Err(error) = self.store.abort_multipart(&self.path, &self.id).await {
-                tracing::warn!(%error, path = %self.path, "parts stay behind until the store's own cleaning");
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.over = true;
-        if let Some(conditions) = &self.conditions {
-            conditions.remove(&self.id);
-        }
-    }
-}
-
-impl Drop for Numbered {
-    fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        self.forget();
-        let (store, path, id) = (Arc::clone(&self.store), self.path.clone(), self.id.clone());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { store.abort_multipart(&path, &id).await });
-        }
-    }
-}
-
-/// The next part that is done.
-async fn joined<T: 'static>(under_way: &mut JoinSet<Result<T>>) -> Result<T> {
-    match under_way.join_next().await {
-        Some(Ok(result)) => result,
-        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Some(Err(error)) => Err(Kind::Io.error("the node is stopping").caused_by(error)),
-        None => Err(Kind::Io.error("no part is under way")),
     }
 }

@@ -1,11 +1,13 @@
 use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::thread;
 
 use dma::{HugePages, Pool, SizeClass, Source, Target, Window};
 use proptest::prelude::*;
 
 use super::*;
 use crate::device::allocate::tests::TempFile;
-use crate::device::{MediaOptions, allocate_file};
+use crate::device::{Location, MediaOptions, allocate_file};
 
 const BLOCK: usize = 4096;
 const FILE_BYTES: u64 = 1 << 20;
@@ -352,7 +354,7 @@ fn a_move_with_commands_in_flight_is_reported() {
     let file = new_file("moved-busy");
     let mut device = open(&[&file], false).queue(8).expect("a queue");
     let pool = pool(8);
-    let mut read = |device: &mut UringDevice| {
+    let read = |device: &mut UringDevice| {
         let into = Target::Buffer(pool.take(1).expect("free"), 0..BLOCK);
         device.submit(Token(1), Command::Read { at: at(1), into }).expect("room");
     };
@@ -389,6 +391,28 @@ fn dropping_with_commands_in_flight_gives_their_memory_back() {
 }
 
 #[test]
+fn what_cannot_be_reaped_is_leaked_and_never_reused() {
+    let file = new_file("orphan");
+    let pool = pool(8);
+    let mut device = open(&[&file], false).queue(8).expect("a queue");
+    device = thread::scope(|scope| {
+        let kick = || {
+            for tag in 0..8 {
+                let from = Source::Buffer(pool.take(1).expect("free"), 0..8 * BLOCK);
+                device.submit(Token(tag), Command::Write { at: at(8 * tag), from }).expect("room");
+            }
+            device.kick().expect("a sound queue");
+            device
+        };
+        scope.spawn(kick).join().expect("the thread ends well")
+    });
+    drop(device);
+    // Only the thread that is gone could have let the kernel post these completions.
+    assert_eq!(pool.usage()[0].taken, 8);
+    assert!(pool.take(1).is_none());
+}
+
+#[test]
 fn depths_out_of_range_are_refused() {
     let file = new_file("depth");
     let media = open(&[&file], false);
@@ -398,4 +422,42 @@ fn depths_out_of_range_are_refused() {
     }
     let mut device = media.queue(LARGEST_DEPTH).expect("the largest");
     only(&mut device, Command::Flush(DeviceIndex(0))).1.expect("healthy");
+}
+
+#[test]
+fn the_descriptor_wakes_a_sleeper_and_falls_silent() {
+    fn is_readable(device: &UringDevice, limit_ms: i32) -> bool {
+        let fd = device.readiness().expect("a ring has one").as_raw_fd();
+        let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid entry, on this stack for the length of the call.
+        unsafe { libc::poll(&raw mut entry, 1, limit_ms) == 1 }
+    }
+    let file = new_file("bell");
+    let mut device = open(&[&file], false).queue(64).expect("a queue");
+    let pool = pool(64);
+    let mut completions = Vec::new();
+    device.poll(&mut completions);
+    assert!(!is_readable(&device, 0), "nothing was ever in flight");
+    for round in 0..200 {
+        // Not even a sleep right after a poll that found some may miss the others.
+        for tag in 0..=round % 64 {
+            let command = match tag % 3 {
+                0 => Command::Flush(DeviceIndex(0)),
+                _ => {
+                    let from = Source::Buffer(pool.take(1).expect("free"), 0..BLOCK);
+                    Command::Write { at: at(tag), from }
+                }
+            };
+            device.submit(Token(tag), command).expect("room");
+        }
+        device.kick().expect("a sound queue");
+        while device.in_flight() > 0 {
+            device.poll(&mut completions);
+            assert!(device.in_flight() == 0 || is_readable(&device, 60_000), "a lost wake-up");
+        }
+        completions.clear();
+    }
+    // A late ring is found within so many polls.
+    (0..200).for_each(|_| device.poll(&mut completions));
+    assert!(!is_readable(&device, 0), "it would keep an idle shard awake");
 }

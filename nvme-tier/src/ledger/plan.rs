@@ -1,0 +1,437 @@
+//! What goes into the next batch: operations are checked against what is known now, which does not
+//! change before the batch ends, since no other batch runs and it holds one operation of a file.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use extent::{Attempt, Error, FileId, FileName, Generation, Kind, Result, SourceVersion};
+
+use super::Ledger;
+use super::batch::{Batch, Change, Publish, Run};
+use crate::codec::{FileRecord, Mark};
+use crate::device::DeviceIndex;
+use crate::generation::{Facts, GenerationShape};
+use crate::holdings::SlotHold;
+use crate::ids::RESERVE;
+use crate::layout::Class;
+use crate::operation::{Operation, RecordOperation, Written};
+use crate::reservation::ReservedFor;
+use crate::{Done, Draft, Extent, File, FileGeneration, State};
+
+/// The most operations, and the most erasures, in one batch.
+const BATCH_LIMIT: usize = 1024;
+/// Below this many ids left, nothing is begun before more are reserved.
+const FEW_IDS: u64 = RESERVE / 64;
+
+impl Ledger {
+    /// Begins a batch of what waits. Whether there was anything to do.
+    pub(super) fn begin(&mut self) -> bool {
+        let mut batch = Batch::new();
+        if self.tier.ids.left() < RESERVE / 2 {
+            batch.id_limit = Some(self.tier.ids.next_limit());
+        }
+        batch.repairs = std::mem::take(&mut self.repairs);
+        if self.tier.ids.left() >= FEW_IDS {
+            self.take_operations(&mut batch);
+        }
+        self.make_room(&mut batch);
+        self.take_erasures(&mut batch);
+        if batch.is_empty() {
+            return false;
+        }
+        self.prepare(&batch);
+        self.batch = Some(batch);
+        true
+    }
+
+    fn take_operations(&mut self, batch: &mut Batch) {
+        let waiting: Vec<Operation> = {
+            let mut queue = self.tier.queue.lock();
+            let count = queue.operations.len().min(BATCH_LIMIT);
+            queue.operations.drain(..count).collect()
+        };
+        let mut files = HashSet::new();
+        let mut later = Vec::new();
+        for operation in waiting {
+            match operation {
+                Operation::Flush(done) => batch.flushes.push(done),
+                Operation::Publish { extent, generation, done } => {
+                    self.plan_publish(batch, extent, generation, done);
+                }
+                Operation::Record(file, operation) if files.insert(file) => {
+                    if let Some(run) = self.plan_record(file, operation) {
+                        batch.runs.push(run);
+                    }
+                }
+                operation @ Operation::Record(..) => later.push(operation),
+            }
+        }
+        let mut queue = self.tier.queue.lock();
+        later.into_iter().rev().for_each(|operation| queue.operations.push_front(operation));
+    }
+
+    fn take_erasures(&mut self, batch: &mut Batch) {
+        while batch.erasures.len() < BATCH_LIMIT {
+            let Some(erasure) = self.erasures.pop_front() else { break };
+            let slot = erasure.slot();
+            let gone = match erasure {
+                super::Erasure::Descriptor { epoch, .. } => self.space.slab(slot).epoch != epoch,
+                super::Erasure::Record { .. } | super::Erasure::Stray { .. } => false,
+            };
+            if !gone && !self.io.failed().contains(slot.device) {
+                batch.erasures.push(erasure);
+            }
+        }
+    }
+
+    fn plan_publish(
+        &mut self,
+        batch: &mut Batch,
+        extent: Arc<Extent>,
+        generation: Arc<FileGeneration>,
+        done: Done<()>,
+    ) {
+        let current = generation.peek(extent.index());
+        let gone = !current.is_some_and(|current| Arc::ptr_eq(&current, &extent));
+        if gone || generation.is_superseded() {
+            drop(extent);
+            return done.call(Ok(()));
+        }
+        match self.tier.ids.take() {
+            Ok(sequence) => {
+                self.space.occupy(extent.slot(), &extent);
+                self.admit(&extent, generation.file_id());
+                batch.publishes.push(Publish { extent, generation, sequence, done });
+            }
+            Err(error) => done.call(Err(error)),
+        }
+    }
+
+    fn admit(&mut self, extent: &Arc<Extent>, file: FileId) {
+        let slot_bytes = self.space.slab(extent.slot()).shape.slot_bytes;
+        if let Some(class) = Class::of(slot_bytes) {
+            self.evictor.admit(class, file, extent);
+        }
+    }
+
+    /// The record of an operation; `None` if it has ended already, well or not.
+    fn plan_record(&mut self, file: FileId, operation: RecordOperation) -> Option<Run> {
+        let known = self.tier.file(file);
+        let home = match self.home(file) {
+            Ok(home) => home,
+            Err(error) => {
+                operation.fail(error);
+                return None;
+            }
+        };
+        match operation {
+            RecordOperation::Register { name, length, version, done } => {
+                self.plan_register(home, known.as_deref(), name, length, version, done)
+            }
+            RecordOperation::Forget { file, done } => self.plan_forget(home, file, done),
+            RecordOperation::Commit { draft, length, extents, done } => {
+                self.plan_commit(home, known.as_deref(), &draft, length, extents, done)
+            }
+            RecordOperation::Settle { generation, version, done } => {
+                self.plan_settle(home, known, &generation, version, done)
+            }
+            RecordOperation::Mark { generation, mark, done } => {
+                let newest = known.filter(|file| file.is_newest(&generation));
+                let Some(file) = newest else {
+                    done.call(Err(moved_on()));
+                    return None;
+                };
+                let facts = Facts { mark, ..generation.facts() };
+                self.plan_facts(home, &file, generation, facts, done)
+            }
+            RecordOperation::Refresh => {
+                let file = known?;
+                let generation = file.newest();
+                let facts = generation.facts();
+                self.plan_facts(home, &file, generation, facts, Done::ignore())
+            }
+        }
+    }
+
+    fn plan_register(
+        &mut self,
+        home: DeviceIndex,
+        known: Option<&File>,
+        name: FileName,
+        length: u64,
+        version: SourceVersion,
+        done: Done<Arc<File>>,
+    ) -> Option<Run> {
+        let newest = known.map(File::newest);
+        if let Some(newest) = &newest {
+            if newest.is_of(&version, length) {
+                let file = self.tier.file(newest.file_id());
+                done.call(file.ok_or_else(moved_on));
+                return None;
+            }
+            if newest.state() == State::Dirty {
+                done.call(Err(Kind::Stale.error(format!(
+                    "{name} was written here and has not been written back, and the silo now holds \
+                     version {version}: settle the conflict first"
+                ))));
+                return None;
+            }
+        }
+        let (attempt, sequence) = match (self.tier.ids.take(), self.tier.ids.take()) {
+            (Ok(attempt), Ok(sequence)) => (Attempt(attempt), sequence),
+            (Err(error), _) | (_, Err(error)) => {
+                done.call(Err(error));
+                return None;
+            }
+        };
+        let shape = GenerationShape {
+            number: Generation(newest.as_ref().map_or(0, |newest| newest.number().0) + 1),
+            attempt,
+            length,
+            extent_bytes: self.tier.extent_bytes,
+            extents_written: 0,
+            written: false,
+        };
+        let facts = Facts { state: State::Clean, mark: None, source: Some(version) };
+        let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
+        let file = name.id();
+        let record = record_of(name, &shape, &facts, sequence);
+        let generation = FileGeneration::new(file, shape, Arc::clone(&pins), facts);
+        let change = Change::Register { generation, pins, done };
+        Some(self.run(file, home, record, false, change))
+    }
+
+    fn plan_forget(&mut self, home: DeviceIndex, file: Arc<File>, done: Done<()>) -> Option<Run> {
+        let newest = file.newest();
+        let known = self.tier.file(file.id()).is_some_and(|known| Arc::ptr_eq(&known, &file));
+        let refusal = if !known {
+            Some(Kind::NotFound.error(format!("{} is not known any more", file.name())))
+        } else if !newest.is_evictable(self.tier.now_unix_ms()) {
+            Some(Kind::Denied.error(format!(
+                "{} is dirty, damaged or pinned: write it back or unpin it first",
+                file.name()
+            )))
+        } else {
+            None
+        };
+        let sequence = match refusal.map_or_else(|| self.tier.ids.take(), Err) {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                done.call(Err(error));
+                return None;
+            }
+        };
+        let mut record =
+            record_of(file.name().clone(), &newest.shape(), &newest.facts(), sequence);
+        record.tombstone = true;
+        let id = file.id();
+        Some(self.run(id, home, record, true, Change::Forget { file, done }))
+    }
+
+    fn plan_commit(
+        &mut self,
+        home: DeviceIndex,
+        known: Option<&File>,
+        draft: &Draft,
+        length: u64,
+        extents: Vec<Written>,
+        done: Done<Arc<FileGeneration>>,
+    ) -> Option<Run> {
+        let sequences: Result<Vec<u64>> =
+            (0..=extents.len()).map(|_| self.tier.ids.take()).collect();
+        let mut sequences = match sequences {
+            Ok(sequences) => sequences,
+            Err(error) => {
+                drop(extents);
+                done.call(Err(error));
+                return None;
+            }
+        };
+        let newest = known.map(File::newest);
+        let shape = GenerationShape {
+            number: Generation(newest.as_ref().map_or(0, |newest| newest.number().0) + 1),
+            attempt: draft.attempt,
+            length,
+            extent_bytes: draft.extent_bytes,
+            extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
+            written: true,
+        };
+        let source = newest.and_then(|newest| newest.base());
+        let facts = Facts { state: State::Dirty, mark: None, source };
+        let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
+        let sequence = sequences.pop().expect("one for the record");
+        let record = record_of(draft.name.clone(), &shape, &facts, sequence);
+        let generation = FileGeneration::new(draft.id, shape, Arc::clone(&pins), facts);
+        let mut descriptors = Vec::with_capacity(extents.len());
+        for ((reservation, checksums), sequence) in extents.into_iter().zip(sequences) {
+            let (index, bytes) = (reservation.index(), reservation.length());
+            let (hold, _purpose): (SlotHold, ReservedFor) = reservation.into_parts();
+            let weak = Arc::downgrade(&generation);
+            let extent = Arc::new(Extent::new(weak, index, bytes, checksums, hold));
+            self.space.occupy(extent.slot(), &extent);
+            let inserted = generation.insert(Arc::clone(&extent));
+            debug_assert!(inserted.is_ok(), "commit checks that no extent comes twice");
+            descriptors.push((extent, sequence));
+        }
+        let change = Change::Commit { generation, pins, descriptors, done };
+        Some(self.run(draft.id, home, record, false, change))
+    }
+
+    fn plan_settle(
+        &mut self,
+        home: DeviceIndex,
+        known: Option<Arc<File>>,
+        generation: &Arc<FileGeneration>,
+        version: SourceVersion,
+        done: Done<()>,
+    ) -> Option<Run> {
+        let Some(file) = known else {
+            done.call(Err(moved_on()));
+            return None;
+        };
+        let newest = file.newest();
+        let is_newest = Arc::ptr_eq(&newest, generation);
+        let facts = newest.facts();
+        if is_newest && facts.state == State::Clean && facts.source.as_ref() == Some(&version) {
+            done.call(Ok(()));
+            return None;
+        }
+        if facts.state == State::Clean {
+            done.call(Err(moved_on()));
+            return None;
+        }
+        if facts.mark == Some(Mark::Quarantined) {
+            done.call(Err(Kind::Denied.error(format!(
+                "{} is quarantined: part of what was written is damaged, so no copy of it is whole",
+                file.name()
+            ))));
+            return None;
+        }
+        let facts = if is_newest {
+            Facts { state: State::Clean, mark: None, source: Some(version) }
+        } else {
+            Facts { source: Some(version), ..facts }
+        };
+        self.plan_facts(home, &file, newest, facts, done)
+    }
+
+    fn plan_facts(
+        &mut self,
+        home: DeviceIndex,
+        file: &File,
+        generation: Arc<FileGeneration>,
+        facts: Facts,
+        done: Done<()>,
+    ) -> Option<Run> {
+        let sequence = match self.tier.ids.take() {
+            Ok(sequence) => sequence,
+            Err(error) => {
+                done.call(Err(error));
+                return None;
+            }
+        };
+        let record = record_of(file.name().clone(), &generation.shape(), &facts, sequence);
+        let was_dirty = generation.state() == State::Dirty;
+        let change = Change::Facts { generation, facts, done };
+        let mut run = self.run(file.id(), home, record, true, change);
+        if was_dirty {
+            run.copies = 2;
+        }
+        Some(run)
+    }
+
+    fn run(
+        &self,
+        file: FileId,
+        home: DeviceIndex,
+        record: FileRecord,
+        vital: bool,
+        change: Change,
+    ) -> Run {
+        let twice = record.dirty || record.tombstone || self.book.has_stale(file);
+        Run {
+            file,
+            record: Arc::new(record),
+            copies: if twice { 2 } else { 1 },
+            vital,
+            home,
+            slots: [None, None],
+            change,
+        }
+    }
+
+    /// The device whose record alone commits a file: always the same one while it is trusted.
+    fn home(&self, file: FileId) -> Result<DeviceIndex> {
+        let healthy = self.space.healthy();
+        if healthy.is_empty() {
+            let all: Error = Kind::Io.error("no device of the tier is trusted any more");
+            return Err(all);
+        }
+        let at = usize::try_from(file.0 % healthy.len() as u128).expect("a small remainder");
+        Ok(healthy[at])
+    }
+}
+
+fn record_of(
+    name: FileName,
+    shape: &GenerationShape,
+    facts: &Facts,
+    sequence: u64,
+) -> FileRecord {
+    FileRecord {
+        name,
+        generation: shape.number,
+        attempt: shape.attempt,
+        sequence,
+        length: shape.length,
+        extent_bytes: shape.extent_bytes,
+        extents_written: shape.extents_written,
+        dirty: facts.state == State::Dirty,
+        written: shape.written,
+        tombstone: false,
+        mark: facts.mark,
+        source: facts.source.clone(),
+    }
+}
+
+fn moved_on() -> Error {
+    Kind::Stale.error("the file has moved on to another generation: look it up again")
+}
+
+#[cfg(test)]
+mod tests {
+    use dma::{HugePages, Pool, SizeClass};
+    use extent::Kind;
+
+    use crate::device::sim::{SimDisk, SimOptions};
+    use crate::{FormatOptions, TierOptions, format, recover};
+
+    #[test]
+    fn the_counter_is_raised_before_it_runs_out_and_never_goes_back() {
+        let sizes = [SizeClass { bytes: 1 << 20, count: 1 }];
+        let pool = Pool::new(&sizes, HugePages::Never).expect("memory");
+        let disk = SimDisk::new(SimOptions::default());
+        let mut queue = disk.queue();
+        let layout = FormatOptions { slab_bytes: Some(16 << 20), ..FormatOptions::default() };
+        format(&mut queue, &pool, &layout).expect("formats");
+        let (mut last, mut refused) = (0, 0);
+        for _ in 0..2 {
+            let mut recovered =
+                recover(&mut queue, &pool, TierOptions::default()).expect("recovers");
+            for _ in 0..2_500_000 {
+                match recovered.tier.ids.take() {
+                    Ok(id) => {
+                        assert!(id > last, "{id} after {last}");
+                        last = id;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), Kind::Busy);
+                        refused += 1;
+                        while recovered.ledger.step(&mut queue) || recovered.tier.ids.left() == 0 {}
+                    }
+                }
+            }
+        }
+        assert_eq!(refused, 4, "two restarts and four refills for five million ids");
+    }
+}

@@ -1,0 +1,288 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dma::Pool;
+use extent::{FileId, FileName, Kind, Result};
+
+use crate::codec::{FileRecord, Mark};
+use crate::device::{Command, Device, DeviceIndex};
+use crate::eviction::Evictor;
+use crate::file::Pins;
+use crate::format::write_superblock;
+use crate::generation::{Facts, GenerationShape};
+use crate::holdings::{SlotHold, SlotId};
+use crate::ids::{Ids, RESERVE};
+use crate::layout::{Purpose, SUPERBLOCK_OFFSETS};
+use crate::ledger::book::RecordBook;
+use crate::ledger::io::Io;
+use crate::ledger::{Erasure, Parts};
+use crate::operation::{Operation, RecordOperation};
+use crate::reader::DeviceReader;
+use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
+use crate::space::{DeviceSpace, Slab, Space};
+use crate::usage::{Counters, DeviceCounters};
+use crate::{Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
+
+/// A tier that was on the devices, ready to run.
+#[derive(Debug)]
+pub struct Recovered {
+    /// What all threads share.
+    pub tier: Arc<Tier>,
+    /// The one writer of metadata; give it a thread and a device queue of its own.
+    pub ledger: Ledger,
+    /// What was found.
+    pub report: RecoveryReport,
+}
+
+/// What recovery found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecoveryReport {
+    /// Files known.
+    pub files: u64,
+    /// Of those, files whose newest generation the silo does not have.
+    pub dirty_files: u64,
+    /// Extents on the tier.
+    pub extents: u64,
+    /// File bytes in them.
+    pub bytes: u64,
+    /// Dirty files of which something is damaged. Nothing of them was freed; reads of them fail.
+    pub quarantined: Vec<FileName>,
+    /// What was not as it should be.
+    pub findings: Findings,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Reads a tier back: one pass over slab headers, records and descriptors, in order. Durably
+/// reserves new ids, and makes durable all that it saw, before it returns.
+///
+/// # Errors
+/// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
+/// of one tier; [`Kind::Io`] if superblocks cannot be read or written.
+pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
+    let begun = Instant::now();
+    let mut scan = Scan::read(device, pool)?;
+    scan.drop_duplicates();
+    let ids = reserve_ids(device, pool, &mut scan)?;
+    let io = Io::new(device)?;
+    let volatile = |index: u16| device.geometry(DeviceIndex(index)).volatile_cache;
+    let counters = Counters {
+        devices: (0u16..)
+            .zip(&scan.superblocks)
+            .map(|(index, _)| DeviceCounters {
+                volatile_cache: volatile(index),
+                ..DeviceCounters::default()
+            })
+            .collect(),
+        ..Counters::default()
+    };
+    let extent_bytes = scan.superblocks[0].0.extent_bytes;
+    let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
+    let quarantined = scan.quarantined();
+    let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
+    let files = std::mem::take(&mut scan.files);
+    for (id, file) in files {
+        rebuild.add_file(&scan, id, file);
+    }
+    let Rebuild { slabs, evictor, book, erasures, dirty, .. } = rebuild;
+    let repairs = repairs(&scan);
+    let report = RecoveryReport {
+        files: tier.index.read().len() as u64,
+        dirty_files: dirty,
+        extents: tier.usage().resident_extents,
+        bytes: tier.usage().resident_bytes,
+        quarantined,
+        findings: scan.findings,
+        elapsed: begun.elapsed(),
+    };
+    let devices = (0u16..).zip(slabs.into_iter().zip(&scan.layouts));
+    let devices = devices.map(|(i, (slabs, l))| DeviceSpace::new(DeviceIndex(i), *l, slabs));
+    let ledger = Ledger::new(Parts {
+        tier: Arc::clone(&tier),
+        space: Space::new(devices.collect()),
+        evictor,
+        book,
+        io,
+        superblocks: scan.superblocks,
+        erasures,
+        repairs,
+    });
+    Ok(Recovered { tier, ledger, report })
+}
+
+/// Makes durable a higher limit of ids, and with the same flush everything that was read: had a
+/// process died between a write and its flush, what was just believed could still be lost.
+fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<Ids> {
+    let superblocks = scan.superblocks.iter().map(|(superblock, _)| superblock);
+    let first = superblocks.map(|superblock| superblock.id_limit).max().unwrap_or(0);
+    let limit = first.checked_add(RESERVE).ok_or_else(|| {
+        Kind::Corrupt.error("a superblock says that all ids are used up, which takes millennia")
+    })?;
+    let mut reader = DeviceReader::new(device, pool)?;
+    let count = u16::try_from(scan.superblocks.len()).expect("64 devices at most");
+    for (superblock, copy) in &mut scan.superblocks {
+        superblock.id_limit = limit;
+        superblock.sequence += 1;
+        write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
+            .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
+        *copy = 1 - *copy;
+    }
+    reader
+        .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
+        .map_err(|error| error.while_doing("flushing what was recovered"))?;
+    Ok(Ids::new(first, limit))
+}
+
+fn repairs(scan: &Scan) -> Vec<(DeviceIndex, u32)> {
+    let mut repairs = Vec::new();
+    for (device, slabs) in (0u16..).zip(&scan.slabs) {
+        for (number, slab) in (0u32..).zip(slabs) {
+            if matches!(slab.health, SlabHealth::OneHeader(_)) {
+                repairs.push((DeviceIndex(device), number));
+            }
+        }
+    }
+    repairs
+}
+
+/// What is put together from a scan.
+struct Rebuild<'a> {
+    tier: &'a Arc<Tier>,
+    slabs: Vec<Vec<Slab>>,
+    evictor: Evictor,
+    book: RecordBook,
+    erasures: VecDeque<Erasure>,
+    dirty: u64,
+}
+
+impl<'a> Rebuild<'a> {
+    /// Slabs and slots. If something dirty is lost, damaged descriptors are left alone: they may be
+    /// part of it.
+    fn new(tier: &'a Arc<Tier>, scan: &Scan, keep_suspects: bool) -> Self {
+        let mut erasures = VecDeque::new();
+        let mut slabs = Vec::with_capacity(scan.slabs.len());
+        let mut slots = 0;
+        let mut owned_stale: std::collections::HashSet<SlotId> = Default::default();
+        scan.files.values().for_each(|file| owned_stale.extend(&file.stale));
+        for (device, scanned) in (0u16..).zip(&scan.slabs) {
+            let mut built = Vec::with_capacity(scanned.len());
+            for (number, slab) in (0u32..).zip(scanned) {
+                slots += slab.entries.len();
+                let Some(purpose) = slab.purpose() else {
+                    let mut unassigned = Slab::unassigned(slab.shape);
+                    unassigned.withheld = slab.health == SlabHealth::Damaged;
+                    built.push(unassigned);
+                    continue;
+                };
+                let mut state = Slab::assigned(purpose, slab.epoch, slab.shape);
+                let virgin = slab.virgin_from();
+                state.virgin_from = u32::try_from(virgin).expect("32-bit slots");
+                for (slot, entry) in (0u32..).zip(&slab.entries[..virgin]) {
+                    let id = SlotId { device: DeviceIndex(device), slab: number, slot };
+                    let erase = match entry {
+                        Entry::Blank => {
+                            state.set_free(slot);
+                            continue;
+                        }
+                        Entry::Stranger | Entry::Stale | Entry::Torn => true,
+                        Entry::Suspect => !keep_suspects,
+                        Entry::Live | Entry::Withheld => false,
+                    };
+                    state.set_used();
+                    if erase {
+                        state.begin_erase(slot);
+                    }
+                    if erase && !owned_stale.contains(&id) {
+                        erasures.push_back(match purpose {
+                            Purpose::Records => Erasure::Stray { slot: id },
+                            Purpose::Data(_) => Erasure::Descriptor { slot: id, epoch: slab.epoch },
+                        });
+                    }
+                }
+                built.push(state);
+            }
+            slabs.push(built);
+        }
+        let keep_tombstones = scan.findings.unreadable_entries + scan.findings.damaged_slabs > 0;
+        Self {
+            tier,
+            slabs,
+            evictor: Evictor::new(slots),
+            book: RecordBook::new(keep_tombstones),
+            erasures,
+            dirty: 0,
+        }
+    }
+
+    fn add_file(&mut self, scan: &Scan, id: FileId, mut file: FileScan) {
+        let quarantined = file.is_quarantined();
+        let Some(record) = file.record.take() else { return };
+        for slot in &file.stale {
+            self.book.add_stale(id);
+            if !file.lost_record {
+                self.erasures.push_back(Erasure::Record { slot: *slot, file: id });
+            }
+        }
+        if file.lost_record {
+            // Its slot is never erased, so that it stays as evidence.
+            self.book.add_stale(id);
+        }
+        let copies = [file.slots.first().copied(), file.slots.get(1).copied()];
+        for slot in self.book.replace(id, copies, record.tombstone) {
+            self.slabs[usize::from(slot.device.0)][slot.slab as usize].begin_erase(slot.slot);
+            self.erasures.push_back(Erasure::Record { slot, file: id });
+        }
+        if record.tombstone {
+            return;
+        }
+        if record.dirty && !quarantined && copies[1].is_none() {
+            let refresh = Operation::Record(id, RecordOperation::Refresh);
+            self.tier.queue.lock().operations.push_back(refresh);
+        }
+        self.add_generation(scan, id, &record, quarantined, file);
+    }
+
+    fn add_generation(
+        &mut self,
+        scan: &Scan,
+        id: FileId,
+        record: &FileRecord,
+        quarantined: bool,
+        file: FileScan,
+    ) {
+        let shape = GenerationShape {
+            number: record.generation,
+            attempt: record.attempt,
+            length: record.length,
+            extent_bytes: record.extent_bytes,
+            extents_written: record.extents_written,
+            written: record.written,
+        };
+        let facts = Facts {
+            state: if record.dirty { State::Dirty } else { State::Clean },
+            mark: if quarantined { Some(Mark::Quarantined) } else { record.mark },
+            source: record.source.clone(),
+        };
+        self.dirty += u64::from(record.dirty);
+        self.tier.count(&facts, record.length);
+        let pins: Arc<Pins> = Arc::default();
+        let generation = FileGeneration::new(id, shape, Arc::clone(&pins), facts);
+        for found in file.extents {
+            let slot = found.slot;
+            let offset = scan.data_at(slot).offset;
+            let hold = SlotHold::new(&self.tier.holdings, slot, offset, true);
+            let weak = Arc::downgrade(&generation);
+            let extent = Extent::new(weak, found.index, found.length, found.checksums, hold);
+            let extent = Arc::new(extent);
+            self.slabs[usize::from(slot.device.0)][slot.slab as usize].occupy(slot.slot, &extent);
+            if let (false, Some(Purpose::Data(class))) = (record.dirty, scan.slab(slot).purpose()) {
+                self.evictor.admit(class, id, &extent);
+            }
+            let inserted = generation.insert(extent);
+            debug_assert!(inserted.is_ok(), "duplicates were dropped");
+        }
+        let file = File::new(id, record.name.clone(), pins, generation);
+        self.tier.index.write().insert(&file);
+    }
+}

@@ -1,0 +1,242 @@
+//! What stands on the devices, read in order: superblocks, slab headers, records, descriptors.
+//! Recovery, inspection and the offline check all begin here; nothing is written.
+
+mod slabs;
+mod tables;
+
+use std::collections::HashMap;
+
+use dma::Pool;
+use extent::{ExtentIndex, FileId, FileName, Kind, Result};
+
+use crate::codec::{FileRecord, SUPERBLOCK_BYTES, Superblock};
+use crate::device::{Device, DeviceIndex, Location};
+use crate::holdings::SlotId;
+use crate::layout::{self, Class, Layout, PAGE_BYTES, SUPERBLOCK_OFFSETS};
+use crate::reader::{DeviceReader, Piece};
+
+pub(crate) use slabs::{SlabHealth, SlabScan};
+
+/// All that was found.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// The newest superblock of each device, and which of the two places the next one goes to.
+    pub(crate) superblocks: Vec<(Superblock, usize)>,
+    pub(crate) layouts: Vec<Layout>,
+    pub(crate) slabs: Vec<Vec<SlabScan>>,
+    pub(crate) files: HashMap<FileId, FileScan>,
+    pub(crate) findings: Findings,
+}
+
+/// The records of one file, and the extents that count under the newest.
+#[derive(Debug, Default)]
+pub(crate) struct FileScan {
+    /// The newest.
+    pub(crate) record: Option<FileRecord>,
+    /// Where it stands.
+    pub(crate) slots: Vec<SlotId>,
+    /// Where older ones stand.
+    pub(crate) stale: Vec<SlotId>,
+    /// Damaged ones whose name is still legible.
+    damaged: Vec<(FileRecord, SlotId)>,
+    /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
+    pub(crate) lost_record: bool,
+    pub(crate) extents: Vec<FoundExtent>,
+}
+
+/// A descriptor that counts.
+#[derive(Debug)]
+pub(crate) struct FoundExtent {
+    pub(crate) index: ExtentIndex,
+    pub(crate) length: u32,
+    pub(crate) sequence: u64,
+    pub(crate) slot: SlotId,
+    pub(crate) checksums: Box<[u32]>,
+}
+
+/// What an entry of a slab turned out to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    /// Erased: the slot is free.
+    Blank,
+    /// Never used in this epoch: it holds whatever was there before.
+    Stranger,
+    /// It counts.
+    Live,
+    /// A file's older record, or a descriptor under no record: to be erased.
+    Stale,
+    /// Half written or half erased: to be erased.
+    Torn,
+    /// Damaged, and perhaps part of something dirty.
+    Suspect,
+    /// The device could not read it, or it is damaged evidence: not touched.
+    Withheld,
+}
+
+/// Counts of what is not as it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Findings {
+    /// Superblocks that do not hold. One of the two of a device may be.
+    pub bad_superblocks: u64,
+    /// Slabs of which one header is missing, older or damaged. Repaired at start.
+    pub repaired_slabs: u64,
+    /// Slabs both of whose headers are damaged or unreadable: nothing in them is touched.
+    pub damaged_slabs: u64,
+    /// Records and descriptors half written or half erased when the power went. Harmless.
+    pub torn_entries: u64,
+    /// Records and descriptors that nothing refers to any more. Harmless.
+    pub stale_entries: u64,
+    /// Records that were damaged after they were written.
+    pub damaged_records: u64,
+    /// Descriptors that were damaged after they were written.
+    pub damaged_descriptors: u64,
+    /// Records and descriptors that the device could not read.
+    pub unreadable_entries: u64,
+}
+
+impl Scan {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not
+    /// those of one tier, in order and complete; [`Kind::Corrupt`] if no superblock of a device
+    /// holds although there was one; [`Kind::Io`].
+    pub(crate) fn read(device: &mut dyn Device, pool: &Pool) -> Result<Self> {
+        let mut reader = DeviceReader::new(device, pool)?;
+        let mut findings = Findings::default();
+        let superblocks = read_superblocks(&mut reader, &mut findings)?;
+        let mut layouts = Vec::with_capacity(superblocks.len());
+        for (superblock, _) in &superblocks {
+            let first = &superblocks[0].0;
+            layouts.push(layout_of(superblock, first, &superblocks, &mut reader)?);
+        }
+        let mut scan = Self { superblocks, layouts, slabs: Vec::new(), files: HashMap::new(), findings };
+        scan.read_headers(&mut reader)?;
+        scan.read_records(&mut reader)?;
+        scan.choose_records();
+        scan.read_descriptors(&mut reader)?;
+        Ok(scan)
+    }
+
+    pub(crate) fn tier(&self) -> crate::TierId {
+        self.superblocks[0].0.tier
+    }
+
+    pub(crate) fn slab(&self, slot: SlotId) -> &SlabScan {
+        &self.slabs[usize::from(slot.device.0)][slot.slab as usize]
+    }
+
+    pub(crate) fn slab_mut(&mut self, slot: SlotId) -> &mut SlabScan {
+        &mut self.slabs[usize::from(slot.device.0)][slot.slab as usize]
+    }
+
+    pub(crate) fn set_entry(&mut self, slot: SlotId, entry: Entry) {
+        self.slab_mut(slot).entries[slot.slot as usize] = entry;
+    }
+
+    /// Where a slot's data begins.
+    pub(crate) fn data_at(&self, slot: SlotId) -> Location {
+        let layout = &self.layouts[usize::from(slot.device.0)];
+        let within = self.slab(slot).shape.slot_offset(slot.slot);
+        Location { device: slot.device, offset: layout.slab_offset(slot.slab) + within }
+    }
+
+    /// Names of dirty files of which something is lost: `extents_written` says how many there
+    /// were.
+    pub(crate) fn quarantined(&self) -> Vec<FileName> {
+        let mut names: Vec<FileName> = self
+            .files
+            .values()
+            .filter(|file| file.is_quarantined())
+            .filter_map(|file| file.record.as_ref().map(|record| record.name.clone()))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl FileScan {
+    /// Whether something that only existed here is lost, now or at an earlier start.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let missing = self.extents.len() < record.extents_written as usize;
+        let marked = record.mark == Some(crate::Mark::Quarantined);
+        !record.tombstone && (self.lost_record || record.dirty && (missing || marked))
+    }
+}
+
+fn read_superblocks(
+    reader: &mut DeviceReader<'_>,
+    findings: &mut Findings,
+) -> Result<Vec<(Superblock, usize)>> {
+    let count = u16::try_from(reader.device().count()).unwrap_or(u16::MAX);
+    let mut found: Vec<[Option<Superblock>; 2]> = vec![[None, None]; usize::from(count)];
+    let pieces = (0..count).flat_map(|device| {
+        (0u64..).zip(SUPERBLOCK_OFFSETS).map(move |(copy, offset)| Piece {
+            at: Location { device: DeviceIndex(device), offset },
+            bytes: PAGE_BYTES,
+            unit: PAGE_BYTES,
+            tag: copy,
+        })
+    });
+    reader.read(pieces, |piece, bytes| {
+        let superblock = bytes.ok().and_then(|bytes| {
+            Superblock::decode(piece.at.offset, &bytes[..SUPERBLOCK_BYTES])
+        });
+        findings.bad_superblocks += u64::from(superblock.is_none());
+        found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
+    })?;
+    let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
+        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
+        (_, Some(b)) => Ok((b, 0)),
+        (Some(a), None) => Ok((a, 1)),
+        (None, None) => Err(Kind::NotFound.error(format!(
+            "device {index} holds no tier: format it, or give the devices of a tier that exists"
+        ))),
+    };
+    found.into_iter().enumerate().map(choose).collect()
+}
+
+fn layout_of(
+    superblock: &Superblock,
+    first: &Superblock,
+    all: &[(Superblock, usize)],
+    reader: &mut DeviceReader<'_>,
+) -> Result<Layout> {
+    let device = DeviceIndex(superblock.device);
+    let in_order = all.get(usize::from(device.0)).is_some_and(|(found, _)| found == superblock);
+    if superblock.tier != first.tier || !in_order || usize::from(first.devices) != all.len() {
+        return Err(Kind::Invalid.error(format!(
+            "these {} devices are not all {} devices of tier {}, in the order they were formatted \
+             in: check the configuration",
+            all.len(),
+            first.devices,
+            first.tier
+        )));
+    }
+    let geometry = reader.device().geometry(device);
+    if geometry.capacity_bytes < superblock.capacity_bytes
+        || geometry.block_bytes != superblock.block_bytes
+    {
+        return Err(Kind::Invalid.error(format!(
+            "device {} was formatted with {} bytes in blocks of {}, and now has {} in blocks of {}",
+            device.0,
+            superblock.capacity_bytes,
+            superblock.block_bytes,
+            geometry.capacity_bytes,
+            geometry.block_bytes
+        )));
+    }
+    let classes = (Class::of(superblock.min_class_bytes), Class::of(superblock.max_class_bytes));
+    let (Some(min_class), Some(max_class)) = classes else {
+        return Err(Kind::Corrupt.error("a superblock with slot sizes that do not exist"));
+    };
+    Ok(Layout {
+        block_bytes: superblock.block_bytes,
+        slab_bytes: superblock.slab_bytes,
+        slab_count: layout::slab_count(superblock.capacity_bytes, superblock.slab_bytes)?,
+        checksum_block_bytes: superblock.checksum_block_bytes,
+        min_class,
+        max_class,
+    })
+}

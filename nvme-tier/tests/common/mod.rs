@@ -1,0 +1,245 @@
+//! A tier on simulated disks, driven step by step from the test's own thread.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(unreachable_pub, reason = "shared by several test crates")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dma::{HugePages, Pool, SizeClass, Source};
+use extent::checksum::crc32c_blocks;
+use extent::{ExtentIndex, FileName, Result, SourceVersion};
+use forebay_nvme_tier::device::sim::{SimDevice, SimDisk, SimOptions};
+use forebay_nvme_tier::device::{Command, Completion, Device, Location, Token};
+use forebay_nvme_tier::{
+    Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport, Reservation, Tier,
+    TierOptions, format, recover,
+};
+use parking_lot::Mutex;
+
+/// Bytes that one checksum covers, in all tests.
+pub const BLOCK: usize = 4096;
+/// Bytes of a full extent, in all tests.
+pub const EXTENT: u64 = 64 << 10;
+/// The test's clock, in milliseconds. Only ever advanced.
+pub static NOW_MS: AtomicU64 = AtomicU64::new(1000);
+
+/// Steps after which something that was to end is taken to hang.
+const PATIENCE: usize = 200_000;
+
+pub fn small_format() -> FormatOptions {
+    FormatOptions {
+        slab_bytes: Some(256 << 10),
+        extent_bytes: EXTENT,
+        checksum_block_bytes: 4096,
+        min_class_bytes: 16 << 10,
+    }
+}
+
+/// Disks with room for a number of small slabs.
+pub fn small_disk(slabs: u64, devices: u16, block_bytes: u32, seed: u64) -> SimOptions {
+    SimOptions {
+        devices,
+        capacity_bytes: (1 << 20) + slabs * (256 << 10),
+        block_bytes,
+        seed,
+        ..SimOptions::default()
+    }
+}
+
+pub fn pool() -> Pool {
+    let sizes = [SizeClass { bytes: 256 << 10, count: 4 }, SizeClass { bytes: EXTENT as usize, count: 32 }];
+    Pool::new(&sizes, HugePages::Never).expect("memory")
+}
+
+/// A recovered tier and what it takes to drive it.
+pub struct Rig {
+    pub disk: SimDisk,
+    pub queue: SimDevice,
+    pub data: SimDevice,
+    pub pool: Pool,
+    pub tier: Arc<Tier>,
+    pub ledger: Ledger,
+    pub report: RecoveryReport,
+}
+
+pub fn options() -> TierOptions {
+    TierOptions { now_unix_ms: || NOW_MS.load(Ordering::Relaxed), ..TierOptions::default() }
+}
+
+impl Rig {
+    /// A new tier on new disks.
+    pub fn new(sim: SimOptions, layout: &FormatOptions) -> Self {
+        let disk = SimDisk::new(sim);
+        format(&mut disk.queue(), &pool(), layout).expect("formats");
+        Self::on(disk).expect("a new tier recovers")
+    }
+
+    /// The tier that is on some disks.
+    pub fn on(disk: SimDisk) -> Result<Self> {
+        Self::with(disk, options())
+    }
+
+    pub fn with(disk: SimDisk, options: TierOptions) -> Result<Self> {
+        let (mut queue, data, pool) = (disk.queue(), disk.queue(), pool());
+        let recovered = recover(&mut queue, &pool, options)?;
+        let (tier, ledger, report) = (recovered.tier, recovered.ledger, recovered.report);
+        Ok(Self { disk, queue, data, pool, tier, ledger, report })
+    }
+
+    /// The tier as another process would find it, with everything written so far.
+    pub fn restart(self) -> Self {
+        let disk = self.disk.clone();
+        drop(self);
+        Self::on(disk).expect("a tier that ran recovers")
+    }
+
+    pub fn step(&mut self) -> bool {
+        self.ledger.step(&mut self.queue)
+    }
+
+    /// Until the ledger has nothing left to do.
+    pub fn settle(&mut self) {
+        for _ in 0..PATIENCE {
+            self.step();
+            if self.ledger.is_idle() {
+                return;
+            }
+        }
+        panic!("the ledger never comes to rest: {:?}", self.ledger);
+    }
+
+    /// Asks for something and steps until it is done.
+    pub fn ask<T: Send + 'static>(&mut self, begin: impl FnOnce(&Tier, Done<T>)) -> Result<T> {
+        let answer = self.post(begin);
+        for _ in 0..PATIENCE {
+            if let Some(result) = answer.lock().take() {
+                return result;
+            }
+            self.step();
+        }
+        panic!("an operation never ends: {:?}", self.ledger);
+    }
+
+    /// Asks for something without waiting.
+    pub fn post<T: Send + 'static>(
+        &mut self,
+        begin: impl FnOnce(&Tier, Done<T>),
+    ) -> Arc<Mutex<Option<Result<T>>>> {
+        let answer = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&answer);
+        begin(&self.tier, Done::new(move |result| *told.lock() = Some(result)));
+        answer
+    }
+
+    pub fn register(&mut self, file: &FileName, length: u64, v: &str) -> Result<Arc<File>> {
+        let file = file.clone();
+        self.ask(|tier, done| tier.register(file, length, version(v), done))
+    }
+
+    /// Fills one extent of the newest generation, as a promote would.
+    pub fn fill(&mut self, file: &File, index: u32, seed: u64) -> Result<()> {
+        let generation = file.newest();
+        let index = ExtentIndex(index);
+        let reservation = self.ask(|tier, done| tier.reserve(&generation, index, done))?;
+        let sums = self.write(&reservation, seed);
+        self.ask(|tier, done| tier.publish(reservation, sums, done))
+    }
+
+    /// Writes a whole file, without the extents in `holes`.
+    pub fn write_file(
+        &mut self,
+        name: &FileName,
+        length: u64,
+        holes: &[u32],
+        seed: u64,
+    ) -> Result<Arc<FileGeneration>> {
+        let draft = self.tier.begin(name.clone(), length)?;
+        let mut extents = Vec::new();
+        for index in 0..length.div_ceil(EXTENT) as u32 {
+            if holes.contains(&index) {
+                continue;
+            }
+            let bytes = (length - u64::from(index) * EXTENT).min(EXTENT) as u32;
+            let at = ExtentIndex(index);
+            let reservation = self.ask(|tier, done| tier.reserve_draft(&draft, at, bytes, done))?;
+            let sums = self.write(&reservation, seed);
+            extents.push((reservation, sums));
+        }
+        self.ask(|tier, done| tier.commit(draft, length, extents, done))
+    }
+
+    /// Writes an extent's pattern to its slot and waits for that.
+    pub fn write(&mut self, reservation: &Reservation, seed: u64) -> Box<[u32]> {
+        let length = reservation.length() as usize;
+        let bytes = pattern(seed, reservation.index().0, length);
+        self.write_at(reservation.at(), &bytes);
+        crc32c_blocks(&bytes, BLOCK).collect()
+    }
+
+    fn write_at(&mut self, at: Location, bytes: &[u8]) {
+        let mut buffer = self.pool.take(bytes.len()).expect("a buffer");
+        buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+        let from = Source::Buffer(buffer, 0..bytes.len());
+        self.data.submit(Token(0), Command::Write { at, from }).expect("room in the queue");
+        let mut done: Vec<Completion> = Vec::new();
+        while done.is_empty() {
+            self.data.kick().expect("the queue works");
+            self.data.poll(&mut done);
+        }
+        done.remove(0).result.expect("data writes succeed");
+    }
+
+    /// An extent's bytes as they are on the disks, if they match their checksums.
+    pub fn read(&self, extent: &Extent) -> Option<Vec<u8>> {
+        let length = (extent.length() as usize).next_multiple_of(BLOCK);
+        let mut bytes = self.disk.peek(extent.at(), length);
+        let sums: Vec<u32> = crc32c_blocks(&bytes, BLOCK).collect();
+        bytes.truncate(extent.length() as usize);
+        (sums == extent.checksums()).then_some(bytes)
+    }
+
+    /// Whether a generation's extent is here and holds the pattern of `seed`.
+    pub fn holds(&self, generation: &FileGeneration, index: u32, seed: u64) -> bool {
+        let Some(extent) = generation.extent(ExtentIndex(index)) else { return false };
+        let length = extent.length() as usize;
+        self.read(&extent).is_some_and(|bytes| bytes == pattern(seed, index, length)[..length])
+    }
+
+    pub fn find(&self, name: &FileName) -> Option<Arc<File>> {
+        self.tier.file(name.id())
+    }
+}
+
+/// What an extent is filled with, padded with zeroes to whole checksum blocks. Kept, since tests
+/// compare with the same ones over and over.
+pub fn pattern(seed: u64, index: u32, length: usize) -> Arc<Vec<u8>> {
+    thread_local! {
+        static MADE: RefCell<HashMap<(u64, u32, usize), Arc<Vec<u8>>>> = RefCell::default();
+    }
+    let make = || Arc::new(make_pattern(seed, index, length));
+    MADE.with_borrow_mut(|made| Arc::clone(made.entry((seed, index, length)).or_insert_with(make)))
+}
+
+fn make_pattern(seed: u64, index: u32, length: usize) -> Vec<u8> {
+    let mut state = (seed << 32 | u64::from(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length.next_multiple_of(BLOCK));
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.resize(length.next_multiple_of(BLOCK), 0);
+    bytes
+}
+
+pub fn name(text: &str) -> FileName {
+    text.parse().expect("a good name")
+}
+
+pub fn version(text: &str) -> SourceVersion {
+    SourceVersion::new(text).expect("a short version")
+}

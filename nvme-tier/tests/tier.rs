@@ -1,0 +1,546 @@
+//! What a tier does, on simulated disks, without power cuts.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::{EXTENT, NOW_MS, Rig, name, pattern, pool, small_disk, small_format, version};
+use extent::{ExtentIndex, Generation, Kind};
+use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimDisk, When};
+use forebay_nvme_tier::device::{DeviceIndex, Location};
+use forebay_nvme_tier::{Mark, State, TierOptions, check, inspect};
+
+fn rig(slabs: u64) -> Rig {
+    let rig = Rig::new(small_disk(slabs, 1, 4096, 7), &small_format());
+    rig.tier.allow_eviction();
+    rig
+}
+
+#[test]
+fn a_filled_extent_is_there_at_once_and_after_a_restart() {
+    let mut rig = rig(8);
+    let file = rig.register(&name("s/a"), 3 * EXTENT + 5000, "v1").expect("registers");
+    for index in [0, 3] {
+        rig.fill(&file, index, 1).expect("fills");
+    }
+    let generation = file.newest();
+    assert!(rig.holds(&generation, 0, 1) && rig.holds(&generation, 3, 1));
+    assert!(generation.extent(ExtentIndex(1)).is_none() && generation.extent(ExtentIndex(9)).is_none());
+    assert_eq!((generation.extent_count(), generation.extent_length(ExtentIndex(3))), (4, 5000));
+    assert_eq!((generation.resident_extents(), generation.resident_bytes()), (2, EXTENT + 5000));
+    let last = generation.extent(ExtentIndex(3)).expect("resident");
+    assert_eq!((last.length(), last.checksums().len()), (5000, 2));
+    drop((file, generation, last));
+    let rig = rig.restart();
+    assert_eq!((rig.report.files, rig.report.extents, rig.report.dirty_files), (1, 2, 0));
+    let generation = rig.find(&name("s/a")).expect("known").newest();
+    assert!(rig.holds(&generation, 0, 1) && rig.holds(&generation, 3, 1));
+    assert_eq!(generation.version(), Some(version("v1")));
+    let usage = rig.tier.usage();
+    assert_eq!((usage.resident_extents, usage.resident_bytes), (2, EXTENT + 5000));
+    assert_eq!(usage.slot_bytes, EXTENT + (16 << 10), "a short last extent takes a small slot");
+}
+
+#[test]
+fn a_written_generation_is_dirty_until_it_is_settled() {
+    let mut rig = rig(8);
+    let written = rig.write_file(&name("s/w"), 3 * EXTENT, &[1], 5).expect("commits");
+    assert_eq!((written.state(), written.number()), (State::Dirty, Generation(1)));
+    assert_eq!((written.version(), written.base(), written.is_written()), (None, None, true));
+    assert_eq!(rig.tier.usage().dirty_bytes, 3 * EXTENT);
+    drop(written);
+    let mut rig = rig.restart();
+    let generation = rig.find(&name("s/w")).expect("known").newest();
+    assert_eq!((generation.state(), generation.mark()), (State::Dirty, None));
+    assert!(rig.holds(&generation, 0, 5) && rig.holds(&generation, 2, 5));
+    assert!(generation.extent(ExtentIndex(1)).is_none(), "a hole");
+    rig.ask(|tier, done| tier.settle(&generation, version("up"), done)).expect("settles");
+    assert_eq!((generation.state(), generation.version()), (State::Clean, Some(version("up"))));
+    assert_eq!(rig.tier.usage().dirty_files, 0);
+    rig.settle();
+    drop(generation);
+    let mut rig = rig.restart();
+    let file = rig.find(&name("s/w")).expect("known");
+    assert_eq!(file.newest().version(), Some(version("up")));
+    rig.fill(&file, 1, 5).expect("a hole is filled from the silo once it is clean");
+    assert!(rig.holds(&file.newest(), 1, 5));
+}
+
+#[test]
+fn settling_an_older_generation_moves_the_base_of_the_newer() {
+    let mut rig = rig(12);
+    let first = rig.write_file(&name("s/w"), EXTENT, &[], 1).expect("commits");
+    let second = rig.write_file(&name("s/w"), EXTENT, &[], 2).expect("commits");
+    assert!(rig.holds(&first, 0, 1), "who holds the older generation still reads it");
+    rig.ask(|tier, done| tier.settle(&first, version("one"), done)).expect("settles");
+    assert_eq!((second.state(), second.base()), (State::Dirty, Some(version("one"))));
+    rig.ask(|tier, done| tier.settle(&second, version("two"), done)).expect("settles");
+    let error = rig.ask(|tier, done| tier.settle(&first, version("x"), done)).expect_err("moved on");
+    assert_eq!(error.kind(), Kind::Stale);
+    drop((first, second));
+    rig.settle();
+    assert_eq!(rig.tier.usage().slot_bytes, EXTENT, "the older generation's slot came back");
+    let rig = rig.restart();
+    assert_eq!(rig.find(&name("s/w")).expect("known").newest().version(), Some(version("two")));
+}
+
+#[test]
+fn registering_again_changes_nothing_and_a_new_version_begins_anew() {
+    let mut rig = rig(8);
+    let file = rig.register(&name("s/a"), EXTENT, "v1").expect("registers");
+    rig.fill(&file, 0, 1).expect("fills");
+    let same = rig.register(&name("s/a"), EXTENT, "v1").expect("known");
+    assert!(Arc::ptr_eq(&same, &file) && same.newest().number() == Generation(1));
+    let old = file.newest();
+    rig.register(&name("s/a"), 2 * EXTENT, "v2").expect("a new version");
+    let new = file.newest();
+    assert_eq!((new.number(), new.resident_extents()), (Generation(2), 0));
+    assert!(rig.holds(&old, 0, 1), "who holds the old one still reads it");
+    let error = rig.ask(|tier, done| tier.reserve(&old, ExtentIndex(0), done)).expect_err("old");
+    assert_eq!(error.kind(), Kind::Stale);
+    drop(old);
+    rig.settle();
+    assert_eq!(rig.tier.usage().slot_bytes, 0);
+    rig.write_file(&name("s/a"), EXTENT, &[], 3).expect("commits");
+    let error = rig.register(&name("s/a"), EXTENT, "v3").expect_err("a conflict");
+    assert_eq!(error.kind(), Kind::Stale);
+    let known = rig.register(&name("s/a"), 9, "v2").expect("what it was based on is no conflict");
+    assert_eq!(known.newest().state(), State::Dirty);
+}
+
+#[test]
+fn a_forgotten_file_stays_forgotten_and_gives_back_all_it_had() {
+    let mut rig = rig(8);
+    let file = rig.register(&name("s/a"), 2 * EXTENT, "v1").expect("registers");
+    rig.fill(&file, 0, 1).expect("fills");
+    rig.tier.pin(&file, "job", u64::MAX);
+    let error = rig.ask(|tier, done| tier.forget(&file, done)).expect_err("pinned");
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(rig.tier.unpin(&file, "job"));
+    rig.ask(|tier, done| tier.forget(&file, done)).expect("forgets");
+    let again = rig.ask(|tier, done| tier.forget(&file, done)).expect_err("gone");
+    assert_eq!(again.kind(), Kind::NotFound);
+    assert!(rig.find(&name("s/a")).is_none());
+    drop(file);
+    rig.settle();
+    let usage = rig.tier.usage();
+    assert_eq!((usage.files, usage.slot_bytes, usage.resident_extents), (0, 0, 0));
+    let disk = rig.disk.clone();
+    drop(rig);
+    let inspection = inspect(&mut disk.queue(), &pool()).expect("inspects");
+    assert_eq!(inspection.devices[0].records.0, 0, "not even the tombstone is left");
+    assert!(Rig::on(disk).expect("recovers").find(&name("s/a")).is_none());
+}
+
+#[test]
+fn release_and_discard_let_clean_extents_go() {
+    let mut rig = rig(8);
+    let file = rig.register(&name("s/a"), 3 * EXTENT, "v1").expect("registers");
+    (0..3).for_each(|index| rig.fill(&file, index, 1).expect("fills"));
+    let generation = file.newest();
+    let freed = rig.ask(|tier, done| tier.release(&generation, 1..3, done)).expect("releases");
+    assert_eq!((freed, generation.resident_extents()), (2 * EXTENT, 1));
+    let extent = generation.extent(ExtentIndex(0)).expect("resident");
+    rig.tier.discard(&generation, &extent);
+    assert!(generation.extent(ExtentIndex(0)).is_none());
+    rig.settle();
+    assert_eq!(rig.tier.usage().slot_bytes, EXTENT, "held by its reader");
+    drop(extent);
+    rig.settle();
+    assert_eq!(rig.tier.usage().slot_bytes, 0);
+    rig.tier.pin(&file, "job", u64::MAX);
+    let error = rig.ask(|tier, done| tier.release(&generation, 0..9, done)).expect_err("pinned");
+    assert_eq!(error.kind(), Kind::Denied);
+    drop((file, generation));
+    let rig = rig.restart();
+    assert_eq!(rig.report.extents, 0, "released extents do not come back");
+}
+
+#[test]
+fn a_draft_that_is_given_up_leaves_nothing() {
+    let mut rig = rig(8);
+    let draft = rig.tier.begin(name("s/w"), EXTENT).expect("begins");
+    let reserved = rig.ask(|tier, done| tier.reserve_draft(&draft, ExtentIndex(0), 100, done));
+    let reserved = reserved.expect("reserves");
+    assert_eq!((reserved.length(), reserved.capacity_bytes()), (100, 16 << 10));
+    assert_eq!(rig.tier.usage().slot_bytes, 16 << 10);
+    let sums = rig.write(&reserved, 1);
+    let wrong = rig.ask(|tier, done| tier.commit(draft, EXTENT, vec![(reserved, sums)], done));
+    assert_eq!(wrong.expect_err("100 bytes are no full extent").kind(), Kind::Invalid);
+    rig.settle();
+    assert_eq!(rig.tier.usage().slot_bytes, 0);
+    assert!(rig.find(&name("s/w")).is_none() && rig.restart().report.files == 0);
+}
+
+#[test]
+fn attempts_are_never_given_twice() {
+    let mut rig = rig(4);
+    let mut last = 0;
+    for _ in 0..3 {
+        for _ in 0..5 {
+            let attempt = rig.tier.begin(name("s/w"), 1).expect("begins").attempt().0;
+            assert!(attempt > last, "{attempt} after {last}");
+            last = attempt;
+        }
+        rig = rig.restart();
+    }
+}
+
+#[test]
+fn a_full_tier_evicts_clean_extents_and_never_pinned_or_dirty_ones() {
+    let mut rig = rig(10);
+    let pinned = rig.register(&name("s/pinned"), 4 * EXTENT, "v").expect("registers");
+    (0..4).for_each(|index| rig.fill(&pinned, index, 1).expect("fills"));
+    let until = NOW_MS.load(Ordering::Relaxed) + 1_000_000_000;
+    rig.tier.pin(&pinned, "job", until);
+    let dirty = rig.write_file(&name("s/dirty"), 4 * EXTENT, &[], 2).expect("commits");
+    let cold = rig.register(&name("s/cold"), 200 * EXTENT, "v").expect("registers");
+    for index in 0..200 {
+        rig.fill(&cold, index, 3).expect("room is made");
+    }
+    assert!((0..4).all(|index| rig.holds(&pinned.newest(), index, 1)));
+    assert!((0..4).all(|index| rig.holds(&dirty, index, 2)));
+    let usage = rig.tier.usage();
+    assert!(usage.evicted_extents > 150, "{usage:?}");
+    assert_eq!(usage.pinned_files, 1);
+    let resident = (0..200).filter(|i| cold.newest().extent(ExtentIndex(*i)).is_some()).count();
+    assert!(resident > 0 && (0..200).all(|i| {
+        cold.newest().extent(ExtentIndex(i)).is_none() || rig.holds(&cold.newest(), i, 3)
+    }));
+    rig.tier.pin(&cold, "job", until);
+    let error = (0..200).find_map(|index| rig.fill(&cold, index, 3).err()).expect("full");
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert!(rig.tier.unpin(&cold, "job"));
+    rig.fill(&pinned, 0, 1).expect("filling again what is there is no error");
+    rig.settle();
+    assert!((0..4).all(|index| rig.holds(&pinned.newest(), index, 1)));
+}
+
+#[test]
+fn nothing_is_evicted_before_pins_are_loaded_nor_while_read() {
+    let mut rig = Rig::new(small_disk(4, 1, 4096, 3), &small_format());
+    let file = rig.register(&name("s/a"), 50 * EXTENT, "v").expect("registers");
+    let full = (0..50).find_map(|index| rig.fill(&file, index, 1).err()).expect("full");
+    assert_eq!(full.kind(), Kind::Busy);
+    let generation = file.newest();
+    let readers: Vec<_> = (0..50).filter_map(|i| generation.extent(ExtentIndex(i))).collect();
+    assert_eq!(readers.len(), 9, "three slabs of three slots");
+    rig.tier.allow_eviction();
+    let busy = rig.ask(|tier, done| tier.reserve(&generation, ExtentIndex(40), done));
+    assert_eq!(busy.expect_err("all are read").kind(), Kind::NoSpace);
+    assert!(readers.iter().all(|extent| rig.read(extent).is_some()));
+    drop(readers);
+    rig.fill(&file, 40, 1).expect("now one goes");
+}
+
+#[test]
+fn a_scan_does_not_drive_out_what_is_used() {
+    let mut rig = rig(22);
+    let hot = rig.register(&name("s/hot"), 6 * EXTENT, "v").expect("registers");
+    let scan = rig.register(&name("s/scan"), 400 * EXTENT, "v").expect("registers");
+    (0..6).for_each(|index| rig.fill(&hot, index, 1).expect("fills"));
+    for index in 0..400 {
+        rig.fill(&scan, index, 2).expect("fills");
+        let generation = hot.newest();
+        assert!((0..6).all(|i| generation.extent(ExtentIndex(i)).is_some()), "at {index}");
+    }
+    assert!(rig.tier.usage().evicted_extents > 300);
+}
+
+#[test]
+fn slabs_change_their_purpose_when_another_size_needs_room() {
+    let mut rig = rig(6);
+    let small = rig.register(&name("s/small"), 16384, "v").expect("registers");
+    let mut names = vec![small];
+    for number in 0..60 {
+        let file = rig.register(&name(&format!("s/{number}")), 16384, "v").expect("registers");
+        rig.fill(&file, 0, number).expect("fills");
+        names.push(file);
+    }
+    let large = rig.register(&name("s/large"), 9 * EXTENT, "v").expect("registers");
+    (0..9).for_each(|index| rig.fill(&large, index, 7).expect("takes over slabs"));
+    assert!((0..9).any(|index| rig.holds(&large.newest(), index, 7)));
+    rig.settle();
+    drop((names, large));
+    let disk = rig.disk.clone();
+    drop(rig);
+    let inspection = inspect(&mut disk.queue(), &pool()).expect("inspects");
+    assert!(inspection.devices[0].classes.contains_key(&EXTENT), "{inspection:?}");
+    let report = check(&mut disk.queue(), &pool(), &mut |_, _| {}).expect("checks");
+    assert!(report.is_sound() && report.extents > 9, "{report:?}");
+}
+
+#[test]
+fn too_much_at_once_is_busy() {
+    let disk = SimDisk::new(small_disk(8, 1, 4096, 7));
+    forebay_nvme_tier::format(&mut disk.queue(), &pool(), &small_format()).expect("formats");
+    let few = TierOptions { queue_limit: 3, ..common::options() };
+    let mut rig = Rig::with(disk, few).expect("recovers");
+    let answers: Vec<_> = (0..5)
+        .map(|n| rig.post(|t, d| t.register(name(&format!("s/{n}")), 1, version("v"), d)))
+        .collect();
+    rig.settle();
+    let kinds = answers.iter().map(|a| a.lock().take().expect("told").err().map(|e| e.kind()));
+    assert_eq!(kinds.flatten().collect::<Vec<_>>(), [Kind::Busy, Kind::Busy]);
+    let waiting = rig.post(|tier, done| tier.flush(done));
+    let tier = Arc::clone(&rig.tier);
+    drop(rig);
+    let told = waiting.lock().take().expect("the ledger tells whoever waits when it ends");
+    assert_eq!(told.expect_err("ended").kind(), Kind::Disconnected);
+    tier.flush(forebay_nvme_tier::Done::new(|r| assert_eq!(r.expect_err("ended").kind(), Kind::Disconnected)));
+}
+
+#[test]
+fn marks_are_durable() {
+    let mut rig = rig(8);
+    let written = rig.write_file(&name("s/w"), EXTENT, &[], 5).expect("commits");
+    rig.ask(|tier, done| tier.mark(&written, Some(Mark::Conflict), done)).expect("marks");
+    assert_eq!(written.mark(), Some(Mark::Conflict));
+    drop(written);
+    let mut rig = rig.restart();
+    let written = rig.find(&name("s/w")).expect("known").newest();
+    assert_eq!((written.mark(), written.state()), (Some(Mark::Conflict), State::Dirty));
+    rig.ask(|tier, done| tier.mark(&written, None, done)).expect("unmarks");
+    drop(written);
+    assert_eq!(rig.restart().find(&name("s/w")).expect("known").newest().mark(), None);
+}
+
+#[test]
+fn a_device_that_fails_a_flush_is_distrusted_and_the_old_generation_stays() {
+    for (operation, nth) in [(Operation::Flush, 1), (Operation::Flush, 2), (Operation::Write, 1)] {
+        let mut rig = rig(8);
+        let old = rig.write_file(&name("s/w"), EXTENT, &[], 1).expect("commits");
+        rig.settle();
+        let draft = rig.tier.begin(name("s/w"), EXTENT).expect("begins");
+        let at = ExtentIndex(0);
+        let slot = rig.ask(|tier, done| tier.reserve_draft(&draft, at, EXTENT as u32, done));
+        let slot = slot.expect("reserves");
+        let sums = rig.write(&slot, 2);
+        let rule = FaultRule::new(operation, When::Nth(nth), Fault::Fail);
+        rig.disk.set_faults(FaultPlan::new().with(rule));
+        let failed = rig.ask(|tier, done| tier.commit(draft, EXTENT, vec![(slot, sums)], done));
+        assert_eq!(failed.expect_err("not durable").kind(), Kind::Io, "{operation:?} {nth}");
+        assert!(rig.tier.usage().devices[0].failed);
+        let newest = rig.find(&name("s/w")).expect("known").newest();
+        assert!(Arc::ptr_eq(&newest, &old) && rig.holds(&newest, 0, 1));
+        let refused = rig.write_file(&name("s/x"), EXTENT, &[], 1).expect_err("no device left");
+        assert_eq!(refused.kind(), Kind::Io);
+        drop((old, newest));
+        let rig = rig.restart();
+        let newest = rig.find(&name("s/w")).expect("known").newest();
+        let seed = newest.number().0;
+        assert_eq!((newest.mark(), rig.holds(&newest, 0, seed)), (None, true), "old or new, whole");
+    }
+}
+
+#[test]
+fn the_other_device_carries_on() {
+    let mut rig = Rig::new(small_disk(8, 2, 4096, 7), &small_format());
+    rig.tier.allow_eviction();
+    for number in 0..8 {
+        rig.write_file(&name(&format!("s/{number}")), 2 * EXTENT, &[], number).expect("commits");
+    }
+    let rule = FaultRule::new(Operation::Flush, When::From(1), Fault::Fail).on(DeviceIndex(1));
+    rig.disk.set_faults(FaultPlan::new().with(rule));
+    let mut failures = 0;
+    for number in 8..20 {
+        let written = rig.write_file(&name(&format!("s/{number}")), EXTENT, &[], number);
+        failures += u32::from(written.is_err());
+    }
+    assert!(failures <= 2, "{failures}: after the first, everything goes to the healthy device");
+    let usage = rig.tier.usage();
+    assert!(usage.devices[1].failed && !usage.devices[0].failed);
+    rig.settle();
+}
+
+#[test]
+fn one_rotten_copy_is_nothing_and_two_are_a_quarantine() {
+    let mut rig = rig(8);
+    rig.write_file(&name("s/w"), 2 * EXTENT, &[], 5).expect("commits");
+    rig.settle();
+    let records = find_records(&rig.disk, b"w");
+    assert_eq!(records.len(), 2, "a dirty record stands twice");
+    assert_ne!(records[0] / 4096, records[1] / 4096, "in different pages");
+    flip(&rig.disk, records[0] + 300);
+    let mut rig = rig.restart();
+    assert_eq!((rig.report.findings.damaged_records, rig.report.dirty_files), (1, 1));
+    assert!(rig.report.quarantined.is_empty());
+    assert!(rig.holds(&rig.find(&name("s/w")).expect("known").newest(), 1, 5));
+    rig.settle();
+    let records = find_records(&rig.disk, b"w");
+    assert_eq!(records.len(), 2, "there are two sound copies again");
+    records.iter().for_each(|at| flip(&rig.disk, at + 1000));
+    let mut rig = rig.restart();
+    assert_eq!(rig.report.quarantined, [name("s/w")]);
+    let generation = rig.find(&name("s/w")).expect("known").newest();
+    assert_eq!((generation.mark(), generation.state()), (Some(Mark::Quarantined), State::Dirty));
+    let used = rig.tier.usage().slot_bytes;
+    assert_eq!((used, rig.tier.usage().quarantined_files), (2 * EXTENT, 1));
+    rig.settle();
+    let error = rig.ask(|tier, done| tier.settle(&generation, version("v"), done));
+    assert_eq!(error.expect_err("not whole").kind(), Kind::Denied);
+    drop(generation);
+    let rig = rig.restart();
+    assert_eq!((rig.report.quarantined.len(), rig.tier.usage().slot_bytes), (1, used), "nothing is freed");
+}
+
+#[test]
+fn a_lost_descriptor_of_a_dirty_file_is_a_quarantine_and_of_a_clean_one_a_miss() {
+    let mut rig = rig(8);
+    let dirty = rig.write_file(&name("s/w"), 2 * EXTENT, &[], 5).expect("commits");
+    let clean = rig.register(&name("s/c"), 2 * EXTENT, "v").expect("registers");
+    (0..2).for_each(|index| rig.fill(&clean, index, 6).expect("fills"));
+    rig.settle();
+    for generation in [&dirty, &clean.newest()] {
+        let at = generation.extent(ExtentIndex(1)).expect("resident").at();
+        flip(&rig.disk, descriptor_of(at.offset));
+    }
+    drop((dirty, clean));
+    let mut rig = rig.restart();
+    assert_eq!(rig.report.findings.damaged_descriptors, 2);
+    assert_eq!(rig.report.quarantined, [name("s/w")]);
+    let clean = rig.find(&name("s/c")).expect("known");
+    assert!(rig.holds(&clean.newest(), 0, 6) && clean.newest().extent(ExtentIndex(1)).is_none());
+    rig.fill(&clean, 1, 6).expect("fetched again");
+    rig.settle();
+    let dirty = rig.find(&name("s/w")).expect("known").newest();
+    assert!(rig.holds(&dirty, 0, 5), "what is there stays there");
+    assert!(dirty.extent(ExtentIndex(1)).is_none());
+}
+
+#[test]
+fn damage_to_superblocks_and_headers_is_survived_and_repaired() {
+    let mut rig = rig(8);
+    rig.write_file(&name("s/w"), 2 * EXTENT, &[], 5).expect("commits");
+    rig.settle();
+    for copy in [0, 4096] {
+        for slab in 0..8 {
+            flip(&rig.disk, (1 << 20) + slab * (256 << 10) + copy + 30);
+        }
+        flip(&rig.disk, if copy == 0 { 17 } else { (64 << 10) + 17 });
+        let mut next = rig.restart();
+        assert_eq!(next.report.findings.bad_superblocks, 1);
+        assert!(next.report.findings.repaired_slabs >= 2);
+        assert!(next.holds(&next.find(&name("s/w")).expect("known").newest(), 1, 5));
+        next.settle();
+        rig = next;
+    }
+    for offset in [17, (64 << 10) + 17] {
+        flip(&rig.disk, offset);
+    }
+    let disk = rig.disk.clone();
+    drop(rig);
+    assert_eq!(Rig::on(disk).err().expect("no superblock").kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_check_names_what_is_rotten() {
+    let mut rig = rig(8);
+    let clean = rig.register(&name("s/c"), 3 * EXTENT, "v").expect("registers");
+    (0..3).for_each(|index| rig.fill(&clean, index, 6).expect("fills"));
+    let dirty = rig.write_file(&name("s/w"), EXTENT + 10, &[], 5).expect("commits");
+    rig.settle();
+    let (mut calls, disk) = (0, rig.disk.clone());
+    let report = check(&mut disk.queue(), &pool(), &mut |done, total| {
+        calls += 1;
+        assert!(done <= total);
+    });
+    let report = report.expect("checks");
+    assert!(report.is_sound() && calls > 0, "{report:?}");
+    assert_eq!((report.files, report.extents, report.bytes), (2, 5, 4 * EXTENT + 4096));
+    let extents = [(clean.newest(), 2, 70), (dirty, 1, 9)];
+    for (generation, index, byte) in &extents {
+        let extent = generation.extent(ExtentIndex(*index)).expect("resident");
+        flip(&rig.disk, extent.at().offset + byte);
+        assert_eq!(rig.read(&extent), None);
+    }
+    let report = check(&mut disk.queue(), &pool(), &mut |_, _| {}).expect("checks");
+    let bad: Vec<_> = report.bad_extents.iter().map(|b| (b.name.to_string(), b.index.0, b.dirty)).collect();
+    let mut expected = vec![("s/c".to_owned(), 2, false), ("s/w".to_owned(), 1, true)];
+    expected.sort_by_key(|(name, ..)| bad.iter().position(|(n, ..)| n == name));
+    assert_eq!((bad, report.is_sound(), report.bad_extent_count), (expected, false, 2));
+}
+
+#[test]
+fn another_formats_leftovers_are_never_believed() {
+    let mut rig = rig(8);
+    for number in 0..5 {
+        rig.write_file(&name(&format!("s/{number}")), EXTENT, &[], number).expect("commits");
+    }
+    rig.settle();
+    let disk = rig.disk.clone();
+    drop(rig);
+    forebay_nvme_tier::format(&mut disk.queue(), &pool(), &small_format()).expect("formats again");
+    let mut rig = Rig::on(disk).expect("recovers");
+    assert_eq!((rig.report.files, rig.report.extents), (0, 0));
+    rig.write_file(&name("s/1"), 2 * EXTENT, &[], 77).expect("commits");
+    let rig = rig.restart();
+    assert_eq!((rig.report.files, rig.report.extents), (1, 2));
+    assert!(rig.holds(&rig.find(&name("s/1")).expect("known").newest(), 1, 77));
+}
+
+#[test]
+fn devices_of_another_tier_or_order_are_refused() {
+    let sim = small_disk(4, 2, 4096, 1);
+    let rig = Rig::new(sim, &small_format());
+    let images = rig.disk.durable_image();
+    drop(rig);
+    let swapped = SimDisk::from_images(sim, images.iter().rev().cloned().collect());
+    assert_eq!(Rig::on(swapped).err().expect("swapped").kind(), Kind::Invalid);
+    let one = common::small_disk(4, 1, 4096, 1);
+    let alone = SimDisk::from_images(one, images[..1].to_vec());
+    assert_eq!(Rig::on(alone).err().expect("one missing").kind(), Kind::Invalid);
+    let empty = SimDisk::new(one);
+    assert_eq!(Rig::on(empty).err().expect("unformatted").kind(), Kind::NotFound);
+}
+
+#[test]
+fn files_are_listed_in_byte_order() {
+    let mut rig = rig(8);
+    for text in ["s/b", "s-t/a", "s/a/2", "s/a", "t/a"] {
+        rig.register(&name(text), 1, "v").expect("registers");
+    }
+    let list = |prefix, after, limit| -> Vec<String> {
+        rig.tier.list(prefix, after, limit).iter().map(|f| f.name().to_string()).collect()
+    };
+    assert_eq!(list("", None, 9), ["s-t/a", "s/a", "s/a/2", "s/b", "t/a"]);
+    assert_eq!(list("s/", Some("s/a"), 1), ["s/a/2"]);
+}
+
+/// Offsets of the file records of a key on the only device.
+fn find_records(disk: &SimDisk, key: &[u8]) -> Vec<u64> {
+    let mut found = Vec::new();
+    let end = disk.options().capacity_bytes;
+    for at in (1 << 20..end).step_by(2048) {
+        let at = Location { device: DeviceIndex(0), offset: at };
+        let bytes = disk.peek(at, 2048);
+        let is_record = &bytes[..4] == b"4bFR" && bytes.windows(2 + key.len()).any(|w| {
+            w[0] == b's' && w[1..=key.len()] == *key
+        });
+        if is_record {
+            found.push(at.offset);
+        }
+    }
+    found
+}
+
+/// Where the descriptor of a 64 KiB slot at an offset stands, on 4 KiB blocks.
+fn descriptor_of(slot: u64) -> u64 {
+    let slab = (slot - (1 << 20)) / (256 << 10) * (256 << 10) + (1 << 20);
+    // 3 slots of 64 KiB, behind two headers and three descriptors of 4 KiB.
+    let number = (slot - slab - 5 * 4096) / EXTENT;
+    slab + 2 * 4096 + number * 4096 + 90
+}
+
+fn flip(disk: &SimDisk, offset: u64) {
+    let at = Location { device: DeviceIndex(0), offset };
+    let byte = disk.peek(at, 1)[0];
+    disk.poke(at, &[byte ^ 4]);
+}
+
+#[test]
+fn patterns_differ() {
+    assert_ne!(pattern(1, 0, 100), pattern(2, 0, 100));
+    assert_ne!(pattern(1, 0, 100), pattern(1, 1, 100));
+}
