@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use extent::{Kind, Result};
 
-use crate::client::{BUSY_PAUSES, BatchId, State};
+use crate::client::BUSY_PAUSES;
 use crate::file::Handle;
 use crate::session::{Completed, Ticket};
+use crate::state::{BatchId, State};
 use crate::{Client, Memory, Read, clock};
 
 /// A read to be started with others.

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -10,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rdma::Fabric;
 
 use crate::session::{Completed, Refused, Session, Ticket};
+use crate::state::State;
 use crate::{Batch, Endpoint, Fetch, File, Memory, Options, Writer, clock};
 
 /// The longest that a thread keeps the session to itself while it sleeps on it.
@@ -17,8 +17,6 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(1);
 /// First and longest pause before a request that the node was too busy for is sent again.
 pub(crate) const BUSY_PAUSES: (Duration, Duration) =
     (Duration::from_micros(50), Duration::from_millis(10));
-/// Copying buffers kept for the next call.
-const KEPT_BOUNCES: usize = 8;
 
 /// A node, as most programs want it: open files, read them, write new ones.
 ///
@@ -37,34 +35,6 @@ struct Shared {
     fabric: Fabric,
 }
 
-/// What is behind the lock.
-pub(crate) struct State {
-    pub(crate) session: Session,
-    /// Operations that somebody waits for.
-    mailbox: HashMap<Ticket, Place>,
-    /// What has ended of each batch that is under way.
-    inboxes: HashMap<BatchId, Vec<Completed>>,
-    next_batch: u64,
-    /// Handles to close as soon as the session takes it.
-    closing: Vec<u64>,
-    bounces: Vec<Memory>,
-    scratch: Vec<Completed>,
-}
-
-/// A batch of one client.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct BatchId(u64);
-
-/// Where an operation's end is to be put.
-enum Place {
-    /// Here, and it has not ended.
-    Empty,
-    /// Here.
-    Full(Box<Completed>),
-    /// Into the inbox of a batch.
-    Inbox(BatchId),
-}
-
 impl Client {
     /// Connects to a node: through shared memory where that can be had, else over TCP.
     /// [`Client::fabric`] says which it became.
@@ -80,17 +50,8 @@ impl Client {
     #[must_use]
     pub fn over(session: Session, options: &Options) -> Self {
         let fabric = session.fabric();
-        let state = State {
-            session,
-            mailbox: HashMap::new(),
-            inboxes: HashMap::new(),
-            next_batch: 0,
-            closing: Vec::new(),
-            bounces: Vec::new(),
-            scratch: Vec::new(),
-        };
         let shared = Shared {
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(session)),
             waiting: AtomicUsize::new(0),
             options: options.clone(),
             fabric,
@@ -266,106 +227,6 @@ impl Client {
 
     /// Gives a handle back without waiting for the node's answer.
     pub(crate) fn close(&self, handle: u64) {
-        let mut state = self.lock();
-        state.closing.push(handle);
-        state.close_pending();
-    }
-}
-
-impl State {
-    /// A buffer of at least `bytes` to copy through.
-    pub(crate) fn take_bounce(&mut self, bytes: usize) -> Result<Memory> {
-        match self.bounces.pop() {
-            Some(memory) if memory.len() >= bytes => Ok(memory),
-            _ => self.session.allocate(bytes),
-        }
-    }
-
-    /// Keeps such a buffer for the next call.
-    pub(crate) fn keep_bounce(&mut self, memory: Memory) {
-        if self.bounces.len() < KEPT_BOUNCES && !memory.is_empty() {
-            self.bounces.push(memory);
-        }
-    }
-
-    /// From now on somebody waits for this operation.
-    pub(crate) fn expect(&mut self, ticket: Ticket) {
-        self.mailbox.insert(ticket, Place::Empty);
-    }
-
-    /// How an operation ended, if it has.
-    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Completed> {
-        if !matches!(self.mailbox.get(&ticket), Some(Place::Full(_))) {
-            return None;
-        }
-        match self.mailbox.remove(&ticket) {
-            Some(Place::Full(completed)) => Some(*completed),
-            _ => None,
-        }
-    }
-
-    /// An inbox for the operations of a batch.
-    pub(crate) fn open_inbox(&mut self) -> BatchId {
-        let batch = BatchId(self.next_batch);
-        self.next_batch += 1;
-        self.inboxes.insert(batch, Vec::new());
-        batch
-    }
-
-    /// From now on this operation's end goes into an inbox.
-    pub(crate) fn expect_in(&mut self, ticket: Ticket, batch: BatchId) {
-        self.mailbox.insert(ticket, Place::Inbox(batch));
-    }
-
-    /// What has come into an inbox since.
-    pub(crate) fn empty_inbox(&mut self, batch: BatchId) -> Vec<Completed> {
-        self.inboxes.get_mut(&batch).map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Closes an inbox: what is still to come for it is dropped.
-    pub(crate) fn close_inbox(&mut self, batch: BatchId) {
-        self.inboxes.remove(&batch);
-    }
-
-    /// Nobody waits for this operation any more: what it brings is dropped when it ends.
-    pub(crate) fn abandon(&mut self, ticket: Ticket) {
-        self.mailbox.remove(&ticket);
-    }
-
-    fn poll(&mut self) {
-        let mut completed = std::mem::take(&mut self.scratch);
-        self.session.poll(&mut completed);
-        for done in completed.drain(..) {
-            match self.mailbox.get_mut(&done.ticket) {
-                Some(Place::Inbox(batch)) => {
-                    let batch = *batch;
-                    self.mailbox.remove(&done.ticket);
-                    if let Some(inbox) = self.inboxes.get_mut(&batch) {
-                        inbox.push(done);
-                    }
-                }
-                Some(place) => *place = Place::Full(Box::new(done)),
-                None => {}
-            }
-        }
-        self.scratch = completed;
-        if !self.closing.is_empty() {
-            self.close_pending();
-        }
-    }
-
-    fn close_pending(&mut self) {
-        while let Some(handle) = self.closing.pop() {
-            match self.session.submit_close(handle) {
-                Ok(_) => {}
-                Err(error) if error.kind() == Kind::Busy => {
-                    self.closing.push(handle);
-                    break;
-                }
-                // A session that is over has no handles.
-                Err(_) => self.closing.clear(),
-            }
-        }
-        self.session.kick();
+        self.lock().close(handle);
     }
 }

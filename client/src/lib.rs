@@ -30,6 +30,7 @@ pub mod load;
 mod memory;
 mod options;
 mod session;
+mod state;
 #[cfg(test)]
 mod tests;
 mod writer;

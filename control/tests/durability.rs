@@ -120,17 +120,31 @@ async fn a_lower_epoch_is_refused_also_after_a_crash() {
 }
 
 #[tokio::test]
-async fn a_fenced_pin_is_taken_back() {
+async fn a_pin_that_is_overtaken_by_a_higher_epoch_is_taken_back() {
     let mut rig = Rig::with(Fake::with_objects("a", 1, MIB), |_| {}).await;
     rig.client.register(register("data/a00", "r1")).await.expect("in the silo");
-    let at = |id: &str, epoch| proto::PinRequest {
-        mutation: Some(proto::Mutation { controller_epoch: epoch, ..mutation(id) }),
+    let pinning = |owner: &str| proto::PinRequest {
+        mutation: Some(proto::Mutation { controller_epoch: 2, ..mutation(owner) }),
         file: "data/a00".into(),
-        pin: Some(pin("job", HOUR)),
+        pin: Some(pin(owner, HOUR)),
     };
-    rig.client.pin(at("r2", 3)).await.expect("known");
-    assert_eq!(rig.client.pin(at("r3", 2)).await.expect_err("over").kind(), Kind::Fenced);
-    assert_eq!(rig.fake.pins("data/a00"), ["job"]);
+    rig.client.pin(pinning("first")).await.expect("known");
+    rig.fake.hold("pin data/a00");
+    let slow = {
+        let (mut client, request) = (rig.client.clone(), pinning("second"));
+        tokio::spawn(async move { client.pin(request).await })
+    };
+    let is_twice =
+        |calls: &[String]| calls.iter().filter(|call| *call == "pin data/a00").count() == 2;
+    rig.fake.until(|state| is_twice(&state.calls)).await;
+    let mut next = rig.client.clone().with_epoch(3);
+    let request = proto::RegisterRequest { file: "data/a00".into(), mutation: None };
+    next.register(request).await.expect("the next controller");
+    rig.fake.let_go("pin data/a00");
+    let overtaken = slow.await.expect("no panic").expect_err("its controller is over");
+    assert_eq!(overtaken.kind(), Kind::Fenced);
+    assert_eq!(rig.fake.pins("data/a00"), ["first"]);
+    assert_eq!(rig.client.status().await.expect("up").pins, 1);
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ fn a_client_written_from_the_page_is_understood() {
         python.output().expect("python3 is installed")
     };
     let read = run(&["read", "silo/some/key", "77", "5000"]);
-    let trip = run(&["roundtrip", "silo/new", "2500001"]);
+    let trip = run(&["roundtrip", "silo/new", "1200001"]);
     let small = run(&["roundtrip", "silo/new", "1"]);
     let none = run(&["read", "silo/none", "0", "1"]);
     over.store(true, Ordering::Release);

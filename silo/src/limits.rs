@@ -144,6 +144,10 @@ impl Limits {
         self.stall
     }
 
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
     pub(crate) fn retries(&self) -> u32 {
         self.retries
     }

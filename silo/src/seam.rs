@@ -108,6 +108,16 @@ pub trait Silo: Send + Sync {
         condition: Condition,
         tags: UploadTags,
     ) -> Result<Box<dyn Upload>>;
+
+    /// Removes what uploads that never finished left behind, where the silo cannot do that by
+    /// itself, and returns how many. May walk all of it: call it at start-up, while no upload is
+    /// running.
+    ///
+    /// # Errors
+    /// As [`Silo::head`].
+    async fn remove_leftovers(&self) -> Result<u64> {
+        Ok(0)
+    }
 }
 
 /// An object on its way into a silo.

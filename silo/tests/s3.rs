@@ -99,6 +99,7 @@ async fn s3_against_a_real_server() {
     conditions_hold(&bench).await;
     large_objects_go_in_parts(&bench).await;
     conditions_hold_at_completion(&bench).await;
+    simple_servers_are_looked_at_first(&bench).await;
     listings_are_paged(&bench).await;
     broken_reads_recover(&bench).await;
     versions_never_mix(&bench).await;
@@ -186,6 +187,30 @@ async fn conditions_hold_at_completion(bench: &Bench) {
         let meta = bench.silo().head(key).await.expect("there");
         assert_eq!(read_all(bench.silo(), &meta).await.expect("good"), "theirs", "{key}");
     }
+}
+
+/// For a server that knows no conditions on writes.
+async fn simple_servers_are_looked_at_first(bench: &Bench) {
+    let simple = S3 { conditional_writes: false, ..settings(&bench.server, bench.proxy.port) };
+    let simple = mount(simple);
+    assert!(!simple.silo.capabilities().conditional);
+    bench.proxy.take_seen();
+    for (key, length) in [("s-small", 100), ("s-large", 17 << 20)] {
+        let bytes = pattern(length, 9);
+        let first = store(&*simple.silo, key, &bytes, Condition::Absent, 1).await.expect(key);
+        let error = store(&*simple.silo, key, &bytes, Condition::Absent, 2).await;
+        assert_eq!(error.expect_err(key).kind(), Kind::Stale, "{key}");
+        let current = Condition::Version(first.version);
+        let newer = pattern(length, 10);
+        let second = store(&*simple.silo, key, &newer, current.clone(), 3).await.expect(key);
+        assert_eq!(read_all(&*simple.silo, &second).await.expect(key), newer, "{key}");
+        let error = store(&*simple.silo, key, &bytes, current, 4).await;
+        assert_eq!(error.expect_err(key).kind(), Kind::Stale, "{key}");
+    }
+    let conditional = |head: &Head| {
+        !get(head) && (head.header("if-match").is_some() || head.header("if-none-match").is_some())
+    };
+    assert!(!bench.proxy.take_seen().iter().any(conditional));
 }
 
 async fn listings_are_paged(bench: &Bench) {

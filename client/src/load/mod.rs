@@ -2,6 +2,7 @@
 
 mod plan;
 mod report;
+mod tally;
 mod worker;
 
 use std::sync::Barrier;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use extent::{FileName, Kind, Result};
 
 use crate::{Endpoint, Options, Session};
-use worker::{Tally, Worker};
+use tally::Tally;
+use worker::Worker;
 
 pub use report::{Latency, Report};
 

@@ -7,7 +7,7 @@ use rdma::Fabric;
 use serde::Serialize;
 
 use super::Load;
-use super::worker::Tally;
+use super::tally::Tally;
 
 /// What a load did.
 #[derive(Clone, Debug, Serialize)]

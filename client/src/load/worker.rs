@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
 use extent::wire::OpenMode;
-use extent::{Error, FileName, Generation, Kind, Result};
-use hdrhistogram::Histogram;
+use extent::{FileName, Generation, Kind, Result};
 use rdma::Fabric;
 
 use super::plan::{OpenFile, Place, Plan, Visit, mix};
+use super::tally::Tally;
 use super::{Direction, Load, Stop};
 use crate::session::{Completed, Session, Ticket};
 use crate::{Memory, Options, clock};
@@ -17,67 +17,6 @@ const DEFAULT_GENERATION_BYTES: u64 = 1 << 30;
 const ALIGN_BYTES: usize = 4096;
 /// How long one sleep may take before the clock is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
-const LONGEST_LATENCY_NS: u64 = 3_600_000_000_000;
-
-/// What one thread counted.
-pub(super) struct Tally {
-    pub(super) nanoseconds: Histogram<u64>,
-    pub(super) bytes: u64,
-    pub(super) served: [u64; Self::SERVED],
-    pub(super) landing: [u64; Self::LANDING],
-    pub(super) commits: u64,
-    pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
-    pub(super) elapsed: Duration,
-}
-
-impl Tally {
-    pub(super) const SERVED: usize = 5;
-    pub(super) const LANDING: usize = 5;
-
-    pub(super) fn new() -> Self {
-        Self {
-            nanoseconds: Histogram::new_with_bounds(1, LONGEST_LATENCY_NS, 3)
-                .expect("fixed, sound bounds"),
-            bytes: 0,
-            served: [0; Self::SERVED],
-            landing: [0; Self::LANDING],
-            commits: 0,
-            errors: 0,
-            first_error: None,
-            elapsed: Duration::ZERO,
-        }
-    }
-
-    pub(super) fn add(&mut self, other: Self) {
-        self.nanoseconds.add(&other.nanoseconds).expect("the same bounds");
-        self.bytes += other.bytes;
-        self.served.iter_mut().zip(other.served).for_each(|(sum, count)| *sum += count);
-        self.landing.iter_mut().zip(other.landing).for_each(|(sum, count)| *sum += count);
-        self.commits += other.commits;
-        self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
-        self.elapsed = self.elapsed.max(other.elapsed);
-    }
-
-    fn count(&mut self, completed: &Completed, took: Duration) {
-        match &completed.result {
-            Ok(()) => {
-                let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-                self.nanoseconds.saturating_record(ns.max(1));
-                self.bytes += completed.bytes;
-                self.served[completed.served as usize] += 1;
-                self.landing[completed.landing as usize] += 1;
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn fail(&mut self, error: &Error) {
-        self.errors += 1;
-        self.first_error.get_or_insert_with(|| format!("{error:?}"));
-    }
-}
 
 /// One thread of a load.
 pub(super) struct Worker {

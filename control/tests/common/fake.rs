@@ -387,7 +387,8 @@ impl Handle for Fake {
     }
 
     async fn pin(&self, name: &FileName, owner: &str, ttl: Duration) -> Result<FileStatus> {
-        self.begin("pin", &name.to_string())?;
+        let call = self.begin("pin", &name.to_string())?;
+        self.wait(&call, None).await?;
         self.with_file(name, |file| {
             file.pins.insert(owner.to_owned(), ttl);
             Ok(())

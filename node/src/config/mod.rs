@@ -1,5 +1,6 @@
 //! The configuration file, and what follows from it and the command line.
 
+mod devices;
 mod explain;
 mod settings;
 

@@ -14,9 +14,6 @@ use super::{
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
 
-/// The smallest tier that is worth having.
-pub(crate) const MIN_TIER_BYTES: u64 = 256 << 20;
-const MAX_DEFAULT_TIER_BYTES: u64 = 16 << 30;
 const MAX_SHARDS: usize = 256;
 /// What the kernel takes for a socket's path, with its end.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -37,14 +34,6 @@ pub(crate) struct Settings {
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) tier: TierSettings,
     pub(crate) silos: Vec<(String, SiloConfig)>,
-}
-
-/// One device of the tier.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct DeviceSpec {
-    pub(crate) path: PathBuf,
-    /// Bytes of the file, if it does not exist yet.
-    pub(crate) create_bytes: Option<u64>,
 }
 
 /// How the tier is formatted and kept.
@@ -239,73 +228,6 @@ fn silos(
     Ok(silos)
 }
 
-fn devices(
-    sections: Vec<DeviceSection>,
-    state_dir: &Path,
-    size: Option<Bytes>,
-) -> Result<Vec<DeviceSpec>> {
-    if sections.is_empty() {
-        let path = state_dir.join("tier.img");
-        let create_bytes = if path.exists() {
-            None
-        } else {
-            Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
-        };
-        let create_bytes = whole_size(&path, create_bytes)?;
-        return Ok(vec![DeviceSpec { path, create_bytes }]);
-    }
-    let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
-    for DeviceSection { path, size } in sections {
-        if devices.iter().any(|device| device.path == path) {
-            return Err(
-                Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
-            );
-        }
-        let create_bytes = match (path.exists(), size) {
-            (true, _) => None,
-            (false, Some(bytes)) => Some(bytes.0),
-            (false, None) => {
-                return Err(Kind::NotFound.error(format!(
-                    "[[device]] {} does not exist: correct the path, or add a size for a file \
-                     to be created",
-                    path.display()
-                )));
-            }
-        };
-        let create_bytes = whole_size(&path, create_bytes)?;
-        devices.push(DeviceSpec { path, create_bytes });
-    }
-    Ok(devices)
-}
-
-/// Bytes of a file to be created: whole mebibytes, and enough.
-fn whole_size(path: &Path, create_bytes: Option<u64>) -> Result<Option<u64>> {
-    match create_bytes {
-        Some(bytes) if bytes < MIN_TIER_BYTES => Err(Kind::Invalid.error(format!(
-            "a device of {} at {} is too small: give it {} or more",
-            units::bytes(bytes),
-            path.display(),
-            units::bytes(MIN_TIER_BYTES)
-        ))),
-        other => Ok(other.map(|bytes| bytes & !((1 << 20) - 1))),
-    }
-}
-
-/// A tenth of what is free, but not more than 16 GiB and not less than the least.
-fn default_tier_bytes(state_dir: &Path) -> Result<u64> {
-    let free = crate::system::free_bytes(state_dir)?;
-    if free < MIN_TIER_BYTES + MIN_TIER_BYTES / 4 {
-        return Err(Kind::NoSpace.error(format!(
-            "only {} are free at {}, and a tier needs {}: make room, choose another --state-dir, \
-             or give [[device]] paths",
-            units::bytes(free),
-            state_dir.display(),
-            units::bytes(MIN_TIER_BYTES)
-        )));
-    }
-    Ok((free / 10).clamp(MIN_TIER_BYTES, MAX_DEFAULT_TIER_BYTES))
-}
-
 /// Where a node keeps its state unless told: the system's place for root, the user's for others.
 pub(crate) fn default_state_dir() -> PathBuf {
     let from = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -330,6 +252,7 @@ pub(crate) fn default_socket(state_dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::devices::{MAX_DEFAULT_TIER_BYTES, MIN_TIER_BYTES};
     use super::*;
 
     fn resolve(text: &str, args: &ServeArgs) -> Result<Settings> {

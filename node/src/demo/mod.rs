@@ -1,18 +1,19 @@
 //! `forebay demo`: the whole life of files on one machine, with real files, and every byte compared.
 
 mod checkpoint;
+mod interrupt;
 mod node;
 mod reader;
 mod recall;
 mod report;
+mod room;
 mod scratch;
 mod source;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::sync_channel;
 
 use client::Endpoint;
 use extent::{Error, FileName, Kind, Result};
@@ -25,21 +26,17 @@ use source::{Source, SourceFile};
 use tokio::runtime::Runtime;
 
 use crate::cli::DemoArgs;
-use crate::commands::{block_on, watch};
+use crate::commands::watch;
 use crate::output::{Output, Tone};
 use crate::progress::Meter;
 use crate::remote::{Remote, Target, Targets, outcome};
-use crate::{clock, system, units};
+use crate::{clock, units};
 
 const SOURCE: &str = "source";
 const OUTBOX: &str = "outbox";
 const CHECKPOINT: &str = "checkpoint.bin";
 /// Files named in one promote.
 const TARGETS: usize = 1000;
-/// What the demo needs beside the node's buffers.
-const MEMORY_BYTES: u64 = 1 << 30;
-/// What a shell shows for a process that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 
 /// Runs the demo.
 ///
@@ -49,7 +46,7 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     let source = Source::choose(args.directory.as_deref(), args.limit.0)?;
     let place = Arc::new(Mutex::new(None));
-    clear_on_signals(Arc::clone(&place))?;
+    interrupt::clear_on_signals(Arc::clone(&place))?;
     // Signals are caught before anything is made, and wait until it is known.
     let mut held = place.lock();
     let scratch = held.insert(Scratch::new(args.scratch.as_deref())?).clone();
@@ -80,38 +77,6 @@ fn finish(report: &Report, output: Output) -> Result<()> {
     )))
 }
 
-/// Takes everything away at Ctrl-C and its like, and ends the process.
-fn clear_on_signals(place: Arc<Mutex<Option<Scratch>>>) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (ready, caught) = sync_channel(1);
-    let wait = async move {
-        let catch = |kind| signal(kind).map_err(|e| Error::io("catching signals", e));
-        let mut interrupt = catch(SignalKind::interrupt())?;
-        let mut terminate = catch(SignalKind::terminate())?;
-        let mut hangup = catch(SignalKind::hangup())?;
-        // The other end waits for it.
-        let _ = ready.send(());
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-        Ok(())
-    };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if block_on(wait).is_ok() {
-                if let Some(scratch) = place.lock().as_ref() {
-                    scratch.interrupt();
-                }
-                std::process::exit(INTERRUPTED);
-            }
-        })
-        .map_err(|e| Error::io("starting a thread", e))?;
-    caught.recv().map_err(|e| Kind::Io.error("catching signals").caused_by(e))
-}
-
 /// A demo under way.
 struct Demo<'a> {
     source: &'a Source,
@@ -138,9 +103,9 @@ impl<'a> Demo<'a> {
             source: source.directory.clone(),
             outbox: outbox.clone(),
             state: scratch.path().join("state"),
-            tier_bytes: tier_bytes(source, checkpoint_bytes),
+            tier_bytes: room::tier_bytes(source, checkpoint_bytes),
         };
-        check_room(scratch.path(), recipe.tier_bytes, checkpoint_bytes)?;
+        room::check_room(scratch.path(), recipe.tier_bytes, checkpoint_bytes)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -301,43 +266,4 @@ impl<'a> Demo<'a> {
 
 fn name(silo: &str, key: &str) -> String {
     format!("{silo}/{key}")
-}
-
-/// A tier that holds everything at once: slots are powers of two, and each size has its own slabs.
-fn tier_bytes(source: &Source, checkpoint_bytes: u64) -> u64 {
-    const EXTENT: u64 = 4 << 20;
-    const SMALLEST_SLOT: u64 = 64 << 10;
-    const SLABS: u64 = 256 << 20;
-    let slots = |length: u64| {
-        let tail = length % EXTENT;
-        let last = if tail == 0 { 0 } else { tail.next_power_of_two().max(SMALLEST_SLOT) };
-        length - tail + last
-    };
-    let files: u64 = source.files.iter().map(|file| slots(file.length)).sum();
-    let all = files + 2 * slots(checkpoint_bytes);
-    // Eviction would begin at nine tenths.
-    (all + all / 4 + SLABS).next_multiple_of(64 << 20)
-}
-
-/// Refuses to begin what would fail in the middle.
-fn check_room(scratch: &Path, tier_bytes: u64, checkpoint_bytes: u64) -> Result<()> {
-    let free = system::free_bytes(scratch)?;
-    let needed = tier_bytes + checkpoint_bytes + (128 << 20);
-    if free < needed {
-        return Err(Kind::NoSpace.error(format!(
-            "the demo needs {} of disk at {}, and {} are free: give a smaller --limit and \
-             --checkpoint, or a --scratch directory with more room",
-            units::bytes(needed),
-            scratch.display(),
-            units::bytes(free)
-        )));
-    }
-    match system::available_memory_bytes() {
-        Some(free) if free < MEMORY_BYTES => Err(Kind::NoSpace.error(format!(
-            "the demo needs {} of memory, and {} are available: close something",
-            units::bytes(MEMORY_BYTES),
-            units::bytes(free)
-        ))),
-        _ => Ok(()),
-    }
 }

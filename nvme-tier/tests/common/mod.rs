@@ -71,7 +71,11 @@ pub fn options() -> TierOptions {
 impl Rig {
     /// A new tier on new disks.
     pub fn new(sim: SimOptions, layout: &FormatOptions) -> Self {
-        let disk = SimDisk::new(sim);
+        Self::over(SimDisk::new(sim), layout)
+    }
+
+    /// A new tier over whatever was on the disks.
+    pub fn over(disk: SimDisk, layout: &FormatOptions) -> Self {
         format(&mut disk.queue(), &pool(), layout).expect("formats");
         Self::on(disk).expect("a new tier recovers")
     }

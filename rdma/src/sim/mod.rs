@@ -7,6 +7,7 @@
 //! left meanwhile, or released it, yields an error.
 
 mod channel;
+mod link;
 mod transport;
 mod world;
 

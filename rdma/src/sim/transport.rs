@@ -7,8 +7,9 @@ use extent::{Error, Result};
 
 use crate::{Event, SessionId, Transfer, Transport};
 
+use super::link::Posted;
 use super::lock;
-use super::world::{Posted, World};
+use super::world::World;
 
 /// A shard's end of a [`super::SimFabric`].
 #[derive(Debug)]

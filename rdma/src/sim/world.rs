@@ -1,13 +1,15 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use dma::{HugePages, Region, Source, Target, Window};
+use dma::{HugePages, Region, Window};
 use extent::wire::{LONG_REQUEST_BYTES, Reply, Request, Segment};
 use extent::{Error, Kind, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{Event, Fabric, SessionId, Token, Transfer};
+use crate::{Event, Fabric, SessionId};
+
+use super::link::{Line, Link, Posted, gone, refuse};
 
 /// Requests that a session holds before its client must poll.
 const MAX_REQUESTS: usize = 1024;
@@ -24,56 +26,6 @@ pub(super) struct World {
     links: BTreeMap<SessionId, Link>,
     /// What each shard has yet to be told.
     news: Vec<Vec<Event>>,
-}
-
-/// One session.
-#[derive(Debug)]
-struct Link {
-    shard: u16,
-    windows: bool,
-    regions: HashMap<u32, Arc<Region>>,
-    requests: Line<Request>,
-    /// Transfers and replies, which keep their order.
-    posted: Line<Posted>,
-    replies: Vec<Reply>,
-    /// When the node notices that the client has left.
-    leaves_at: Option<u64>,
-}
-
-#[derive(Debug)]
-pub(super) enum Posted {
-    Write(Transfer, Source),
-    Read(Transfer, Target),
-    Reply(Reply),
-}
-
-/// What waits for its kick, and then for its time.
-#[derive(Debug)]
-struct Line<T> {
-    staged: VecDeque<T>,
-    moving: VecDeque<(u64, T)>,
-}
-
-impl<T> Line<T> {
-    const fn new() -> Self {
-        Self { staged: VecDeque::new(), moving: VecDeque::new() }
-    }
-
-    fn len(&self) -> usize {
-        self.staged.len() + self.moving.len()
-    }
-
-    fn kick(&mut self, mut due: impl FnMut() -> u64) {
-        self.moving.extend(self.staged.drain(..).map(|item| (due(), item)));
-    }
-
-    fn pop_due(&mut self, clock: u64) -> Option<T> {
-        self.moving.pop_front_if(|(due, _)| *due <= clock).map(|(_, item)| item)
-    }
-
-    fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
-        self.moving.drain(..).map(|(_, item)| item).chain(self.staged.drain(..))
-    }
 }
 
 impl World {
@@ -251,90 +203,4 @@ impl World {
         replies.append(&mut link.replies);
         Ok(())
     }
-}
-
-impl Link {
-    fn perform(&mut self, session: SessionId, posted: Posted, news: &mut Vec<Event>) {
-        match posted {
-            Posted::Write(transfer, from) => {
-                let result = self.windows_of(&transfer, from.length()).map(|windows| {
-                    let mut bytes = vec![0; from.length()];
-                    from.copy_out(&mut bytes);
-                    let mut rest = &bytes[..];
-                    for window in windows {
-                        let (part, behind) = rest.split_at(window.length());
-                        window.copy_in(part);
-                        rest = behind;
-                    }
-                });
-                news.push(Event::Written { session, token: transfer.token, from, result });
-            }
-            Posted::Read(transfer, mut into) => {
-                let result = self.windows_of(&transfer, into.length()).map(|windows| {
-                    let mut bytes = vec![0; into.length()];
-                    let mut rest = &mut bytes[..];
-                    for window in windows {
-                        let (part, behind) = rest.split_at_mut(window.length());
-                        window.copy_out(part);
-                        rest = behind;
-                    }
-                    into.copy_in(&bytes);
-                });
-                news.push(Event::Read { session, token: transfer.token, into, result });
-            }
-            Posted::Reply(reply) => self.replies.push(reply),
-        }
-    }
-
-    /// The client memory that a transfer of `length` bytes is about.
-    fn windows_of(&self, transfer: &Transfer, length: usize) -> Result<Vec<Window>> {
-        let length = length as u64;
-        let windows: Vec<Window> = transfer
-            .segments
-            .slice(transfer.at, length)
-            .map(|segment| self.window(segment))
-            .collect::<Result<_>>()?;
-        let there: u64 = windows.iter().map(|window| window.length() as u64).sum();
-        if there != length {
-            return Err(Kind::Invalid
-                .error(format!("a transfer of {length} bytes, and segments for {there}")));
-        }
-        Ok(windows)
-    }
-
-    fn window(&self, segment: Segment) -> Result<Window> {
-        if self.leaves_at.is_some() {
-            return Err(gone());
-        }
-        let region = self.regions.get(&segment.key).ok_or_else(|| {
-            Kind::Invalid.error(format!("the client announced no region {}", segment.key))
-        })?;
-        Window::new(Arc::clone(region), segment.address, segment.length as usize)
-    }
-
-    fn forget(&mut self, key: u32, news: &mut Vec<Event>) {
-        if let Some(region) = self.regions.remove(&key)
-            && self.windows
-        {
-            news.push(Event::Unmapped { region: region.id() });
-        }
-    }
-}
-
-fn refuse(session: SessionId, posted: Posted, reason: &Error, news: &mut Vec<Event>) {
-    let result = Err(Kind::Disconnected.error(reason.to_string()));
-    let token = |transfer: Transfer| -> Token { transfer.token };
-    match posted {
-        Posted::Write(transfer, from) => {
-            news.push(Event::Written { session, token: token(transfer), from, result });
-        }
-        Posted::Read(transfer, into) => {
-            news.push(Event::Read { session, token: token(transfer), into, result });
-        }
-        Posted::Reply(_) => {}
-    }
-}
-
-fn gone() -> Error {
-    Kind::Disconnected.error("the session is over")
 }

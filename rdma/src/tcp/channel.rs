@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use std::time::Duration;
 use dma::{HugePages, Region, Source, Target, Window};
 use extent::wire::{
     Command, DataHeader, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, MAX_SEGMENTS, REPLY_BYTES,
-    Reply, Request, STREAM_MAGIC, Segment, Segments,
+    Reply, Request, Segment, Segments,
 };
 use extent::{Error, Kind, Result};
 
 use crate::sys::{self, Incoming};
 use crate::{Channel, Fabric};
 
+use super::greet;
 use super::input::{Filling, Input};
 use super::output::Output;
 
@@ -61,7 +62,7 @@ impl TcpChannel {
             .map_err(|e| Kind::Invalid.error("resolving the node's address").caused_by(e))?;
         let mut last = Kind::Invalid.error("the node's name has no address");
         for address in addresses {
-            match greet(address, timeout) {
+            match greet::greet(address, timeout) {
                 Ok(stream) => return Ok(Self::new(stream)),
                 Err(error) => last = error,
             }
@@ -328,41 +329,6 @@ fn on_stream(request: &Request) -> Request {
         _ => {}
     }
     request
-}
-
-/// Connects and exchanges the magic words.
-fn greet(address: SocketAddr, timeout: Duration) -> Result<TcpStream> {
-    let failed = |doing: &str, error: io::Error| {
-        Kind::Disconnected
-            .error(format!("{doing} {address} failed: is a node listening there?"))
-            .caused_by(error)
-    };
-    let mut stream =
-        TcpStream::connect_timeout(&address, timeout).map_err(|e| failed("connecting to", e))?;
-    let mut prepare = || {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        stream.write_all(&STREAM_MAGIC)
-    };
-    prepare().map_err(|e| failed("greeting", e))?;
-    let mut answer = [0; STREAM_MAGIC.len()];
-    match stream.read_exact(&mut answer) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            return Err(Kind::Disconnected.error(format!(
-                "{address} closed the connection: it takes no more sessions, or is no node"
-            )));
-        }
-        Err(error) => return Err(failed("hearing from", error)),
-    }
-    if answer != STREAM_MAGIC {
-        return Err(Kind::Corrupt.error(format!(
-            "{address} does not answer as a Forebay node of protocol 1 does: check the port"
-        )));
-    }
-    stream.set_nonblocking(true).map_err(|e| failed("setting up the socket to", e))?;
-    Ok(stream)
 }
 
 fn offset_in(position: u64, begin: u64) -> usize {

@@ -4,6 +4,7 @@
 //! each shard; the client's is [`TcpChannel`].
 
 mod channel;
+mod greet;
 mod input;
 mod output;
 mod payload;

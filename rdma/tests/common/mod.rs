@@ -1,6 +1,8 @@
 //! A tiny node over any transport, and a client that drives any channel against it.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub(crate) mod network;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 

@@ -76,17 +76,6 @@ impl Directory {
         self
     }
 
-    /// Removes what uploads that never finished left behind, in the whole tree, and returns how
-    /// many. Call it only while no upload is running. A hidden file that is not clearly ours, as
-    /// on a file system without user attributes, is left and reported.
-    ///
-    /// # Errors
-    /// [`Kind::Io`] if the tree cannot be walked.
-    pub async fn remove_leftovers(&self) -> Result<u64> {
-        let root = Arc::clone(&self.root);
-        blocking(move || upload::remove_leftovers(&root, "")).await
-    }
-
     async fn try_head(&self, key: &str, permit: OwnedSemaphorePermit) -> Result<ObjectMeta> {
         let (root, key) = (Arc::clone(&self.root), key.to_owned());
         blocking(move || {
@@ -195,6 +184,13 @@ impl Silo for Directory {
         };
         let upload = self.limits.run(Traffic::Metadata, attempt).await?;
         Ok(Box::new(upload))
+    }
+
+    /// A hidden file that is not clearly ours, as on a file system without user attributes, is
+    /// left and reported.
+    async fn remove_leftovers(&self) -> Result<u64> {
+        let root = Arc::clone(&self.root);
+        blocking(move || upload::remove_leftovers(&root, "")).await
     }
 }
 

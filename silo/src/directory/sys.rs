@@ -156,4 +156,17 @@ mod tests {
         }
         open_beneath(&root, "a/outside/passwd", libc::O_RDONLY).expect_err("leads outside");
     }
+
+    #[test]
+    fn linking_takes_no_name_that_is_taken() {
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::write(home.path().join("a"), b"a").expect("a file");
+        std::fs::write(home.path().join("b"), b"b").expect("a file");
+        let root = File::open(home.path()).expect("the directory");
+        let error = link(&root, "a", "b").expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        link(&root, "a", "c").expect("free");
+        assert_eq!(std::fs::read(home.path().join("c")).expect("there"), b"a");
+        assert_eq!(std::fs::read(home.path().join("b")).expect("there"), b"b");
+    }
 }

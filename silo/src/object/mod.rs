@@ -87,7 +87,7 @@ impl Objects {
         limits: Arc<Limits>,
         writable: bool,
     ) -> Result<Self> {
-        Ok(Self::new(settings.store(limits.retries())?, prefix, limits, writable))
+        Ok(Self::new(settings.store(&limits)?, prefix, limits, writable))
     }
 
     /// What lies under a URL of an HTTP server that serves ranges.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::error::failed;
 use super::service::Conditions;
 use super::upload::Target;
-use crate::limits::Traffic;
+use crate::limits::{Limits, Traffic};
 
 /// Parts of one upload under way at once, each in memory.
 pub(super) const PARTS_UNDER_WAY: usize = 4;
@@ -23,6 +23,7 @@ pub(super) const PARTS_UNDER_WAY: usize = 4;
 pub(super) struct Numbered {
     store: Arc<dyn MultipartStore>,
     conditions: Option<Conditions>,
+    limits: Arc<Limits>,
     path: Path,
     id: String,
     started: usize,
@@ -50,6 +51,7 @@ impl Numbered {
         Ok(Self {
             store: Arc::clone(store),
             conditions,
+            limits: Arc::clone(&target.shared.limits),
             path: target.path.clone(),
             id,
             started: 0,
@@ -113,8 +115,12 @@ impl Numbered {
         self.under_way.shutdown().await;
         if !self.over {
             self.forget();
-            if let Err(error) = self.store.abort_multipart(&self.path, &self.id).await {
-                tracing::warn!(%error, path = %self.path, "parts stay behind until the store's own cleaning");
+            let attempt = || {
+                let aborted = self.store.abort_multipart(&self.path, &self.id);
+                aborted.map_err(|e| failed(self.path.as_ref(), &e))
+            };
+            if let Err(error) = self.limits.call(Traffic::Metadata, attempt).await {
+                tracing::warn!(%error, "parts stay behind until the store cleans up");
             }
         }
     }

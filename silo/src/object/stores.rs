@@ -1,16 +1,4 @@
 //! Making clients for the stores.
-//!
-//! Credentials, in this order:
-//! - **S3**: `credentials_file` and `profile` of the configuration; `AWS_ACCESS_KEY_ID` and
-//!   `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`); a web identity token or container
-//!   credentials by their usual variables; `~/.aws/credentials`, or the file named by
-//!   `AWS_SHARED_CREDENTIALS_FILE`, with the profile of `AWS_PROFILE`; the instance's metadata.
-//! - **GCS**: `credentials_file`; `GOOGLE_SERVICE_ACCOUNT` or `GOOGLE_SERVICE_ACCOUNT_KEY`;
-//!   `GOOGLE_APPLICATION_CREDENTIALS`; `~/.config/gcloud/application_default_credentials.json`;
-//!   the instance's metadata.
-//! - **Azure**: `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY`, a SAS token, a
-//!   client secret, a workload identity, or the instance's managed identity, by the usual
-//!   variables.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +17,7 @@ use object_store::{
 
 use super::credentials;
 use super::service::{Conditions, Connector};
+use crate::Limits;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,6 +44,13 @@ pub(super) struct Store {
 }
 
 /// A bucket of S3 or of a server that speaks its protocol.
+///
+/// Credentials are looked for here, in this order: `credentials_file` and `profile`, if one is
+/// set; `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`); a web identity
+/// token or container credentials, by their usual variables; `~/.aws/credentials`, or the file
+/// that `AWS_SHARED_CREDENTIALS_FILE` names, with the profile of `AWS_PROFILE` or `default`; the
+/// instance's metadata. `AWS_SKIP_SIGNATURE=true` is for public buckets. Of the files only keys
+/// and tokens are read: no roles, no single sign-on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct S3 {
     /// The bucket.
@@ -77,6 +73,11 @@ pub struct S3 {
 }
 
 /// A bucket of Google Cloud Storage.
+///
+/// Credentials are looked for here, in this order: `credentials_file`; `GOOGLE_SERVICE_ACCOUNT`
+/// (a path) or `GOOGLE_SERVICE_ACCOUNT_KEY` (the key itself); the file that
+/// `GOOGLE_APPLICATION_CREDENTIALS` names; `~/.config/gcloud/application_default_credentials.json`;
+/// the instance's metadata.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Gcs {
     /// The bucket.
@@ -90,6 +91,11 @@ pub struct Gcs {
 }
 
 /// A container of Azure Blob Storage.
+///
+/// Credentials come from the usual variables that begin with `AZURE_`: an account's key
+/// (`AZURE_STORAGE_ACCOUNT_KEY`), a SAS token (`AZURE_STORAGE_SAS_KEY`), a client's secret, a
+/// workload identity; without any, the instance's managed identity is asked. Large uploads are
+/// conditional only without a shared key, since that signs the condition too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Azure {
     /// The container.
@@ -207,12 +213,11 @@ impl Gcs {
 }
 
 impl Azure {
-    pub(super) fn store(&self, retries: u32) -> Result<Store> {
-        let build = |retry: RetryConfig| {
+    pub(super) fn store(&self, limits: &Limits) -> Result<Store> {
+        let build = |retry: RetryConfig, options: ClientOptions| {
             let mut builder = MicrosoftAzureBuilder::from_env()
                 .with_container_name(&self.container)
-                .with_client_options(options(self.allow_http))
-                .with_allow_http(self.allow_http)
+                .with_client_options(options)
                 .with_retry(retry)
                 .with_http_connector(Connector::default());
             if let Some(account) = &self.account {
@@ -223,14 +228,15 @@ impl Azure {
             }
             builder.build().map(Arc::new).map_err(|e| unusable("Azure", e))
         };
-        let store = build(no_retries())?;
-        // The library numbers the blocks of an upload itself, so it has to repeat them itself.
+        let store = build(no_retries(), options(self.allow_http))?;
+        // The library numbers the blocks of an upload itself, so it has to repeat them itself,
+        // and to keep to the deadline.
         let retry = RetryConfig {
-            max_retries: usize::try_from(retries).unwrap_or(usize::MAX),
+            max_retries: usize::try_from(limits.retries()).unwrap_or(usize::MAX),
+            retry_timeout: limits.deadline(),
             backoff: BackoffConfig::default(),
-            ..RetryConfig::default()
         };
-        let blocks = build(retry)?;
+        let blocks = build(retry, options(self.allow_http).with_timeout(limits.deadline()))?;
         Ok(Store {
             kind: "azure",
             objects: store.clone(),

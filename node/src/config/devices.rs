@@ -1,0 +1,93 @@
+//! The tier's devices: those given, or a file in the state directory.
+
+use std::path::{Path, PathBuf};
+
+use extent::{Kind, Result};
+
+use super::DeviceSection;
+use crate::units::{self, Bytes};
+
+/// The smallest tier that is worth having.
+pub(super) const MIN_TIER_BYTES: u64 = 256 << 20;
+/// The largest that nobody asked for.
+pub(super) const MAX_DEFAULT_TIER_BYTES: u64 = 16 << 30;
+
+/// One device of the tier.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct DeviceSpec {
+    pub(crate) path: PathBuf,
+    /// Bytes of the file, if it does not exist yet.
+    pub(crate) create_bytes: Option<u64>,
+}
+
+/// The devices of a tier, each with the size it is to be created with, if it is.
+///
+/// # Errors
+/// [`Kind::NotFound`] for a device that is neither there nor to be created; [`Kind::Invalid`] for
+/// one that is given twice or too small; [`Kind::NoSpace`] if there is no room for the default.
+pub(super) fn devices(
+    sections: Vec<DeviceSection>,
+    state_dir: &Path,
+    size: Option<Bytes>,
+) -> Result<Vec<DeviceSpec>> {
+    if sections.is_empty() {
+        let path = state_dir.join("tier.img");
+        let create_bytes = if path.exists() {
+            None
+        } else {
+            Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
+        };
+        let create_bytes = whole_size(&path, create_bytes)?;
+        return Ok(vec![DeviceSpec { path, create_bytes }]);
+    }
+    let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
+    for DeviceSection { path, size } in sections {
+        if devices.iter().any(|device| device.path == path) {
+            return Err(
+                Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
+            );
+        }
+        let create_bytes = match (path.exists(), size) {
+            (true, _) => None,
+            (false, Some(bytes)) => Some(bytes.0),
+            (false, None) => {
+                return Err(Kind::NotFound.error(format!(
+                    "[[device]] {} does not exist: correct the path, or add a size for a file \
+                     to be created",
+                    path.display()
+                )));
+            }
+        };
+        let create_bytes = whole_size(&path, create_bytes)?;
+        devices.push(DeviceSpec { path, create_bytes });
+    }
+    Ok(devices)
+}
+
+/// Bytes of a file to be created: whole mebibytes, and enough.
+fn whole_size(path: &Path, create_bytes: Option<u64>) -> Result<Option<u64>> {
+    match create_bytes {
+        Some(bytes) if bytes < MIN_TIER_BYTES => Err(Kind::Invalid.error(format!(
+            "a device of {} at {} is too small: give it {} or more",
+            units::bytes(bytes),
+            path.display(),
+            units::bytes(MIN_TIER_BYTES)
+        ))),
+        other => Ok(other.map(|bytes| bytes & !((1 << 20) - 1))),
+    }
+}
+
+/// A tenth of what is free, but not more than 16 GiB and not less than the least.
+fn default_tier_bytes(state_dir: &Path) -> Result<u64> {
+    let free = crate::system::free_bytes(state_dir)?;
+    if free < MIN_TIER_BYTES + MIN_TIER_BYTES / 4 {
+        return Err(Kind::NoSpace.error(format!(
+            "only {} are free at {}, and a tier needs {}: make room, choose another --state-dir, \
+             or give [[device]] paths",
+            units::bytes(free),
+            state_dir.display(),
+            units::bytes(MIN_TIER_BYTES)
+        )));
+    }
+    Ok((free / 10).clamp(MIN_TIER_BYTES, MAX_DEFAULT_TIER_BYTES))
+}

@@ -1,0 +1,164 @@
+//! The node.
+
+use control::proto as v1;
+use serde_json::{Value, json};
+
+use super::silo_json;
+use crate::output::{Output, Tone};
+use crate::units;
+
+/// The node as one object. Names are those of the protocol.
+pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
+    let devices: Vec<Value> = status
+        .devices
+        .iter()
+        .map(|device| {
+            json!({
+                "path": device.path,
+                "driver": device.driver,
+                "capacity_bytes": device.capacity_bytes,
+                "used_bytes": device.used_bytes,
+                "volatile_cache": device.volatile_cache,
+                "failed": device.failed,
+            })
+        })
+        .collect();
+    let mut value = json!({
+        "identity": status.identity,
+        "version": status.version,
+        "controller_epoch": status.controller_epoch,
+        "draining": status.draining,
+        "devices": devices,
+        "silos": status.silos.iter().map(silo_json).collect::<Vec<_>>(),
+        "sessions": status.sessions,
+    });
+    let object = value.as_object_mut().expect("made as an object above");
+    object.extend(numbers(status).map(|(name, number)| (name.to_owned(), json!(number))));
+    value
+}
+
+fn numbers(status: &v1::NodeStatus) -> impl Iterator<Item = (&'static str, u64)> {
+    [
+        ("jobs_queued", status.jobs_queued),
+        ("jobs_running", status.jobs_running),
+        ("pins", status.pins),
+        ("shards", status.shards.into()),
+        ("files", status.files),
+        ("dirty_files", status.dirty_files),
+        ("dirty_bytes", status.dirty_bytes),
+        ("pinned_files", status.pinned_files),
+        ("resident_extents", status.resident_extents),
+        ("resident_bytes", status.resident_bytes),
+        ("slot_bytes", status.slot_bytes),
+        ("reads", status.reads),
+        ("read_bytes", status.read_bytes),
+        ("hits", status.hits),
+        ("misses", status.misses),
+        ("writes", status.writes),
+        ("written_bytes", status.written_bytes),
+        ("commits", status.commits),
+        ("fetched_extents", status.fetched_extents),
+        ("evicted_extents", status.evicted_extents),
+        ("checksum_errors", status.checksum_errors),
+        ("repairs", status.repairs),
+        ("errors", status.errors),
+        ("buffers_used", status.buffers_used),
+        ("buffers_total", status.buffers_total),
+        ("read_p50_ns", status.read_p50_ns),
+        ("read_p99_ns", status.read_p99_ns),
+    ]
+    .into_iter()
+}
+
+/// The node in a dozen lines.
+pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
+    let state = match (status.draining, status.devices.iter().any(|device| device.failed)) {
+        (true, _) => output.paint(Tone::Warn, "draining"),
+        (false, true) => output.paint(Tone::Bad, "a device failed"),
+        (false, false) => output.paint(Tone::Good, "serving"),
+    };
+    let hits = units::share(status.hits, status.hits + status.misses) * 100.0;
+    let sessions: Vec<String> =
+        status.sessions.iter().map(|(fabric, count)| format!("{count} {fabric}")).collect();
+    let mut lines = vec![
+        format!("{state}  forebay {}  {}", status.version, status.identity),
+        format!(
+            "files     {} known, {} dirty ({}), {} pinned",
+            units::count(status.files),
+            units::count(status.dirty_files),
+            units::bytes(status.dirty_bytes),
+            units::count(status.pinned_files)
+        ),
+        format!(
+            "resident  {} in {} extents, {} of slots",
+            units::bytes(status.resident_bytes),
+            units::count(status.resident_extents),
+            units::bytes(status.slot_bytes)
+        ),
+        format!(
+            "reads     {} ({}), {hits:.0} % hits, p50 {}, p99 {}",
+            units::count(status.reads),
+            units::bytes(status.read_bytes),
+            units::nanos(status.read_p50_ns),
+            units::nanos(status.read_p99_ns)
+        ),
+        format!(
+            "writes    {} ({}), {} commits",
+            units::count(status.writes),
+            units::bytes(status.written_bytes),
+            units::count(status.commits)
+        ),
+        format!(
+            "upkeep    {} fetched, {} evicted, {} checksum errors, {} repairs, {} errors",
+            units::count(status.fetched_extents),
+            units::count(status.evicted_extents),
+            units::count(status.checksum_errors),
+            units::count(status.repairs),
+            units::count(status.errors)
+        ),
+        format!(
+            "load      {} shards, sessions: {}, {} of {} buffers, jobs: {} running, {} queued",
+            status.shards,
+            if sessions.is_empty() { "none".to_owned() } else { sessions.join(", ") },
+            status.buffers_used,
+            status.buffers_total,
+            status.jobs_running,
+            status.jobs_queued
+        ),
+    ];
+    for device in &status.devices {
+        lines.push(format!(
+            "device    {}  {} of {} ({})",
+            device.path,
+            units::bytes(device.used_bytes),
+            units::bytes(device.capacity_bytes),
+            if device.failed { output.paint(Tone::Bad, "failed") } else { device.driver.clone() }
+        ));
+    }
+    for silo in &status.silos {
+        lines.push(format!(
+            "silo      {}  {}, {} read, {} written",
+            silo.name,
+            silo.kind,
+            units::bytes(silo.read_bytes),
+            units::bytes(silo.written_bytes)
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Colour;
+
+    #[test]
+    fn a_status_names_what_is_wrong() {
+        let mut status = v1::NodeStatus::default();
+        let output = Output::new(false, Colour::Never);
+        assert!(status_text(&status, output).starts_with("serving"));
+        status.devices.push(v1::DeviceStatus { failed: true, ..Default::default() });
+        assert!(status_text(&status, output).starts_with("a device failed"));
+        assert_eq!(status_json(&status)["devices"][0]["failed"], json!(true));
+    }
+}

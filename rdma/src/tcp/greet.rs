@@ -1,0 +1,41 @@
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use extent::wire::STREAM_MAGIC;
+use extent::{Kind, Result};
+
+/// Connects and exchanges the magic words.
+pub(super) fn greet(address: SocketAddr, timeout: Duration) -> Result<TcpStream> {
+    let failed = |doing: &str, error: io::Error| {
+        Kind::Disconnected
+            .error(format!("{doing} {address} failed: is a node listening there?"))
+            .caused_by(error)
+    };
+    let mut stream =
+        TcpStream::connect_timeout(&address, timeout).map_err(|e| failed("connecting to", e))?;
+    let mut prepare = || {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        stream.write_all(&STREAM_MAGIC)
+    };
+    prepare().map_err(|e| failed("greeting", e))?;
+    let mut answer = [0; STREAM_MAGIC.len()];
+    match stream.read_exact(&mut answer) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            return Err(Kind::Disconnected.error(format!(
+                "{address} closed the connection: it takes no more sessions, or is no node"
+            )));
+        }
+        Err(error) => return Err(failed("hearing from", error)),
+    }
+    if answer != STREAM_MAGIC {
+        return Err(Kind::Corrupt.error(format!(
+            "{address} does not answer as a Forebay node of protocol 1 does: check the port"
+        )));
+    }
+    stream.set_nonblocking(true).map_err(|e| failed("setting up the socket to", e))?;
+    Ok(stream)
+}
