@@ -154,7 +154,7 @@ fn limit(report: &Report) -> Option<String> {
         ));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    if report.threads * 2 > cores {
+    if report.threads * 2 >= cores {
         return Some(format!(
             "this machine's {}: {} and the node share them",
             units::plural(cores as u64, "core"),

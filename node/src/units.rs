@@ -106,7 +106,8 @@ pub(crate) fn bytes(count: u64) -> String {
     };
     let value = to_f64(count) / to_f64(1 << bits);
     let letter = if *letter == "k" { "K".to_owned() } else { letter.to_ascii_uppercase() };
-    let digits = usize::from(value < 10.0 && value.fract() >= 0.05);
+    let tenths = (value * 10.0).round() / 10.0;
+    let digits = usize::from(tenths < 10.0 && tenths.fract() != 0.0);
     format!("{value:.digits$} {letter}iB")
 }
 
@@ -218,6 +219,7 @@ mod tests {
     fn numbers_read_well() {
         assert_eq!(bytes(512), "512 B");
         assert_eq!(bytes(4096), "4 KiB");
+        assert_eq!((bytes(4095).as_str(), bytes(4097).as_str()), ("4 KiB", "4 KiB"));
         assert_eq!(bytes(3 << 29), "1.5 GiB");
         assert_eq!(bytes(160 << 30), "160 GiB");
         assert_eq!(count(1_234_567), "1,234,567");

@@ -98,7 +98,7 @@ pub fn check(
     }
     reader.read(pieces.into_iter().flatten(), |piece, bytes| {
         let (_, extent, at) = &extents[to_usize(piece.tag)];
-        if !holds(extent, *at, block, piece, bytes) {
+        if !bytes.is_ok_and(|bytes| holds(extent, *at, block, piece, bytes)) {
             bad.insert(piece.tag);
         }
         report.bytes += piece.bytes;
@@ -124,9 +124,8 @@ fn holds(
     at: Location,
     block: u64,
     piece: &Piece,
-    bytes: Result<&[u8]>,
+    bytes: &[u8],
 ) -> bool {
-    let Ok(bytes) = bytes else { return false };
     let first = to_usize((piece.at.offset - at.offset) / block);
     let sums = crc32c_blocks(bytes, to_usize(block));
     sums.zip(&extent.checksums[first..]).all(|(found, expected)| found == *expected)

@@ -6,6 +6,7 @@
 //! they look like, and the `ledger` module what holds when the power goes.
 
 mod check;
+mod clock;
 pub mod codec;
 pub mod device;
 mod done;

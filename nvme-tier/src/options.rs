@@ -1,4 +1,4 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::clock;
 
 /// How to lay out a tier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,13 +43,7 @@ impl Default for TierOptions {
             high_watermark: 0.95,
             low_watermark: 0.90,
             queue_limit: 4096,
-            now_unix_ms: system_unix_ms,
+            now_unix_ms: clock::unix_ms,
         }
     }
-}
-
-/// The one place of this crate that reads the system's clock.
-fn system_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dma::Pool;
 use extent::{FileId, FileName, Kind, Result};
 
+use crate::clock;
 use crate::codec::{FileRecord, Mark};
 use crate::device::{Command, Device, DeviceIndex};
 use crate::eviction::Evictor;
@@ -61,7 +62,7 @@ pub struct RecoveryReport {
 /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
 /// of one tier; [`Kind::Io`] if superblocks cannot be read or written.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
-    let begun = Instant::now();
+    let begun = clock::now();
     let mut scan = Scan::read(device, pool)?;
     scan.drop_duplicates();
     let ids = reserve_ids(device, pool, &mut scan)?;

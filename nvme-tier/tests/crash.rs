@@ -377,7 +377,6 @@ impl Driver {
     fn finish(mut self) -> Run {
         let open = self.take_answers();
         assert!(open.is_empty(), "the ledger came to rest");
-        let changes = std::mem::take(&mut self.changes);
         let mut vouched = Vec::new();
         for (asked, answer) in &self.flushes {
             let Some((from, Ok(()))) = *answer.lock() else { continue };

@@ -27,7 +27,7 @@ fn scattered(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn any_ranges_are_read_into_any_segments(
@@ -148,6 +148,37 @@ fn a_thousand_requests_are_answered_from_few_buffers() {
 }
 
 #[test]
+fn transfers_larger_than_the_sockets_arrive_whole() {
+    const LARGE: usize = 16 << 20;
+    let mut network = Network::new(64);
+    let mut client = network.client(2 * LARGE);
+    let node = &mut network.node;
+    // Turns of each side that the other does not answer at once fill the sockets.
+    let mut turn = || {
+        for _ in 0..3 {
+            node.step();
+        }
+    };
+    let draft = client.open("s/large", OpenMode::Write(0), &mut turn);
+    let handle = draft.expect("connected").value;
+    let bytes = pattern(LARGE);
+    client.fill(0, &bytes);
+    let from = Segments::one(client.segment(0, LARGE));
+    let write = Command::Write { handle, range: range(0, LARGE), from };
+    assert_eq!(client.call(write, &mut turn).expect("connected").value, LARGE as u64);
+    let length = LARGE as u64;
+    client.call(Command::Commit { handle, length }, &mut turn).expect("connected");
+    // The lengths straddle what is sent in one turn.
+    for length in [LARGE, 3 << 20, (2 << 20) + (5 << 16), 2 << 20] {
+        client.fill(LARGE, &vec![0; length]);
+        let into = Segments::one(client.segment(LARGE, length));
+        let read = Command::Read { handle, range: range(0, length), into };
+        assert_eq!(client.call(read, &mut turn).expect("connected").value, length as u64);
+        assert!(client.bytes(LARGE, length) == bytes[..length], "{length} bytes");
+    }
+}
+
+#[test]
 fn no_more_than_1024_requests_are_queued() {
     let mut network = Network::new(1);
     let mut client = network.client(1);
@@ -207,6 +238,10 @@ fn a_closed_session_answers_nothing_and_completes_everything() {
     assert_eq!(node.closed[0].1.kind(), Kind::Denied);
     let error = client.call(Command::Ping, &mut || ()).expect_err("closed");
     assert_eq!(error.kind(), Kind::Disconnected);
+    // Its successor has its place, and is not taken for it.
+    let mut successor = network.client(64);
+    let node = &mut network.node;
+    node.transport.close(session, Kind::Denied.error("twice"));
     let transfer = forebay_rdma::Transfer {
         token: forebay_rdma::Token(5),
         tag: 1,
@@ -229,4 +264,8 @@ fn a_closed_session_answers_nothing_and_completes_everything() {
         _ => false,
     };
     assert!(events.len() == 2 && events.iter().all(failed), "{events:?}");
+    let mut turn = || {
+        node.step();
+    };
+    assert!(successor.call(Command::Ping, &mut turn).expect("connected").status.is_ok());
 }

@@ -8,9 +8,8 @@ use extent::{FileName, Kind, Result};
 use rdma::PeerPolicy;
 use silo::SiloConfig;
 
-use super::{
-    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, DeviceSection, Peers, TierSection,
-};
+use super::devices::{DeviceSpec, devices};
+use super::{Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, TierSection};
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
 

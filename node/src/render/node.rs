@@ -78,8 +78,8 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
         (false, false) => output.paint(Tone::Good, "serving"),
     };
     let hits = units::share(status.hits, status.hits + status.misses) * 100.0;
-    let sessions: Vec<String> =
-        status.sessions.iter().map(|(fabric, count)| format!("{count} {fabric}")).collect();
+    let open = status.sessions.iter().filter(|(_, count)| **count > 0);
+    let sessions: Vec<String> = open.map(|(fabric, count)| format!("{count} {fabric}")).collect();
     let mut lines = vec![
         format!("{state}  forebay {}  {}", status.version, status.identity),
         format!(
@@ -117,8 +117,8 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             units::count(status.errors)
         ),
         format!(
-            "load      {} shards, sessions: {}, {} of {} buffers, jobs: {} running, {} queued",
-            status.shards,
+            "load      {}, sessions: {}, {} of {} buffers, jobs: {} running, {} queued",
+            units::plural(status.shards.into(), "shard"),
             if sessions.is_empty() { "none".to_owned() } else { sessions.join(", ") },
             status.buffers_used,
             status.buffers_total,

@@ -22,13 +22,13 @@ impl Scan {
     /// Reads every record.
     pub(super) fn read_records(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose == Purpose::Records);
-        self.read_tables(reader, tables, Self::on_record)
+        self.read_tables(reader, &tables, Self::on_record)
     }
 
     /// Reads every descriptor.
     pub(super) fn read_descriptors(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose != Purpose::Records);
-        self.read_tables(reader, tables, Self::on_descriptor)
+        self.read_tables(reader, &tables, Self::on_descriptor)
     }
 
     fn tables(&self, wanted: impl Fn(Purpose) -> bool) -> Vec<Table> {
@@ -55,11 +55,11 @@ impl Scan {
     fn read_tables(
         &mut self,
         reader: &mut DeviceReader<'_>,
-        tables: Vec<Table>,
+        tables: &[Table],
         on_entry: fn(&mut Self, &Table, SlotId, &[u8]),
     ) -> Result<()> {
         let mut pieces = Vec::with_capacity(tables.len());
-        for (number, table) in (0u64..).zip(&tables) {
+        for (number, table) in (0u64..).zip(tables) {
             let at = Location { device: table.device, offset: table.offset + TABLE_OFFSET };
             let unit = u64::from(table.shape.stride);
             pieces.push(reader.pieces(at, table.shape.table_bytes(), unit, number));

@@ -47,7 +47,7 @@ impl Slab {
     pub(crate) fn assigned(purpose: Purpose, epoch: u64, shape: Shape) -> Self {
         let occupants = match purpose {
             Purpose::Records => Vec::new(),
-            Purpose::Data(_) => vec![Weak::new(); shape.slots as usize],
+            Purpose::Data(_) => (0..shape.slots).map(|_| Weak::new()).collect(),
         };
         Self {
             purpose: Some(purpose),

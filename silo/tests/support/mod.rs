@@ -25,7 +25,8 @@ pub fn buffer() -> Buffer {
 /// Bytes that differ at every offset that matters.
 pub fn pattern(length: usize, seed: u32) -> Bytes {
     let byte = |n: usize| {
-        let n = u32::try_from(n).expect("small").wrapping_mul(2_654_435_761).wrapping_add(seed << 24);
+        let n =
+            u32::try_from(n).expect("small").wrapping_mul(2_654_435_761).wrapping_add(seed << 24);
         n.to_le_bytes()[3]
     };
     (0..length).map(byte).collect()
