@@ -119,13 +119,7 @@ pub fn check(
     Ok(report)
 }
 
-fn holds(
-    extent: &FoundExtent,
-    at: Location,
-    block: u64,
-    piece: &Piece,
-    bytes: &[u8],
-) -> bool {
+fn holds(extent: &FoundExtent, at: Location, block: u64, piece: &Piece, bytes: &[u8]) -> bool {
     let first = to_usize((piece.at.offset - at.offset) / block);
     let sums = crc32c_blocks(bytes, to_usize(block));
     sums.zip(&extent.checksums[first..]).all(|(found, expected)| found == *expected)

@@ -4,6 +4,7 @@ use std::io::Read;
 use dma::Pool;
 use extent::{Error, Kind, Result};
 
+use crate::FormatOptions;
 use crate::codec::{SUPERBLOCK_BYTES, Superblock, TierId};
 use crate::device::{Command, Device, DeviceIndex, Geometry, Location};
 use crate::ids::RESERVE;
@@ -12,7 +13,6 @@ use crate::layout::{
 };
 use crate::ledger::io::DeviceSet;
 use crate::reader::DeviceReader;
-use crate::FormatOptions;
 
 /// What was laid out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,14 +111,18 @@ fn sizes(geometries: &[Geometry], options: &FormatOptions) -> Result<(u64, Class
     }
     let min = Class::of(options.min_class_bytes).filter(|class| class.bytes() <= 64 << 10);
     let min = min.ok_or_else(|| {
-        invalid(format!("a smallest slot of {} bytes: choose 16, 32 or 64 KiB", options.min_class_bytes))
-    })?;
-    let extent = Class::of(options.extent_bytes).filter(|class| *class >= min).ok_or_else(|| {
         invalid(format!(
-            "extents of {} bytes: choose a power of two from the smallest slot to 64 MiB",
-            options.extent_bytes
+            "a smallest slot of {} bytes: choose 16, 32 or 64 KiB",
+            options.min_class_bytes
         ))
     })?;
+    let extent =
+        Class::of(options.extent_bytes).filter(|class| *class >= min).ok_or_else(|| {
+            invalid(format!(
+                "extents of {} bytes: choose a power of two from the smallest slot to 64 MiB",
+                options.extent_bytes
+            ))
+        })?;
     if min.bytes() < u64::from(options.checksum_block_bytes) {
         return Err(invalid("the smallest slot must hold a checksum block".to_owned()));
     }

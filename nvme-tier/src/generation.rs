@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
 use parking_lot::RwLock;
 
+use crate::Extent;
 use crate::codec::Mark;
 use crate::file::Pins;
 use crate::layout;
 use crate::table::ExtentTable;
-use crate::Extent;
 
 /// Whether the silo has a generation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -88,7 +88,12 @@ pub(crate) struct SlotHold {
 }
 
 impl SlotHold {
-    pub(crate) fn new(holdings: &Arc<Holdings>, slot: SlotId, offset: u64, described: bool) -> Self {
+    pub(crate) fn new(
+        holdings: &Arc<Holdings>,
+        slot: SlotId,
+        offset: u64,
+        described: bool,
+    ) -> Self {
         Self { holdings: Arc::clone(holdings), offset, slot, described }
     }
 

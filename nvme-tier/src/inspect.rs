@@ -116,7 +116,8 @@ fn inspect_device(scan: &Scan, index: usize) -> InspectedDevice {
                 device.record_slabs += 1;
                 device.records = (device.records.0 + live, device.records.1 + slots);
             }
-            SlabHealth::Sound(Purpose::Data(class)) | SlabHealth::OneHeader(Purpose::Data(class)) => {
+            SlabHealth::Sound(Purpose::Data(class))
+            | SlabHealth::OneHeader(Purpose::Data(class)) => {
                 let sums = device.classes.entry(class.bytes()).or_default();
                 *sums = (sums.0 + 1, sums.1 + live, sums.2 + slots);
             }

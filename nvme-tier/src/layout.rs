@@ -312,7 +312,10 @@ mod tests {
         let class = largest_class(1 << 30, 4096, 4096, 16384).expect("one fits");
         assert!(descriptor_stride(4096, class, 4096) <= 16384);
         assert!(class.bytes() < LARGEST_CLASS_BYTES);
-        assert_eq!(slab_count((1 << 20) + (1 << 18), 1 << 18).expect_err("one slab").kind(), Kind::Invalid);
+        assert_eq!(
+            slab_count((1 << 20) + (1 << 18), 1 << 18).expect_err("one slab").kind(),
+            Kind::Invalid
+        );
     }
 
     proptest! {

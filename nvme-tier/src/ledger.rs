@@ -109,7 +109,9 @@ pub(crate) enum Erasure {
 impl Erasure {
     pub(crate) const fn slot(&self) -> SlotId {
         match self {
-            Self::Descriptor { slot, .. } | Self::Record { slot, .. } | Self::Stray { slot } => *slot,
+            Self::Descriptor { slot, .. } | Self::Record { slot, .. } | Self::Stray { slot } => {
+                *slot
+            }
         }
     }
 }

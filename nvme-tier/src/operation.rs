@@ -38,11 +38,32 @@ pub(crate) enum Operation {
 /// what was checked when it began still holds when it ends.
 #[derive(Debug)]
 pub(crate) enum RecordOperation {
-    Register { name: FileName, length: u64, version: SourceVersion, done: Done<Arc<File>> },
-    Forget { file: Arc<File>, done: Done<()> },
-    Commit { draft: Draft, length: u64, extents: Vec<Written>, done: Done<Arc<FileGeneration>> },
-    Settle { generation: Arc<FileGeneration>, version: SourceVersion, done: Done<()> },
-    Mark { generation: Arc<FileGeneration>, mark: Option<Mark>, done: Done<()> },
+    Register {
+        name: FileName,
+        length: u64,
+        version: SourceVersion,
+        done: Done<Arc<File>>,
+    },
+    Forget {
+        file: Arc<File>,
+        done: Done<()>,
+    },
+    Commit {
+        draft: Draft,
+        length: u64,
+        extents: Vec<Written>,
+        done: Done<Arc<FileGeneration>>,
+    },
+    Settle {
+        generation: Arc<FileGeneration>,
+        version: SourceVersion,
+        done: Done<()>,
+    },
+    Mark {
+        generation: Arc<FileGeneration>,
+        mark: Option<Mark>,
+        done: Done<()>,
+    },
     /// Writes the record again, because a copy of it is missing.
     Refresh,
 }

@@ -110,7 +110,8 @@ impl Scan {
             let first = &superblocks[0].0;
             layouts.push(layout_of(superblock, first, &superblocks, &mut reader)?);
         }
-        let mut scan = Self { superblocks, layouts, slabs: Vec::new(), files: HashMap::new(), findings };
+        let mut scan =
+            Self { superblocks, layouts, slabs: Vec::new(), files: HashMap::new(), findings };
         scan.read_headers(&mut reader)?;
         scan.read_records(&mut reader)?;
         scan.choose_records();
@@ -180,9 +181,9 @@ fn read_superblocks(
         })
     });
     reader.read(pieces, |piece, bytes| {
-        let superblock = bytes.ok().and_then(|bytes| {
-            Superblock::decode(piece.at.offset, &bytes[..SUPERBLOCK_BYTES])
-        });
+        let superblock = bytes
+            .ok()
+            .and_then(|bytes| Superblock::decode(piece.at.offset, &bytes[..SUPERBLOCK_BYTES]));
         findings.bad_superblocks += u64::from(superblock.is_none());
         found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
     })?;

@@ -101,7 +101,10 @@ mod tests {
         assert!(!holdings.has_returned(), "a reader still holds it");
         drop(reader);
         let returned = holdings.take_returned();
-        assert_eq!(returned.iter().map(|r| (r.slot, r.described)).collect::<Vec<_>>(), [(slot, true)]);
+        assert_eq!(
+            returned.iter().map(|r| (r.slot, r.described)).collect::<Vec<_>>(),
+            [(slot, true)]
+        );
     }
 
     proptest! {

@@ -143,7 +143,8 @@ impl Tier {
         done: Done<Reservation>,
     ) {
         if generation.is_superseded() {
-            return done.call(Err(Kind::Stale.error("the file has a newer generation: open it again")));
+            return done
+                .call(Err(Kind::Stale.error("the file has a newer generation: open it again")));
         }
         if generation.state() == State::Dirty {
             return done.call(Err(Kind::Invalid.error(
@@ -165,10 +166,8 @@ impl Tier {
         done: Done<Reservation>,
     ) {
         if u64::from(length) > draft.extent_bytes {
-            return done.call(Err(Kind::Invalid.error(format!(
-                "{length} bytes in an extent of {}",
-                draft.extent_bytes
-            ))));
+            return done.call(Err(Kind::Invalid
+                .error(format!("{length} bytes in an extent of {}", draft.extent_bytes))));
         }
         self.reserve_for(ReservedFor::Draft(draft.attempt), index, length, done);
     }
@@ -188,7 +187,8 @@ impl Tier {
         let (index, length) = (reservation.index(), reservation.length());
         let (hold, purpose) = reservation.into_parts();
         let ReservedFor::Fill(generation) = purpose else {
-            return done.call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
+            return done
+                .call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
         };
         let weak = Arc::downgrade(&generation);
         let extent = Arc::new(Extent::new(weak, index, length, checksums, hold));
@@ -260,12 +260,7 @@ impl Tier {
     /// the file bytes freed; slots come back once nobody reads them.
     ///
     /// Fails with [`Kind::Denied`] if the generation is dirty, quarantined or pinned.
-    pub fn release(
-        &self,
-        generation: &Arc<FileGeneration>,
-        indexes: Range<u32>,
-        done: Done<u64>,
-    ) {
+    pub fn release(&self, generation: &Arc<FileGeneration>, indexes: Range<u32>, done: Done<u64>) {
         if !generation.is_evictable(self.now_unix_ms()) {
             return done.call(Err(Kind::Denied.error(
                 "only clean, unpinned files can be released: write it back or unpin it first",

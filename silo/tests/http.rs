@@ -11,7 +11,7 @@ use support::stub::{Manners, Stub};
 use support::{pattern, read, read_all, refusal, store, tags};
 
 fn limits() -> LimitOptions {
-    LimitOptions { retries: 2, stall: Duration::from_secs(5), ..LimitOptions::default() }
+    LimitOptions { retries: 2, stall: Duration::from_secs(90), ..LimitOptions::default() }
 }
 
 async fn http(manners: Manners) -> (Stub, Mount) {

@@ -14,6 +14,8 @@ use crate::handle::Progress;
 
 /// How often an upload starts over because an earlier one of ours turned up.
 const MAX_UPLOADS: usize = 3;
+/// How often a dirty extent is read before it is believed to be damaged.
+const MAX_LOOKS: usize = 3;
 /// Extents that are read ahead of the upload.
 const READ_AHEAD: usize = 4;
 
@@ -93,7 +95,9 @@ impl Mover {
                 Err(head) => return Err(head),
             };
             match found.tags.filter(|found| found.file == tags.file) {
-                Some(ours) if ours.attempt == tags.attempt && found.length == generation.length() => {
+                Some(ours)
+                    if ours.attempt == tags.attempt && found.length == generation.length() =>
+                {
                     return Ok(found);
                 }
                 Some(ours) if ours.attempt < tags.attempt && !lost => {
@@ -166,25 +170,29 @@ impl Mover {
         Ok(Bytes::from_owner(Part { buffer: Arc::new(buffer), length }))
     }
 
-    /// Reads an extent that nobody else has. What reads damaged twice is damaged.
+    /// Reads an extent that nobody else has. It is damaged if it reads damaged again and again.
     async fn load_dirty(
         &self,
         generation: &Arc<FileGeneration>,
         extent: &Arc<Extent>,
-        buffer: Buffer,
+        mut buffer: Buffer,
     ) -> Result<Buffer> {
-        let first = match self.load(Arc::clone(extent), buffer).await {
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => error,
-            other => return other,
-        };
-        tracing::warn!(error = %first, "reading a dirty extent failed: once more");
         let block = self.tier.checksum_block_bytes();
         let padded = extent.length().next_multiple_of(block) as usize;
-        let second = self.load(Arc::clone(extent), self.buffers.take(padded).await).await;
-        if second.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
+        for _ in 1..MAX_LOOKS {
+            match self.load(Arc::clone(extent), buffer).await {
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => {
+                    tracing::warn!(%error, "reading a dirty extent failed: once more");
+                    buffer = self.buffers.take(padded).await;
+                }
+                other => return other,
+            }
+        }
+        let last = self.load(Arc::clone(extent), buffer).await;
+        if last.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
             self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
         }
-        second
+        last
     }
 
     /// Reads the copy back and compares it with the checksums of what was written here.

@@ -14,7 +14,7 @@ use crate::inbox::Fetched;
 use crate::mover::Demand;
 use crate::slots::Key;
 
-/// How often damage is repaired within one read before the device is believed to be beyond it.
+/// How often damage is repaired, or looked at again, within one read before it is believed.
 const MAX_REPAIRS: u8 = 3;
 
 /// Why what a device read cannot be used.
@@ -50,8 +50,8 @@ impl Shard {
         let generation = Arc::clone(&request.generation);
         let file = generation.file_id();
         let result = match (generation.state(), damage) {
-            // It may have been the bus, and nobody else has these bytes: look once more.
-            (State::Dirty, _) if request.repairs == 1 => {
+            // It may have been the bus, and nobody else has these bytes: look again.
+            (State::Dirty, _) if request.repairs < MAX_REPAIRS => {
                 request.again.push(part);
                 Ok(())
             }

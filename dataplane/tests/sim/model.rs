@@ -37,7 +37,13 @@ impl History {
 
     /// Whether a file opened when the floor was `floor` may have these bytes at `offset`, and be
     /// `length` bytes long.
-    pub(crate) fn allows(&self, floor: Option<usize>, offset: usize, bytes: &[u8], length: u64) -> bool {
+    pub(crate) fn allows(
+        &self,
+        floor: Option<usize>,
+        offset: usize,
+        bytes: &[u8],
+        length: u64,
+    ) -> bool {
         self.0.iter().enumerate().any(|(at, (contents, acknowledged))| {
             (!acknowledged || floor.is_none_or(|floor| at >= floor))
                 && contents.len() as u64 == length

@@ -104,9 +104,12 @@ impl Player {
             let offset = self.rng.random_range(0..=length);
             let wanted = any_length(&mut self.rng, EXTENT_BYTES).max(1);
             let memory = self.session()?.allocate(wanted)?;
-            reads.push((self.submit(|s| {
-                Ok(s.submit_read(handle, offset as u64, memory, 0..wanted)?)
-            }).await?, offset, wanted));
+            reads.push((
+                self.submit(|s| Ok(s.submit_read(handle, offset as u64, memory, 0..wanted)?))
+                    .await?,
+                offset,
+                wanted,
+            ));
         }
         let mut outcome = Ok(());
         for (ticket, offset, wanted) in reads {
@@ -201,12 +204,18 @@ impl Player {
         Ok(())
     }
 
-    async fn call(&mut self, submit: impl FnOnce(&mut Session) -> Result<Ticket>) -> Result<Completed> {
+    async fn call(
+        &mut self,
+        submit: impl FnOnce(&mut Session) -> Result<Ticket>,
+    ) -> Result<Completed> {
         let ticket = self.submit(submit).await?;
         self.finish(ticket).await
     }
 
-    async fn submit(&mut self, submit: impl FnOnce(&mut Session) -> Result<Ticket>) -> Result<Ticket> {
+    async fn submit(
+        &mut self,
+        submit: impl FnOnce(&mut Session) -> Result<Ticket>,
+    ) -> Result<Ticket> {
         let session = self.session()?;
         let ticket = submit(session)?;
         session.kick();
@@ -224,7 +233,11 @@ impl Player {
             let session = self.session.as_mut().expect("an operation has a session");
             session.kick();
             session.poll(&mut self.done);
-            assert!(tokio::time::Instant::now() < deadline, "client {} waits for ever", self.number);
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "client {} waits for ever",
+                self.number
+            );
             tokio::time::sleep(Duration::from_micros(3)).await;
         }
     }

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use dataplane::DeviceStatus;
 use dma::{HugePages, Pool, SizeClass};
@@ -12,6 +14,7 @@ use nvme_tier::device::{DeviceIndex, Media, MediaOptions, allocate_file};
 use nvme_tier::{Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
 
 use super::ready::Recovery;
+use crate::clock;
 use crate::config::Settings;
 use crate::output::Output;
 use crate::progress::Meter;
@@ -19,6 +22,8 @@ use crate::progress::Meter;
 /// Superblocks are in here, on every device.
 const HEAD_BYTES: u64 = 1 << 20;
 const RECOVERY_DEPTH: usize = 64;
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A tier that is ready to be served.
 pub(super) struct Opened {
@@ -41,7 +46,7 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
             Media::check_foreign(path)?;
         }
     }
-    let media = Media::open(&paths, MediaOptions::default())?;
+    let media = open_patiently(&paths)?;
     let pool = work_pool()?;
     let mut device = media.queue(RECOVERY_DEPTH)?;
     if blank {
@@ -53,6 +58,21 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
     log(&recovered.report);
     let recovery = Recovery::new(blank, &recovered.report);
     Ok(Opened { media, tier: recovered.tier, ledger: recovered.ledger, recovery })
+}
+
+/// Opens the devices, and waits a moment for a node that has just been killed: the kernel finishes
+/// its commands, and with them its hold on the devices, only after the process is gone.
+fn open_patiently(paths: &[PathBuf]) -> Result<Media> {
+    let begin = clock::now();
+    loop {
+        match Media::open(paths, MediaOptions::default()) {
+            Err(error) if error.kind() == Kind::Busy && begin.elapsed() < BUSY_PATIENCE => {
+                tracing::debug!(%error, "waiting for the tier's devices");
+                thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn log(report: &RecoveryReport) {

@@ -137,9 +137,8 @@ impl FileRecord {
             && reader.u64() == place.at.offset
             && reader.u64() == place.epoch;
         if ours && is_sealed(bytes) {
-            return Self::fields(&mut reader).map_or(Found::Damaged(None), |(_, record)| {
-                Found::Sound(record)
-            });
+            return Self::fields(&mut reader)
+                .map_or(Found::Damaged(None), |(_, record)| Found::Sound(record));
         }
         if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES)) {
             return Found::Torn;
@@ -241,11 +240,7 @@ pub(crate) mod tests {
             mark: None,
             source: Some(SourceVersion::new("v".repeat(256)).expect("short")),
         };
-        let place = Place {
-            tier: super::super::TierId(1),
-            at: location(0, 8192),
-            epoch: 1,
-        };
+        let place = Place { tier: super::super::TierId(1), at: location(0, 8192), epoch: 1 };
         let mut bytes = [0; RECORD_BYTES];
         record.encode(record.file(), &place, &mut bytes);
         assert_eq!(FileRecord::decode(&place, 512, &bytes), Found::Sound(record));

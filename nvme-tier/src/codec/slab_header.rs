@@ -1,6 +1,6 @@
 use extent::codec::{Reader, Writer};
 
-use super::{Found, Place, PAD, has_blank_block, is_sealed, is_zero, seal};
+use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal};
 use crate::layout::{Class, Purpose};
 
 const MAGIC: [u8; 4] = *b"4bSH";

@@ -71,11 +71,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) enum Change {
     /// A new generation, of a known file or of a new one.
-    Register {
-        generation: Arc<FileGeneration>,
-        pins: Arc<Pins>,
-        done: Done<Arc<File>>,
-    },
+    Register { generation: Arc<FileGeneration>, pins: Arc<Pins>, done: Done<Arc<File>> },
     /// The same, dirty, with extents whose descriptors go first.
     Commit {
         generation: Arc<FileGeneration>,
@@ -276,7 +272,9 @@ impl Ledger {
         let mut joined: Vec<(Location, u64)> = Vec::with_capacity(places.len());
         for (at, bytes) in places {
             match joined.last_mut() {
-                Some((first, sum)) if first.device == at.device && first.offset + *sum == at.offset => {
+                Some((first, sum))
+                    if first.device == at.device && first.offset + *sum == at.offset =>
+                {
                     *sum += bytes;
                 }
                 _ => joined.push((at, bytes)),

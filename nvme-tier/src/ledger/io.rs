@@ -163,7 +163,8 @@ impl Io {
         for Completion { token, command, result } in completions.drain(..) {
             let Some(on) = self.flying.remove(&token.0) else { continue };
             if let Err(error) = result {
-                let doing = if matches!(command, Command::Flush(_)) { "a flush" } else { "a write" };
+                let doing =
+                    if matches!(command, Command::Flush(_)) { "a flush" } else { "a write" };
                 self.fail(on, format!("{doing} failed: {error}"));
             }
         }
@@ -270,12 +271,7 @@ impl Io {
         }
     }
 
-    fn write(
-        &self,
-        at: Location,
-        bytes: usize,
-        encode: impl FnOnce(&mut [u8]),
-    ) -> Option<Command> {
+    fn write(&self, at: Location, bytes: usize, encode: impl FnOnce(&mut [u8])) -> Option<Command> {
         let mut buffer: Buffer = self.pool.take(bytes)?;
         let into = &mut buffer.as_mut_slice()[..bytes];
         into.fill(PAD);

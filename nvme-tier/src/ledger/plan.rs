@@ -221,8 +221,7 @@ impl Ledger {
                 return None;
             }
         };
-        let mut record =
-            record_of(file.name().clone(), &newest.shape(), &newest.facts(), sequence);
+        let mut record = record_of(file.name().clone(), &newest.shape(), &newest.facts(), sequence);
         record.tombstone = true;
         let id = file.id();
         Some(self.run(id, home, record, true, Change::Forget { file, done }))
@@ -372,12 +371,7 @@ impl Ledger {
     }
 }
 
-fn record_of(
-    name: FileName,
-    shape: &GenerationShape,
-    facts: &Facts,
-    sequence: u64,
-) -> FileRecord {
+fn record_of(name: FileName, shape: &GenerationShape, facts: &Facts, sequence: u64) -> FileRecord {
     FileRecord {
         name,
         generation: shape.number,

@@ -207,8 +207,8 @@ impl Ledger {
         }
         let options = &self.tier.options;
         let excess = self.space.excess_bytes(options.low_watermark);
-        self.evicting = excess > 0
-            && (self.evicting || self.space.excess_bytes(options.high_watermark) > 0);
+        self.evicting =
+            excess > 0 && (self.evicting || self.space.excess_bytes(options.high_watermark) > 0);
         if !self.evicting {
             return;
         }

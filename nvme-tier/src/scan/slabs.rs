@@ -114,9 +114,8 @@ fn judge(headers: &[Option<Found<SlabHeader>>; 2]) -> (SlabHealth, u64) {
         }
         (Some(one), None) | (None, Some(one)) => (SlabHealth::OneHeader(one.purpose), one.epoch),
         (None, None) => {
-            let lost = |found: &Option<Found<SlabHeader>>| {
-                matches!(found, None | Some(Found::Damaged(_)))
-            };
+            let lost =
+                |found: &Option<Found<SlabHeader>>| matches!(found, None | Some(Found::Damaged(_)));
             let damaged = headers.iter().any(lost);
             (if damaged { SlabHealth::Damaged } else { SlabHealth::Unassigned }, 0)
         }

@@ -74,7 +74,12 @@ impl Scan {
             };
             for (number, entry) in (first..).zip(bytes.chunks_exact(to_usize(stride))) {
                 let slot = u32::try_from(number).expect("a slot's number");
-                on_entry(self, table, SlotId { device: table.device, slab: table.slab, slot }, entry);
+                on_entry(
+                    self,
+                    table,
+                    SlotId { device: table.device, slab: table.slab, slot },
+                    entry,
+                );
             }
         })
     }

@@ -96,8 +96,8 @@ impl Space {
         let (slab, slot) = device.take(purpose, None)?;
         device.held_bytes += class.bytes();
         device.used_bytes += class.bytes();
-        let offset = device.layout.slab_offset(slab)
-            + device.slabs[slab as usize].shape.slot_offset(slot);
+        let offset =
+            device.layout.slab_offset(slab) + device.slabs[slab as usize].shape.slot_offset(slot);
         Some((SlotId { device: device.index, slab, slot }, offset))
     }
 

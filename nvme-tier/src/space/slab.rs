@@ -72,7 +72,11 @@ impl Slab {
 
     /// Slots that can still be made usable by erasing their entries.
     pub(crate) fn virgin_slots(&self) -> u32 {
-        if self.purpose.is_some() && !self.withheld { self.shape.slots - self.virgin_from } else { 0 }
+        if self.purpose.is_some() && !self.withheld {
+            self.shape.slots - self.virgin_from
+        } else {
+            0
+        }
     }
 
     /// Takes a free slot, whose entry is not in the page of `apart`.

@@ -49,7 +49,8 @@ pub fn small_disk(slabs: u64, devices: u16, block_bytes: u32, seed: u64) -> SimO
 }
 
 pub fn pool() -> Pool {
-    let sizes = [SizeClass { bytes: 256 << 10, count: 4 }, SizeClass { bytes: EXTENT as usize, count: 32 }];
+    let sizes =
+        [SizeClass { bytes: 256 << 10, count: 4 }, SizeClass { bytes: 64 << 10, count: 32 }];
     Pool::new(&sizes, HugePages::Never).expect("memory")
 }
 
@@ -161,11 +162,11 @@ impl Rig {
     ) -> Result<Arc<FileGeneration>> {
         let draft = self.tier.begin(name.clone(), length)?;
         let mut extents = Vec::new();
-        for index in 0..length.div_ceil(EXTENT) as u32 {
+        for index in 0..narrow(length.div_ceil(EXTENT)) {
             if holes.contains(&index) {
                 continue;
             }
-            let bytes = (length - u64::from(index) * EXTENT).min(EXTENT) as u32;
+            let bytes = narrow((length - u64::from(index) * EXTENT).min(EXTENT));
             let at = ExtentIndex(index);
             let reservation = self.ask(|tier, done| tier.reserve_draft(&draft, at, bytes, done))?;
             let sums = self.write(&reservation, seed);
@@ -219,8 +220,9 @@ impl Rig {
 /// What an extent is filled with, padded with zeroes to whole checksum blocks. Kept, since tests
 /// compare with the same ones over and over.
 pub fn pattern(seed: u64, index: u32, length: usize) -> Arc<Vec<u8>> {
+    type Made = HashMap<(u64, u32, usize), Arc<Vec<u8>>>;
     thread_local! {
-        static MADE: RefCell<HashMap<(u64, u32, usize), Arc<Vec<u8>>>> = RefCell::default();
+        static MADE: RefCell<Made> = RefCell::default();
     }
     let make = || Arc::new(make_pattern(seed, index, length));
     MADE.with_borrow_mut(|made| Arc::clone(made.entry((seed, index, length)).or_insert_with(make)))
@@ -238,6 +240,11 @@ fn make_pattern(seed: u64, index: u32, length: usize) -> Vec<u8> {
     bytes.truncate(length);
     bytes.resize(length.next_multiple_of(BLOCK), 0);
     bytes
+}
+
+/// A small number of bytes or extents.
+pub fn narrow(value: u64) -> u32 {
+    u32::try_from(value).expect("tests are small")
 }
 
 pub fn name(text: &str) -> FileName {
