@@ -57,7 +57,8 @@ impl Pool {
     /// [`Kind::Invalid`] if there is no class, or one is empty or not a multiple of
     /// [`ALIGN_BYTES`]; [`Kind::NoSpace`] if the memory is not there.
     pub fn new(sizes: &[SizeClass], huge: HugePages) -> Result<Self> {
-        let sound = |s: &SizeClass| s.bytes != 0 && s.bytes.is_multiple_of(ALIGN_BYTES) && s.count != 0;
+        let sound =
+            |s: &SizeClass| s.bytes != 0 && s.bytes.is_multiple_of(ALIGN_BYTES) && s.count != 0;
         if sizes.is_empty() || !sizes.iter().all(sound) {
             return Err(Kind::Invalid.error(format!(
                 "buffer classes must be non-empty and multiples of {ALIGN_BYTES}: {sizes:?}"
