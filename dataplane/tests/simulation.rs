@@ -19,6 +19,8 @@ extern crate forebay_dataplane as dataplane;
 mod model;
 #[path = "sim/player.rs"]
 mod player;
+#[path = "sim/wired.rs"]
+mod wired;
 #[path = "sim/world.rs"]
 mod world;
 

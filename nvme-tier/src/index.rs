@@ -84,6 +84,11 @@ impl Name for &str {
 
 impl Ord for dyn Name + '_ {
     fn cmp(&self, other: &Self) -> Ordering {
+        let (ours, theirs) = (self.parts(), other.parts());
+        if (ours.0, ours.1) == (theirs.0, theirs.1) {
+            // Files of one silo, which is nearly always.
+            return ours.2.cmp(theirs.2);
+        }
         self.bytes().cmp(other.bytes())
     }
 }

@@ -60,7 +60,8 @@ pub struct RecoveryReport {
 ///
 /// # Errors
 /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
-/// of one tier; [`Kind::Io`] if superblocks cannot be read or written.
+/// of one tier; [`Kind::Corrupt`] if both superblocks of a device are damaged; [`Kind::Io`] if
+/// superblocks cannot be read or written.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
     let begun = clock::now();
     let mut scan = Scan::read(device, pool)?;
@@ -82,9 +83,13 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
     let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
     let quarantined = scan.quarantined();
     let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
-    let files = std::mem::take(&mut scan.files);
-    for (id, file) in files {
-        rebuild.add_file(&scan, id, file);
+    let mut files = std::mem::take(&mut scan.files);
+    // In the order in which they stand on the devices, which is about the order of their names
+    // where whole directories were promoted: the index then grows at its end.
+    for id in std::mem::take(&mut scan.order) {
+        if let Some(file) = files.remove(&id) {
+            rebuild.add_file(&scan, id, file);
+        }
     }
     let Rebuild { slabs, evictor, book, erasures, dirty, .. } = rebuild;
     let repairs = repairs(&scan);

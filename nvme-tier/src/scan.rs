@@ -25,6 +25,8 @@ pub(crate) struct Scan {
     pub(crate) layouts: Vec<Layout>,
     pub(crate) slabs: Vec<Vec<SlabScan>>,
     pub(crate) files: HashMap<FileId, FileScan>,
+    /// The files as they were come across; some of them twice.
+    pub(crate) order: Vec<FileId>,
     pub(crate) findings: Findings,
 }
 
@@ -110,8 +112,14 @@ impl Scan {
             let first = &superblocks[0].0;
             layouts.push(layout_of(superblock, first, &superblocks, &mut reader)?);
         }
-        let mut scan =
-            Self { superblocks, layouts, slabs: Vec::new(), files: HashMap::new(), findings };
+        let mut scan = Self {
+            superblocks,
+            layouts,
+            slabs: Vec::new(),
+            files: HashMap::new(),
+            order: Vec::new(),
+            findings,
+        };
         scan.read_headers(&mut reader)?;
         scan.read_records(&mut reader)?;
         scan.choose_records();
@@ -172,6 +180,7 @@ fn read_superblocks(
 ) -> Result<Vec<(Superblock, usize)>> {
     let count = u16::try_from(reader.device().count()).unwrap_or(u16::MAX);
     let mut found: Vec<[Option<Superblock>; 2]> = vec![[None, None]; usize::from(count)];
+    let mut traces = vec![false; usize::from(count)];
     let pieces = (0..count).flat_map(|device| {
         (0u64..).zip(SUPERBLOCK_OFFSETS).map(move |(copy, offset)| Piece {
             at: Location { device: DeviceIndex(device), offset },
@@ -181,6 +190,9 @@ fn read_superblocks(
         })
     });
     reader.read(pieces, |piece, bytes| {
+        // What cannot be read may have been one.
+        traces[usize::from(piece.at.device.0)] |=
+            bytes.as_ref().map_or(true, |b| Superblock::is_trace(b));
         let superblock = bytes
             .ok()
             .and_then(|bytes| Superblock::decode(piece.at.offset, &bytes[..SUPERBLOCK_BYTES]));
@@ -191,6 +203,10 @@ fn read_superblocks(
         (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
         (_, Some(b)) => Ok((b, 0)),
         (Some(a), None) => Ok((a, 1)),
+        (None, None) if traces[index] => Err(Kind::Corrupt.error(format!(
+            "both superblocks of device {index} are damaged: do not format it if anything on it is \
+             dirty, but have it repaired"
+        ))),
         (None, None) => Err(Kind::NotFound.error(format!(
             "device {index} holds no tier: format it, or give the devices of a tier that exists"
         ))),

@@ -145,7 +145,7 @@ fn damage_to_superblocks_and_headers_is_survived_and_repaired() {
     }
     let disk = rig.disk.clone();
     drop(rig);
-    assert_eq!(Rig::on(disk).err().expect("no superblock").kind(), Kind::NotFound);
+    assert_eq!(Rig::on(disk).err().expect("no superblock").kind(), Kind::Corrupt);
 }
 
 #[test]

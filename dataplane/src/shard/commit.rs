@@ -168,14 +168,11 @@ impl Shard {
                 self.answer(caller, Reply { body, ..Reply::success(caller.tag) });
             }
             Err(error) => {
-                if let Some(state) = self.drafts.get_mut(draft) {
-                    state.fail(error.duplicate());
-                    if state.draft.is_none() {
-                        // The tier took it and could not keep it: there is nothing left to write.
-                        self.drafts.remove(draft);
-                        if let Some(session) = self.sessions.get_mut(&caller.session) {
-                            let _ = session.replace(request.handle, None);
-                        }
+                if self.drafts.get_mut(draft).is_some_and(|state| state.draft.is_none()) {
+                    // The tier took it and could not keep it: there is nothing left to write.
+                    self.drafts.remove(draft);
+                    if let Some(session) = self.sessions.get_mut(&caller.session) {
+                        let _ = session.replace(request.handle, None);
                     }
                 }
                 self.answer_failure(caller, &error);

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use client::{Completed, Memory, Options, Session, Ticket};
 use dataplane::Stepped;
-use dma::Region;
-use extent::wire::{OpenMode, Reply, Request};
+use extent::wire::OpenMode;
 use extent::{FileName, Generation, Kind, Result};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use rdma::{Channel, Fabric, SimChannel, SimFabric};
+use rdma::SimFabric;
 
 use crate::model::{Model, any_length, contents};
+use crate::wired::Wired;
 use crate::world::{EXTENT_BYTES, SHARDS};
 
 /// One client, who alone writes the files named after it.
@@ -245,47 +245,9 @@ impl Player {
     fn session(&mut self) -> Result<&mut Session> {
         if self.session.is_none() {
             let shard = self.rng.random_range(0..SHARDS);
-            let channel = Wired { inner: self.fabric.connect(shard), node: Arc::clone(&self.node) };
+            let channel = Wired::new(self.fabric.connect(shard), Arc::clone(&self.node));
             self.session = Some(Session::connect(Box::new(channel), &Options::default())?);
         }
         Ok(self.session.as_mut().expect("just connected"))
-    }
-}
-
-/// A channel whose waiting makes the node go on: there is nobody else in this thread to do that
-/// while a session greets the node.
-struct Wired {
-    inner: SimChannel,
-    node: Arc<Mutex<Stepped>>,
-}
-
-impl Channel for Wired {
-    fn fabric(&self) -> Fabric {
-        self.inner.fabric()
-    }
-
-    fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
-        self.inner.allocate(length)
-    }
-
-    fn release(&mut self, region: &Arc<Region>) {
-        self.inner.release(region);
-    }
-
-    fn send(&mut self, request: &Request) -> Result<()> {
-        self.inner.send(request)
-    }
-
-    fn kick(&mut self) -> Result<()> {
-        self.inner.kick()
-    }
-
-    fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
-        self.inner.poll(replies)
-    }
-
-    fn wait(&mut self, _: Duration) -> Result<()> {
-        self.node.lock().expect("nobody panics under the lock").step(0);
-        Ok(())
     }
 }

@@ -45,7 +45,9 @@ impl Mark {
 /// of the highest sequence counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FileRecord {
-    /// Its name, and by that its id.
+    /// The file's id: the hash of its name.
+    pub file: FileId,
+    /// Its name.
     pub name: FileName,
     /// The committed generation.
     pub generation: Generation,
@@ -73,17 +75,11 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// The file's id.
-    #[must_use]
-    pub fn file(&self) -> FileId {
-        self.name.id()
-    }
-
-    /// Writes it to the first [`RECORD_BYTES`] of `bytes`; `file` is the id of its name.
+    /// Writes it to the first [`RECORD_BYTES`] of `bytes`.
     ///
     /// # Panics
     /// If `bytes` is shorter.
-    pub fn encode(&self, file: FileId, place: &Place, bytes: &mut [u8]) {
+    pub fn encode(&self, place: &Place, bytes: &mut [u8]) {
         let bytes = &mut bytes[..RECORD_BYTES];
         bytes.fill(PAD);
         let flag = |set: bool, flag: u16| if set { flag } else { 0 };
@@ -100,7 +96,7 @@ impl FileRecord {
             .u64(place.at.offset)
             .u64(place.epoch)
             .u64(self.sequence)
-            .u128(file.0)
+            .u128(self.file.0)
             .u64(self.generation.0)
             .u64(self.attempt.0)
             .u64(self.length)
@@ -137,8 +133,7 @@ impl FileRecord {
             && reader.u64() == place.at.offset
             && reader.u64() == place.epoch;
         if ours && is_sealed(bytes) {
-            return Self::fields(&mut reader)
-                .map_or(Found::Damaged(None), |(_, record)| Found::Sound(record));
+            return Self::fields(&mut reader).map_or(Found::Damaged(None), Found::Sound);
         }
         if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES)) {
             return Found::Torn;
@@ -146,11 +141,11 @@ impl FileRecord {
         if !ours {
             return Found::Stranger;
         }
-        let legible = Self::fields(&mut reader).filter(|(file, record)| record.file() == *file);
-        Found::Damaged(legible.map(|(_, record)| record))
+        let legible = Self::fields(&mut reader).filter(|record| record.name.id() == record.file);
+        Found::Damaged(legible)
     }
 
-    fn fields(reader: &mut Reader<'_>) -> Option<(FileId, Self)> {
+    fn fields(reader: &mut Reader<'_>) -> Option<Self> {
         let sequence = reader.u64();
         let file = FileId(reader.u128());
         let (generation, attempt) = (Generation(reader.u64()), Attempt(reader.u64()));
@@ -171,7 +166,8 @@ impl FileRecord {
         let [silo, key, source] = [text(lengths[0])?, text(lengths[1])?, text(lengths[2])?];
         let has = |flag| flags & flag != 0;
         let source = has(HAS_SOURCE).then(|| SourceVersion::new(source)).transpose().ok()?;
-        let record = Self {
+        Some(Self {
+            file,
             name: FileName::new(silo, key).ok()?,
             generation,
             attempt,
@@ -184,8 +180,7 @@ impl FileRecord {
             tombstone: has(TOMBSTONE),
             mark,
             source,
-        };
-        Some((file, record))
+        })
     }
 }
 
@@ -208,6 +203,7 @@ pub(crate) mod tests {
         );
         (text, any::<(u64, u64, u64, u8)>(), (0u64..1 << 36, 16u32..26, 0u8..4)).prop_map(
             |((silo, key, source), ids, sizes)| FileRecord {
+                file: FileId::of(&silo, &key.concat()),
                 name: FileName::new(silo, key.concat()).expect("a good name"),
                 generation: Generation(ids.0),
                 attempt: Attempt(ids.1),
@@ -226,8 +222,10 @@ pub(crate) mod tests {
 
     #[test]
     fn the_longest_names_fit() {
+        let name = FileName::new("s".repeat(64), "k".repeat(1024)).expect("a good name");
         let record = FileRecord {
-            name: FileName::new("s".repeat(64), "k".repeat(1024)).expect("a good name"),
+            file: name.id(),
+            name,
             generation: Generation(1),
             attempt: Attempt(2),
             sequence: 3,
@@ -242,7 +240,7 @@ pub(crate) mod tests {
         };
         let place = Place { tier: super::super::TierId(1), at: location(0, 8192), epoch: 1 };
         let mut bytes = [0; RECORD_BYTES];
-        record.encode(record.file(), &place, &mut bytes);
+        record.encode(&place, &mut bytes);
         assert_eq!(FileRecord::decode(&place, 512, &bytes), Found::Sound(record));
     }
 
@@ -250,7 +248,7 @@ pub(crate) mod tests {
         #[test]
         fn round_trip(record in records(), place in places()) {
             let mut bytes = [0; RECORD_BYTES];
-            record.encode(record.file(), &place, &mut bytes);
+            record.encode(&place, &mut bytes);
             prop_assert_eq!(FileRecord::decode(&place, 512, &bytes), Found::Sound(record));
             prop_assert_eq!(FileRecord::decode(&place.offset(2048), 512, &bytes), Found::Stranger);
         }
@@ -260,7 +258,7 @@ pub(crate) mod tests {
             record in records(), place in places(), bit in 0..RECORD_BYTES * 8
         ) {
             let mut bytes = [0; RECORD_BYTES];
-            record.encode(record.file(), &place, &mut bytes);
+            record.encode(&place, &mut bytes);
             bytes[bit / 8] ^= 1 << (bit % 8);
             match FileRecord::decode(&place, 512, &bytes) {
                 Found::Damaged(Some(left)) => prop_assert_eq!(left.name, record.name),
@@ -272,7 +270,7 @@ pub(crate) mod tests {
         #[test]
         fn any_missing_block_makes_it_torn(record in records(), place in places(), block in 0usize..4) {
             let mut bytes = [0; RECORD_BYTES];
-            record.encode(record.file(), &place, &mut bytes);
+            record.encode(&place, &mut bytes);
             bytes[block * 512..(block + 1) * 512].fill(0);
             prop_assert_eq!(FileRecord::decode(&place, 512, &bytes), Found::Torn);
         }
@@ -282,7 +280,7 @@ pub(crate) mod tests {
             record in records(), place in places(), at in 64usize..140, garbage in any::<[u8; 8]>()
         ) {
             let mut bytes = [0; RECORD_BYTES];
-            record.encode(record.file(), &place, &mut bytes);
+            record.encode(&place, &mut bytes);
             bytes[at..at + 8].copy_from_slice(&garbage);
             let _unsealed = FileRecord::decode(&place, 512, &bytes);
             seal(&mut bytes);

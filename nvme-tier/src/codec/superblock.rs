@@ -66,6 +66,12 @@ impl Superblock {
         seal(bytes);
     }
 
+    /// Whether something stands here that was a superblock once, even if it does not hold.
+    #[must_use]
+    pub fn is_trace(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
     /// Reads it; `None` if there is none, or it does not hold, or is of another version.
     ///
     /// # Panics

@@ -35,7 +35,7 @@ impl Ledger {
                 let file = self.install(&run.record.name, generation, pins);
                 done.call(Ok(file));
             }
-            Change::Commit { generation, pins, descriptors, done } => {
+            Change::Commit { generation, pins, descriptors, sequence: _, done } => {
                 drop(descriptors);
                 self.install(&run.record.name, Arc::clone(&generation), pins);
                 done.call(Ok(generation));

@@ -76,7 +76,8 @@ pub(super) enum Change {
     Commit {
         generation: Arc<FileGeneration>,
         pins: Arc<Pins>,
-        descriptors: Vec<(Arc<Extent>, u64)>,
+        descriptors: Vec<Arc<Extent>>,
+        sequence: u64,
         done: Done<Arc<FileGeneration>>,
     },
     /// The file is gone.
@@ -98,7 +99,7 @@ impl Change {
     fn devices(&self) -> DeviceSet {
         let mut devices = DeviceSet::default();
         if let Self::Commit { descriptors, .. } = self {
-            descriptors.iter().for_each(|(extent, _)| devices.insert(extent.at().device));
+            descriptors.iter().for_each(|extent| devices.insert(extent.at().device));
         }
         devices
     }
@@ -236,8 +237,8 @@ impl Ledger {
             self.describe(&publish.generation, &publish.extent, publish.sequence);
         }
         for run in &batch.runs {
-            if let Change::Commit { generation, descriptors, .. } = &run.change {
-                for (extent, sequence) in descriptors {
+            if let Change::Commit { generation, descriptors, sequence, .. } = &run.change {
+                for extent in descriptors {
                     self.describe(generation, extent, *sequence);
                 }
             }
@@ -347,7 +348,7 @@ impl Ledger {
             }
             for slot in run.slots.into_iter().flatten() {
                 let (place, record) = (self.place(slot), Arc::clone(&run.record));
-                self.io.push(Job::Record { place, file: run.file, record });
+                self.io.push(Job::Record { place, record });
             }
             batch.runs.push(run);
         }

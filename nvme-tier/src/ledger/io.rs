@@ -2,7 +2,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use dma::{Buffer, Frozen, HugePages, Pool, SizeClass, Source};
-use extent::{Error, FileId, Kind, Result};
+use extent::{Error, Kind, Result};
 
 use crate::Extent;
 use crate::codec::{Descriptor, FileRecord, PAD, Place, SlabHeader, Superblock};
@@ -43,7 +43,7 @@ pub(crate) enum Job {
     Superblock { at: Location, superblock: Superblock },
     Header { place: Place, header: SlabHeader },
     Descriptor { place: Place, stride: u32, descriptor: Descriptor, extent: Arc<Extent> },
-    Record { place: Place, file: FileId, record: Arc<FileRecord> },
+    Record { place: Place, record: Arc<FileRecord> },
     Flush(DeviceIndex),
 }
 
@@ -264,8 +264,8 @@ impl Io {
                 let encode = |into: &mut [u8]| descriptor.encode(&place, stride, checksums, into);
                 self.write(place.at, bytes, encode).ok_or(job)
             }
-            Job::Record { place, file, ref record } => {
-                let encode = |bytes: &mut [u8]| record.encode(file, &place, bytes);
+            Job::Record { place, ref record } => {
+                let encode = |bytes: &mut [u8]| record.encode(&place, bytes);
                 self.write(place.at, RECORD_BYTES.max(block), encode).ok_or(job)
             }
         }

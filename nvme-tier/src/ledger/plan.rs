@@ -27,11 +27,12 @@ impl Ledger {
     /// Begins a batch of what waits. Whether there was anything to do.
     pub(super) fn begin(&mut self) -> bool {
         let mut batch = Batch::new();
-        if self.tier.ids.left() < RESERVE / 2 {
+        let can_write = !self.space.healthy().is_empty();
+        if can_write && self.tier.ids.left() < RESERVE / 2 {
             batch.id_limit = Some(self.tier.ids.next_limit());
         }
         batch.repairs = std::mem::take(&mut self.repairs);
-        if self.tier.ids.left() >= FEW_IDS {
+        if !can_write || self.tier.ids.left() >= FEW_IDS {
             self.take_operations(&mut batch);
         }
         self.make_room(&mut batch);
@@ -195,7 +196,7 @@ impl Ledger {
         let facts = Facts { state: State::Clean, mark: None, source: Some(version) };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
         let file = name.id();
-        let record = record_of(name, &shape, &facts, sequence);
+        let record = record_of(file, name, &shape, &facts, sequence);
         let generation = FileGeneration::new(file, shape, Arc::clone(&pins), facts);
         let change = Change::Register { generation, pins, done };
         Some(self.run(file, home, record, false, change))
@@ -221,7 +222,8 @@ impl Ledger {
                 return None;
             }
         };
-        let mut record = record_of(file.name().clone(), &newest.shape(), &newest.facts(), sequence);
+        let mut record =
+            record_of(file.id(), file.name().clone(), &newest.shape(), &newest.facts(), sequence);
         record.tombstone = true;
         let id = file.id();
         Some(self.run(id, home, record, true, Change::Forget { file, done }))
@@ -236,10 +238,9 @@ impl Ledger {
         extents: Vec<Written>,
         done: Done<Arc<FileGeneration>>,
     ) -> Option<Run> {
-        let sequences: Result<Vec<u64>> =
-            (0..=extents.len()).map(|_| self.tier.ids.take()).collect();
-        let mut sequences = match sequences {
-            Ok(sequences) => sequences,
+        // One for all: the extents of a commit differ in their index.
+        let sequence = match self.tier.ids.take() {
+            Ok(sequence) => sequence,
             Err(error) => {
                 drop(extents);
                 done.call(Err(error));
@@ -258,11 +259,10 @@ impl Ledger {
         let source = newest.and_then(|newest| newest.base());
         let facts = Facts { state: State::Dirty, mark: None, source };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
-        let sequence = sequences.pop().expect("one for the record");
-        let record = record_of(draft.name.clone(), &shape, &facts, sequence);
+        let record = record_of(draft.id, draft.name.clone(), &shape, &facts, sequence);
         let generation = FileGeneration::new(draft.id, shape, Arc::clone(&pins), facts);
         let mut descriptors = Vec::with_capacity(extents.len());
-        for ((reservation, checksums), sequence) in extents.into_iter().zip(sequences) {
+        for (reservation, checksums) in extents {
             let (index, bytes) = (reservation.index(), reservation.length());
             let (hold, _purpose): (SlotHold, ReservedFor) = reservation.into_parts();
             let weak = Arc::downgrade(&generation);
@@ -270,9 +270,9 @@ impl Ledger {
             self.space.occupy(extent.slot(), &extent);
             let inserted = generation.insert(Arc::clone(&extent));
             debug_assert!(inserted.is_ok(), "commit checks that no extent comes twice");
-            descriptors.push((extent, sequence));
+            descriptors.push(extent);
         }
-        let change = Change::Commit { generation, pins, descriptors, done };
+        let change = Change::Commit { generation, pins, descriptors, sequence, done };
         Some(self.run(draft.id, home, record, false, change))
     }
 
@@ -329,7 +329,8 @@ impl Ledger {
                 return None;
             }
         };
-        let record = record_of(file.name().clone(), &generation.shape(), &facts, sequence);
+        let record =
+            record_of(file.id(), file.name().clone(), &generation.shape(), &facts, sequence);
         let was_dirty = generation.state() == State::Dirty;
         let change = Change::Facts { generation, facts, done };
         let mut run = self.run(file.id(), home, record, true, change);
@@ -371,8 +372,15 @@ impl Ledger {
     }
 }
 
-fn record_of(name: FileName, shape: &GenerationShape, facts: &Facts, sequence: u64) -> FileRecord {
+fn record_of(
+    file: FileId,
+    name: FileName,
+    shape: &GenerationShape,
+    facts: &Facts,
+    sequence: u64,
+) -> FileRecord {
     FileRecord {
+        file,
         name,
         generation: shape.number,
         attempt: shape.attempt,
@@ -397,8 +405,37 @@ mod tests {
     use dma::{HugePages, Pool, SizeClass};
     use extent::Kind;
 
-    use crate::device::sim::{SimDisk, SimOptions};
+    use super::*;
+    use crate::device::sim::{self, Fault, FaultPlan, FaultRule, SimDisk, SimOptions, When};
     use crate::{FormatOptions, TierOptions, format, recover};
+
+    #[test]
+    fn a_tier_without_devices_comes_to_rest_and_says_so() {
+        let sizes = [SizeClass { bytes: 1 << 20, count: 1 }];
+        let pool = Pool::new(&sizes, HugePages::Never).expect("memory");
+        let disk = SimDisk::new(SimOptions::default());
+        let mut queue = disk.queue();
+        let layout = FormatOptions { slab_bytes: Some(16 << 20), ..FormatOptions::default() };
+        format(&mut queue, &pool, &layout).expect("formats");
+        let mut recovered = recover(&mut queue, &pool, TierOptions::default()).expect("recovers");
+        while recovered.tier.ids.left() > FEW_IDS / 2 {
+            recovered.tier.ids.take().expect("some are left");
+        }
+        disk.set_faults(FaultPlan::new().with(FaultRule::new(
+            sim::Operation::Any,
+            When::From(1),
+            Fault::Fail,
+        )));
+        let (told, answer) = std::sync::mpsc::sync_channel(1);
+        let name = extent::FileName::new("s", "a").expect("a good name");
+        let version = SourceVersion::new("v").expect("short");
+        let done = Done::new(move |result: Result<_>| told.send(result.is_err()).expect("heard"));
+        recovered.tier.register(name, 1, version, done);
+        for _ in 0..1000 {
+            recovered.ledger.step(&mut queue);
+        }
+        assert!(recovered.ledger.is_idle() && answer.try_recv().expect("told"), "refused");
+    }
 
     #[test]
     fn the_counter_is_raised_before_it_runs_out_and_never_goes_back() {

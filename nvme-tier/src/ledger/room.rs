@@ -218,7 +218,8 @@ impl Ledger {
         };
         let now = self.tier.now_unix_ms();
         let want = to_usize(excess.div_ceil(class.bytes())).min(EVICT_AHEAD);
-        let evicted = self.evictor.evict(class, want, EVICT_EFFORT, now);
+        let effort = EVICT_EFFORT.min(self.evictor.full_effort(class));
+        let evicted = self.evictor.evict(class, want, effort, now);
         self.tier.counters.evicted_extents.fetch_add(evicted as u64, Ordering::Relaxed);
         // Nothing to find there for now: not a reason to look again in every batch.
         self.evicting = evicted > 0;

@@ -102,7 +102,8 @@ impl Scan {
             Found::Damaged(record) => {
                 self.findings.damaged_records += 1;
                 if let Some(record) = record {
-                    let file = self.files.entry(record.file()).or_default();
+                    self.order.push(record.file);
+                    let file = self.files.entry(record.file).or_default();
                     file.damaged.push((record, slot));
                 }
                 // Unless it turns out to be the only trace of something dirty.
@@ -117,7 +118,10 @@ impl Scan {
     }
 
     fn add_record(&mut self, record: FileRecord, slot: SlotId) {
-        let file = self.files.entry(record.file()).or_default();
+        let file = self.files.entry(record.file).or_default();
+        if file.record.is_none() {
+            self.order.push(record.file);
+        }
         let newest = file.record.as_ref().map(|newest| newest.sequence);
         match newest {
             Some(newest) if record.sequence < newest => file.stale.push(slot),

@@ -1,0 +1,206 @@
+//! A node of simulated parts, and a client that waits for its answers.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use client::{Completed, Options, Session, Ticket};
+use dataplane::{Handle, NodeOptions, Parts, ShardParts, Stepped};
+use dma::{HugePages, Pool, SizeClass};
+use extent::wire::{OpenMode, Reply, Served};
+use extent::{FileName, Result};
+use nvme_tier::device::sim::{SimDisk, SimOptions};
+use nvme_tier::{FormatOptions, TierOptions, format, recover};
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use rdma::{Channel, SimChannel, SimFabric};
+use silo::sim::SimSilo;
+use silo::{LimitOptions, Limits, Mount};
+
+use crate::wired::Wired;
+
+pub(crate) const EXTENT_BYTES: usize = 64 << 10;
+pub(crate) const CREDITS: u16 = 8;
+
+/// Runs a test on a clock that jumps whenever everybody sleeps.
+pub(crate) fn in_virtual_time(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime")
+        .block_on(test);
+}
+
+/// Bytes that tell where they belong.
+pub(crate) fn contents(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+/// A node with one shard and two silos: `data`, and `fixed`, which is read-only.
+pub(crate) struct Lab {
+    pub(crate) disk: SimDisk,
+    pub(crate) data: SimSilo,
+    pub(crate) fabric: SimFabric,
+    pub(crate) handle: Arc<dyn Handle>,
+    node: Arc<Mutex<Stepped>>,
+}
+
+impl Lab {
+    pub(crate) fn new(capacity_bytes: u64) -> Self {
+        let disk = SimDisk::new(SimOptions { capacity_bytes, ..SimOptions::default() });
+        let options = FormatOptions {
+            slab_bytes: Some(512 << 10),
+            extent_bytes: EXTENT_BYTES as u64,
+            ..FormatOptions::default()
+        };
+        let classes = [SizeClass { bytes: 4096, count: 8 }, SizeClass { bytes: 1 << 20, count: 4 }];
+        let pool = Pool::new(&classes, HugePages::Never).expect("memory");
+        format(&mut disk.queue(), &pool, &options).expect("formatting");
+        let recovered =
+            recover(&mut disk.queue(), &pool, TierOptions::default()).expect("recovery");
+        recovered.tier.allow_eviction();
+        let (data, fixed) = (SimSilo::new(1), SimSilo::new(2));
+        fixed.set_read_only(true);
+        let fabric = SimFabric::new(3).with_windows(true);
+        let parts = Parts {
+            tier: recovered.tier,
+            ledger: recovered.ledger,
+            ledger_device: Box::new(disk.queue()),
+            shards: vec![ShardParts {
+                device: Box::new(disk.queue()),
+                transport: Box::new(fabric.transport()),
+            }],
+            silos: vec![mount("data", &data), mount("fixed", &fixed)],
+            devices: Vec::new(),
+            options: NodeOptions {
+                credits: CREDITS,
+                shard_buffer_bytes: 8 << 20,
+                huge_pages: HugePages::Never,
+                ..NodeOptions::default()
+            },
+        };
+        let mut node = Stepped::new(parts).expect("a node");
+        let handle = node.handle();
+        drop(node.start_mover());
+        let node = Arc::new(Mutex::new(node));
+        tokio::spawn(drive(Arc::clone(&node)));
+        Self { disk, data, fabric, handle, node }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let channel = Wired::new(self.fabric.connect(0), Arc::clone(&self.node));
+        let session = Session::connect(Box::new(channel), &Options::default());
+        Client { session: session.expect("connected"), done: Vec::new() }
+    }
+
+    /// The next replies of a channel that is used by hand.
+    pub(crate) async fn replies(&self, channel: &mut SimChannel, count: usize) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        for _ in 0..1_000_000 {
+            channel.poll(&mut replies).expect("connected");
+            if replies.len() >= count {
+                return replies;
+            }
+            tokio::time::sleep(Duration::from_micros(3)).await;
+        }
+        panic!("{count} replies were expected and {} came", replies.len());
+    }
+
+    /// After the last client has left, everything is back where it belongs.
+    pub(crate) async fn end(self, client: Client) {
+        drop(client);
+        self.end_without_clients().await;
+    }
+
+    pub(crate) async fn end_without_clients(self) {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let status = self.handle.status().await;
+        assert_eq!(status.buffers.0, 1, "only the shard's zeroes are out");
+        assert!(status.sessions.iter().all(|(_, count)| *count == 0), "{:?}", status.sessions);
+    }
+}
+
+/// One client, who waits for every answer.
+pub(crate) struct Client {
+    session: Session,
+    done: Vec<Completed>,
+}
+
+impl Client {
+    pub(crate) async fn open(&mut self, name: &FileName, mode: OpenMode) -> Result<u64> {
+        let ticket = self.session.submit_open(name, mode)?;
+        Ok(self.finish(ticket).await.opened()?.0)
+    }
+
+    pub(crate) async fn read(
+        &mut self,
+        handle: u64,
+        offset: u64,
+        length: usize,
+    ) -> Result<(Vec<u8>, Served)> {
+        let ticket = self.begin_read(handle, offset, length);
+        let done = self.finish(ticket).await;
+        done.result?;
+        let memory = done.memory.expect("it comes back from a read that succeeded");
+        let bytes = usize::try_from(done.bytes).expect("a short read");
+        Ok((memory.as_slice()[..bytes].to_vec(), done.served))
+    }
+
+    pub(crate) fn begin_read(&mut self, handle: u64, offset: u64, length: usize) -> Ticket {
+        let memory = self.session.allocate(length.max(1)).expect("memory");
+        self.session.submit_read(handle, offset, memory, 0..length).expect("there is room")
+    }
+
+    pub(crate) async fn write(&mut self, handle: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+        let ticket = self.begin_write(handle, offset, bytes);
+        self.finish(ticket).await.result
+    }
+
+    pub(crate) fn begin_write(&mut self, handle: u64, offset: u64, bytes: &[u8]) -> Ticket {
+        let mut memory = self.session.allocate(bytes.len()).expect("memory");
+        memory.as_mut_slice().copy_from_slice(bytes);
+        let submitted = self.session.submit_write(handle, offset, memory, 0..bytes.len());
+        self.session.kick();
+        submitted.expect("there is room")
+    }
+
+    pub(crate) async fn commit(&mut self, handle: u64, length: u64) -> Result<()> {
+        let ticket = self.session.submit_commit(handle, length)?;
+        self.finish(ticket).await.result
+    }
+
+    pub(crate) async fn close(&mut self, handle: u64) {
+        let ticket = self.session.submit_close(handle).expect("there is room");
+        self.finish(ticket).await.result.expect("it was open");
+    }
+
+    async fn finish(&mut self, ticket: Ticket) -> Completed {
+        for _ in 0..10_000_000 {
+            self.session.kick();
+            self.session.poll(&mut self.done);
+            if let Some(at) = self.done.iter().position(|done| done.ticket == ticket) {
+                return self.done.swap_remove(at);
+            }
+            tokio::time::sleep(Duration::from_micros(3)).await;
+        }
+        panic!("an answer never came");
+    }
+}
+
+async fn drive(node: Arc<Mutex<Stepped>>) {
+    let start = tokio::time::Instant::now();
+    loop {
+        let now = u64::try_from(start.elapsed().as_nanos()).expect("not that long");
+        node.lock().expect("nobody panics under the lock").step(now);
+        tokio::time::sleep(Duration::from_micros(2)).await;
+    }
+}
+
+fn mount(name: &str, silo: &SimSilo) -> Mount {
+    let limits = Limits::new(&LimitOptions::default());
+    let silo = Arc::new(silo.clone());
+    Mount { name: name.to_owned(), silo, counters: Arc::clone(limits.counters()), limits }
+}

@@ -1,0 +1,54 @@
+//! A client's channel in a world of one thread.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dataplane::Stepped;
+use dma::Region;
+use extent::Result;
+use extent::wire::{Reply, Request};
+use rdma::{Channel, Fabric, SimChannel};
+
+/// A channel whose waiting makes the node go on: there is nobody else in this thread to do that
+/// while a session greets the node.
+pub(crate) struct Wired {
+    inner: SimChannel,
+    node: Arc<Mutex<Stepped>>,
+}
+
+impl Wired {
+    pub(crate) fn new(inner: SimChannel, node: Arc<Mutex<Stepped>>) -> Self {
+        Self { inner, node }
+    }
+}
+
+impl Channel for Wired {
+    fn fabric(&self) -> Fabric {
+        self.inner.fabric()
+    }
+
+    fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
+        self.inner.allocate(length)
+    }
+
+    fn release(&mut self, region: &Arc<Region>) {
+        self.inner.release(region);
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
+        self.inner.send(request)
+    }
+
+    fn kick(&mut self) -> Result<()> {
+        self.inner.kick()
+    }
+
+    fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
+        self.inner.poll(replies)
+    }
+
+    fn wait(&mut self, _: Duration) -> Result<()> {
+        self.node.lock().expect("nobody panics under the lock").step(0);
+        Ok(())
+    }
+}

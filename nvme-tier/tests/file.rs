@@ -1,0 +1,87 @@
+//! A tier on a real file, through io_uring: the same code path that a node runs.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{EXTENT, name, pool, small_format, version};
+use extent::{ExtentIndex, Kind, Result};
+use forebay_nvme_tier::device::{Device, Media, MediaOptions, UringDevice};
+use forebay_nvme_tier::{Done, Tier, TierOptions, check, format, recover};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+const BYTES: u64 = (1 << 20) + 16 * (256 << 10);
+
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A queue onto a new file, or `None` where the kernel offers no io_uring.
+fn queue(file: &Scratch) -> Option<UringDevice> {
+    let options = MediaOptions { minimum_bytes: BYTES, ..MediaOptions::default() };
+    let opened =
+        Media::open(std::slice::from_ref(&file.0), options).and_then(|media| media.queue(16));
+    match opened {
+        Ok(queue) => Some(queue),
+        Err(error) if error.kind() == Kind::Unsupported || error.kind() == Kind::Denied => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_tier_on_a_file_survives_a_restart() {
+    let path = std::env::temp_dir().join(format!("forebay-tier-{}.img", std::process::id()));
+    let file = Scratch(path);
+    std::fs::File::create(&file.0).and_then(|f| f.set_len(BYTES)).expect("a file");
+    let Some(mut device) = queue(&file) else { return };
+    format(&mut device, &pool(), &small_format()).expect("formats");
+    let mut first = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
+    let tier = Arc::clone(&first.tier);
+    let mut ask = |begin: &mut dyn FnMut(&Tier, Done<()>)| -> Result<()> {
+        let answer = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&answer);
+        begin(&tier, Done::new(move |result| *told.lock() = Some(result)));
+        loop {
+            if let Some(result) = answer.lock().take() {
+                return result;
+            }
+            first.ledger.step(&mut device);
+        }
+    };
+    ask(&mut |tier, done| {
+        let done = Done::new(move |result: Result<_>| done.call(result.map(drop)));
+        tier.register(name("s/a"), EXTENT, version("v"), done);
+    })
+    .expect("registers");
+    let generation = tier.file(name("s/a").id()).expect("known").newest();
+    let slot = Arc::new(Mutex::new(None));
+    ask(&mut |tier, done| {
+        let slot = Arc::clone(&slot);
+        let done = Done::new(move |result: Result<_>| {
+            done.call(result.map(|reservation| *slot.lock() = Some(reservation)));
+        });
+        tier.reserve(&generation, ExtentIndex(0), done);
+    })
+    .expect("reserves");
+    // The slot of a new file is zeroes, and so is what is published here.
+    let sums = [extent::checksum::crc32c(&[0; 4096]); 16];
+    ask(&mut |tier, done| {
+        let slot = slot.lock().take().expect("reserved");
+        tier.publish(slot, Box::new(sums), done);
+    })
+    .expect("publishes");
+    ask(&mut |tier, done| tier.flush(done)).expect("flushes");
+    drop((generation, tier, first));
+    assert_eq!(device.in_flight(), 0);
+    drop(device);
+    let mut device = queue(&file).expect("as before");
+    let again = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
+    assert_eq!((again.report.files, again.report.extents), (1, 1));
+    let report = check(&mut device, &pool(), &mut |_, _| {}).expect("checks");
+    assert!(report.is_sound() && report.bytes == EXTENT, "{report:?}");
+}
