@@ -40,11 +40,13 @@ impl Ledger {
 
     /// Grants wishes for slots as far as there are free ones. Whether any was.
     pub(super) fn grant(&mut self) -> bool {
-        let fresh = std::mem::take(&mut self.tier.queue.lock().reserves);
-        if fresh.is_empty() && self.starved.is_empty() {
-            return false;
+        {
+            // No more than may wait: the rest stays in the queue, which refuses what it cannot hold.
+            let mut queue = self.tier.queue.lock();
+            let room = self.tier.options.queue_limit.saturating_sub(self.starved.len());
+            let count = queue.reserves.len().min(room);
+            self.starved.extend(queue.reserves.drain(..count));
         }
-        self.starved.extend(fresh);
         let mut granted = false;
         for _ in 0..self.starved.len() {
             let Some(reserve) = self.starved.pop_front() else { break };
