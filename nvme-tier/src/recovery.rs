@@ -58,6 +58,9 @@ pub struct RecoveryReport {
 /// Reads a tier back: one pass over slab headers, records and descriptors, in order. Durably
 /// reserves new ids, and makes durable all that it saw, before it returns.
 ///
+/// No command of an earlier process may still be in flight: one that erases could land on what is
+/// written from now on. [`crate::device::Media`] sees to that, since commands in flight keep its lock.
+///
 /// # Errors
 /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
 /// of one tier; [`Kind::Corrupt`] if both superblocks of a device are damaged; [`Kind::Io`] if

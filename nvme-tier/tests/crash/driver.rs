@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use extent::{ExtentIndex, FileName, Kind, Result};
+use forebay_nvme_tier::device::Device;
 use forebay_nvme_tier::device::sim::SimOptions;
 use forebay_nvme_tier::{FileGeneration, Mark, State};
 use parking_lot::Mutex;
@@ -288,12 +289,19 @@ impl Driver {
         open
     }
 
-    /// The process dies: what is in flight hangs, what is queued is lost. Another one starts on
-    /// the same disks, with their caches as they are, and what it finds then must last.
+    /// The process dies: what is queued is lost, and what the devices were given still happens
+    /// before another one gets hold of them (commands in flight keep the lock). That other one
+    /// starts on the same disks, with their caches as they are, and what it finds then must last.
     fn kill(mut self) -> Self {
         let disk = self.rig.disk.clone();
-        let Rig { queue, data, pool, tier, ledger, .. } = self.rig;
-        drop((ledger, queue, data, pool, tier));
+        let Rig { mut queue, data, tier, ledger, .. } = self.rig;
+        drop((ledger, tier, data));
+        let mut unheard = Vec::new();
+        while queue.in_flight() > 0 {
+            queue.kick().expect("the queue works");
+            queue.poll(&mut unheard);
+        }
+        drop(queue);
         self.rig = Rig::on(disk).expect("recovers");
         self.rig.tier.allow_eviction();
         let now = self.rig.disk.now();
