@@ -113,10 +113,12 @@ impl Bell {
 
     /// Ends the announcement and quiets the bell.
     pub(crate) fn wake_up(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
-        let mut count = [0; 8];
-        // Nothing to read is the ordinary case: something else woke us.
-        let _ = rustix::io::read(&self.event, &mut count);
+        // Whoever took the announcement rings; nobody else does. A ring that is still on its way
+        // makes a later sleep a short one.
+        if !self.asleep.swap(false, Ordering::Relaxed) {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.event, &mut count);
+        }
     }
 
     /// Readable when rung.

@@ -62,11 +62,11 @@ impl Shared {
         let stop = self.stop.load(Ordering::Acquire) && ledger.is_idle();
         if !stop && !ledger.step(device) {
             let bell = self.bell.descriptor();
-            let mut sources = vec![PollFd::from_borrowed_fd(bell, PollFlags::IN)];
-            sources
-                .extend(device.readiness().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            // An interrupted sleep is only a short one.
-            let _ = poll(&mut sources, None);
+            if let Err(error) = device.sleep(&[bell], None) {
+                // The ledger's next command fails and says so; until then, do not spin.
+                tracing::error!(%error, "the ledger's command queue is broken");
+                let _ = poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], None);
+            }
         }
         self.bell.wake_up();
     }

@@ -27,8 +27,9 @@ use crate::surface::Surface;
 pub struct NodeOptions {
     /// The most requests that one session may have in flight.
     pub credits: u16,
-    /// How long an idle shard spins before it sleeps, in nanoseconds.
-    pub spin_ns: u64,
+    /// How long an idle shard spins before it sleeps, in nanoseconds; if `None`, each one judges by
+    /// its recent pauses.
+    pub spin_ns: Option<u64>,
     /// Bytes of buffers of each shard.
     pub shard_buffer_bytes: usize,
     /// How much of a shard's buffers one session's reads may keep busy, in bytes.
@@ -45,7 +46,7 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             credits: 256,
-            spin_ns: 200_000,
+            spin_ns: None,
             shard_buffer_bytes: 64 << 20,
             session_share_bytes: 16 << 20,
             demand_fetches: 16,
@@ -106,7 +107,7 @@ pub struct Stepped {
     pub(crate) inboxes: Vec<Arc<Inbox>>,
     pub(crate) ledger: Ledger,
     pub(crate) ledger_device: Box<dyn Device>,
-    spin_ns: u64,
+    spin_ns: Option<u64>,
 }
 
 impl Stepped {

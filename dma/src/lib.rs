@@ -7,6 +7,7 @@
 mod memory;
 mod pool;
 mod region;
+mod verify;
 
 pub use memory::{Frozen, Source, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};

@@ -3,13 +3,11 @@
 
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::slice;
 use std::sync::Arc;
 
-use extent::checksum;
 use extent::{Kind, Result};
 
-use crate::{Buffer, Region};
+use crate::{Buffer, Region, verify};
 
 /// A range of a region that another process maps and may change at any moment. It is only ever
 /// copied or checksummed, never borrowed as a slice by callers.
@@ -167,11 +165,9 @@ impl Target {
     /// If `expected` does not hold one value for each block.
     #[must_use]
     pub fn first_mismatch(&self, block_bytes: usize, expected: &[u32]) -> Option<usize> {
-        let base = self.address();
         // SAFETY: the address is valid for that many bytes while `self` lives. In a window the
-        // bytes may change while they are read; they are only folded into an integer.
-        let bytes = unsafe { slice::from_raw_parts(base.as_ptr(), self.length()) };
-        checksum::first_mismatch(bytes, block_bytes, expected)
+        // bytes may change while they are read.
+        unsafe { verify::first_mismatch(self.address(), self.length(), block_bytes, expected) }
     }
 
     /// The exclusive buffer, if it is one.
@@ -255,6 +251,8 @@ fn address_in(buffer: &Buffer, range: &Range<usize>) -> NonNull<u8> {
 
 #[cfg(test)]
 mod tests {
+    use extent::checksum;
+
     use super::*;
     use crate::{HugePages, Pool, SizeClass};
 

@@ -110,6 +110,12 @@ impl Pool {
         &self.0.region
     }
 
+    /// Whether every buffer of every class is taken.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.0.classes.iter().all(|class| class.free.is_empty())
+    }
+
     /// How many buffers of each class are out, smallest class first.
     #[must_use]
     pub fn usage(&self) -> Vec<ClassUse> {

@@ -21,7 +21,9 @@ pub enum HugePages {
     /// Ordinary pages; the kernel may still merge them.
     #[default]
     Never,
-    /// Huge pages (2 MiB) if enough are set aside, else ordinary ones.
+    /// Ordinary pages that the kernel is asked to merge into huge ones.
+    Merged,
+    /// Huge pages (2 MiB) if enough are set aside, else merged ones.
     Try,
     /// Huge pages or an error.
     Require,
@@ -53,7 +55,7 @@ impl Region {
     /// required, are not there.
     pub fn anonymous(length: usize, huge: HugePages) -> Result<Arc<Self>> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        if huge != HugePages::Never {
+        if matches!(huge, HugePages::Try | HugePages::Require) {
             let rounded = length.next_multiple_of(HUGE_PAGE_BYTES);
             match map(rounded, flags | libc::MAP_HUGETLB | libc::MAP_POPULATE, -1) {
                 Ok(base) => return Ok(Self::new(base, rounded, true, false)),
@@ -71,7 +73,12 @@ impl Region {
         }
         let rounded = length.next_multiple_of(ALIGN_BYTES);
         let base = map(rounded, flags, -1).map_err(|error| out_of_memory(rounded, error))?;
-        Ok(Self::new(base, rounded, false, false))
+        let region = Self::new(base, rounded, false, false);
+        if huge != HugePages::Never {
+            // SAFETY: it advises on a mapping that is ours. A kernel that declines changes nothing.
+            unsafe { libc::madvise(base.as_ptr().cast(), rounded, libc::MADV_HUGEPAGE) };
+        }
+        Ok(region)
     }
 
     /// Maps the first `length` bytes of a memory file that another process also maps.

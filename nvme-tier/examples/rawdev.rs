@@ -97,7 +97,7 @@ fn measure(media: &Media, arguments: &Arguments) -> Result<()> {
             queue.poll(&mut completions);
             if completions.len() == before {
                 sleeps += 1;
-                device::wait(&queue, limit);
+                queue.sleep(&[], Some(limit))?;
             }
         }
         for completion in completions.drain(..) {

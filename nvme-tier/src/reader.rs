@@ -1,6 +1,4 @@
 use std::collections::{HashMap, VecDeque};
-use std::thread;
-use std::time::Duration;
 
 use dma::{Buffer, HugePages, Pool, SizeClass, Source, Target};
 use extent::{Kind, Result};
@@ -101,7 +99,6 @@ impl<'a> DeviceReader<'a> {
         let mut again: VecDeque<Piece> = VecDeque::new();
         let mut flying: HashMap<u64, Piece> = HashMap::new();
         let mut completions: Vec<Completion> = Vec::new();
-        let mut patience = Patience::default();
         loop {
             while let Some(buffer) = self.buffer() {
                 let Some(piece) = again.pop_front().or_else(|| pieces.next()) else {
@@ -123,7 +120,9 @@ impl<'a> DeviceReader<'a> {
             }
             self.device.kick()?;
             self.device.poll(&mut completions);
-            patience.after(!completions.is_empty());
+            if completions.is_empty() {
+                self.device.sleep(&[], None)?;
+            }
             for Completion { token, command, result } in completions.drain(..) {
                 let Some(piece) = flying.remove(&token.0) else { continue };
                 let Command::Read { into: Target::Buffer(buffer, range), .. } = command else {
@@ -151,11 +150,9 @@ impl<'a> DeviceReader<'a> {
             if self.device.submit(token, command).is_err() {
                 return Err(Kind::Io.error("a device takes no command although none is in flight"));
             }
-            let mut patience = Patience::default();
             while completions.is_empty() {
-                self.device.kick()?;
+                self.device.sleep(&[], None)?;
                 self.device.poll(&mut completions);
-                patience.after(!completions.is_empty());
             }
             completions.drain(..).try_for_each(|completion: Completion| completion.result)?;
         }
@@ -203,21 +200,4 @@ fn units(piece: &Piece) -> impl Iterator<Item = Piece> + use<> {
         bytes: piece.unit,
         ..piece
     })
-}
-
-/// Waits a little longer each time nothing happened.
-#[derive(Default)]
-struct Patience {
-    idle: u32,
-}
-
-impl Patience {
-    fn after(&mut self, progress: bool) {
-        self.idle = if progress { 0 } else { self.idle + 1 };
-        if self.idle > 16 {
-            thread::sleep(Duration::from_micros(20));
-        } else if self.idle > 0 {
-            thread::yield_now();
-        }
-    }
 }

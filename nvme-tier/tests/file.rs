@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::{EXTENT, name, pool, small_format, version};
 use extent::{ExtentIndex, Kind, Result};
@@ -76,6 +79,13 @@ fn a_tier_on_a_file_survives_a_restart() {
     })
     .expect("publishes");
     ask(&mut |tier, done| tier.flush(done)).expect("flushes");
+    // Its thread may sleep once there is nothing to do, and nothing stays readable for nothing.
+    while first.ledger.step(&mut device) {}
+    let (_silent, quiet) = UnixStream::pair().expect("sockets");
+    for _ in 0..3 {
+        assert!(!device.sleep(&[quiet.as_fd()], Some(Duration::from_millis(1))).expect("sound"));
+        assert!(!first.ledger.step(&mut device), "a sleep ended for work that is none");
+    }
     drop((generation, tier, first));
     assert_eq!(device.in_flight(), 0);
     drop(device);

@@ -123,14 +123,14 @@ impl Transport for Fabrics {
     fn arm(&mut self) -> bool {
         let quiet = self.tcp.arm() && self.shm.arm() && !self.inbox.has_news();
         if !quiet {
-            self.disarm();
+            self.disarm(true);
         }
         quiet
     }
 
-    fn disarm(&mut self) {
-        self.shm.disarm();
-        self.tcp.disarm();
+    fn disarm(&mut self, rung: bool) {
+        self.shm.disarm(rung);
+        self.tcp.disarm(rung);
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {

@@ -191,8 +191,9 @@ pub trait Transport: Send {
     /// happens. Returns `false` if something already has: poll instead of sleeping.
     fn arm(&mut self) -> bool;
 
-    /// The opposite of [`Transport::arm`], called on waking.
-    fn disarm(&mut self);
+    /// The opposite of [`Transport::arm`], called on waking. `rung` is whether
+    /// [`Transport::readiness`] may be readable: if not, there is no need to look.
+    fn disarm(&mut self, rung: bool);
 
     /// A descriptor (often an epoll instance) to sleep on after [`Transport::arm`]; `None` if the
     /// fabric can only be polled.

@@ -40,7 +40,7 @@ impl Shard {
             while !stopping.load(Ordering::Acquire) || node.transport.sessions() > 0 {
                 if !node.step() && node.transport.arm() {
                     sleep_on(node.transport.readiness().expect("a descriptor"));
-                    node.transport.disarm();
+                    node.transport.disarm(true);
                 }
             }
             node

@@ -54,7 +54,7 @@ impl TinyNode {
             if empty > self.spins && self.transport.arm() {
                 self.tally.slept += 1;
                 stopping |= self.sleep();
-                self.transport.disarm();
+                self.transport.disarm(true);
                 empty = 0;
             }
         }

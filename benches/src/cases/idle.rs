@@ -1,5 +1,6 @@
 //! Processor time of a node that has nothing to do.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -11,15 +12,17 @@ use crate::node::{Node, Place, Plan};
 use crate::pairs::{Measure, Terms};
 use crate::setup::Setup;
 use crate::verdict::Setback;
-use crate::{clock, sys};
+use crate::{clock, files, sys};
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "idle-cpu", unit: "cores", target: 1.0 },
-    about: "processor time of an idle node with two clients connected: at most 0.01 of a core",
+    about: "processor time of a node that has promoted and served, and now idles with two clients: at most 0.01 of a core",
     set_up,
 };
 
 const LIMIT_CORES: f64 = 0.01;
+/// Promoted, and read over both fabrics, before it is left alone.
+const WORK_BYTES: u64 = 64 << 20;
 const WATCHED: Duration = Duration::from_secs(10);
 /// What start-up and the last requests left to do is done by then.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
@@ -32,16 +35,33 @@ struct Idle {
 fn set_up(setup: &Setup) -> Result<Contest, Setback> {
     let silo = setup.silo();
     crate::setup::make_directory(&silo)?;
-    let plan =
-        Plan { silos: vec![("data".to_owned(), silo)], shards: setup.shards, ..Plan::default() };
+    files::write_tree(&silo, WORK_BYTES, 1)?;
+    let silos = vec![("data".to_owned(), silo.clone())];
+    let plan = Plan { silos, data_bytes: 4 * WORK_BYTES, shards: setup.shards, ..Plan::default() };
     let place = Place::new(setup, &plan)?;
     let node = place.start()?;
     let clients = [node.client(&node.shared_memory())?, node.client(&node.tcp())?];
+    work(&node, &silo, &clients)?;
     thread::sleep(SETTLED_AFTER);
     #[expect(clippy::cast_precision_loss, reason = "some hundred ticks")]
     let least = 1.0 / sys::ticks_per_second() as f64 / WATCHED.as_secs_f64();
     let measure = Box::new(Idle { node, _clients: clients });
     Ok(Contest::Limit { measure, limit: LIMIT_CORES, least })
+}
+
+/// Has the node do everything that it might then not come to rest from.
+fn work(node: &Node, silo: &Path, clients: &[Client]) -> Result<()> {
+    node.promote("data/")?;
+    let (paths, _) = files::list(silo)?;
+    for client in clients {
+        for path in &paths {
+            let key = path.strip_prefix(silo).unwrap_or(path).display();
+            let file = client.open(&format!("data/{key}").parse()?)?;
+            let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(usize::MAX)];
+            file.read_into(0, &mut bytes)?;
+        }
+    }
+    Ok(())
 }
 
 impl Measure for Idle {

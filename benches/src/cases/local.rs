@@ -7,7 +7,7 @@ use extent::Result;
 use super::read::{Ours, Shape};
 use super::{Case, Contest};
 use crate::pairs::{Duel, Terms};
-use crate::rivals::fio::{Fio, Job, Source};
+use crate::rivals::fio::{Fio, Job, Source, Tuning};
 use crate::setup::Setup;
 use crate::verdict::Setback;
 
@@ -33,7 +33,7 @@ struct Local {
     fio: Fio,
     file: PathBuf,
     shape: Shape,
-    batch: usize,
+    tuning: Tuning,
     score: Score,
 }
 
@@ -43,10 +43,10 @@ fn set_up(setup: &Setup, block_bytes: u64, depth: usize, score: Score) -> Result
     let depth = setup.depth.unwrap_or(depth);
     let shape = Shape { block_bytes, depth, seconds: setup.seconds };
     let source = Source::File(&file);
-    let batch =
-        fio.best_batch(Job { source, block_bytes, depth, batch: 1, seconds: setup.seconds })?;
+    let tuning = Tuning::default();
+    let tuning = fio.tune(Job { source, block_bytes, depth, tuning, seconds: setup.seconds })?;
     let ours = Ours::prepare(setup, shape)?;
-    Ok(Contest::Duel(Box::new(Local { ours, fio, file, shape, batch, score })))
+    Ok(Contest::Duel(Box::new(Local { ours, fio, file, shape, tuning, score })))
 }
 
 impl Duel for Local {
@@ -59,11 +59,11 @@ impl Duel for Local {
         let Shape { block_bytes, depth, seconds } = self.shape;
         let source = Source::File(&self.file);
         let reads =
-            self.fio.read(Job { source, block_bytes, depth, batch: self.batch, seconds })?;
+            self.fio.read(Job { source, block_bytes, depth, tuning: self.tuning, seconds })?;
         Ok((self.score)(reads.operations_per_second, reads.bytes_per_second))
     }
 
     fn rival_name(&self) -> String {
-        format!("fio io_uring O_DIRECT depth {} batch {}", self.shape.depth, self.batch)
+        format!("fio io_uring O_DIRECT depth {}, {}", self.shape.depth, self.tuning)
     }
 }

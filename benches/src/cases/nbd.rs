@@ -7,7 +7,7 @@ use extent::Result;
 use super::read::{Ours, Shape};
 use super::{Case, Contest};
 use crate::pairs::{Duel, Terms};
-use crate::rivals::fio::{Fio, Job, Source};
+use crate::rivals::fio::{Fio, Job, Source, Tuning};
 use crate::rivals::nbd::Server;
 use crate::setup::Setup;
 use crate::verdict::Setback;
@@ -75,7 +75,9 @@ fn read(
     let export = server.serve(program, file, directory)?;
     let source = Source::Nbd(&export.uri);
     let Shape { block_bytes, depth, seconds } = shape;
-    Ok(fio.read(Job { source, block_bytes, depth, batch: 1, seconds })?.operations_per_second)
+    Ok(fio
+        .read(Job { source, block_bytes, depth, tuning: Tuning::default(), seconds })?
+        .operations_per_second)
 }
 
 impl Duel for Nbd {

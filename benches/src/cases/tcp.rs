@@ -7,7 +7,7 @@ use extent::Result;
 use super::read::{Ours, Shape};
 use super::{Case, Contest};
 use crate::pairs::{Duel, Terms};
-use crate::rivals::fio::{Fio, Job, Source};
+use crate::rivals::fio::{Fio, Job, Source, Tuning};
 use crate::rivals::iperf::Iperf;
 use crate::setup::Setup;
 use crate::verdict::Setback;
@@ -28,7 +28,7 @@ struct Tcp {
     directory: PathBuf,
     file: PathBuf,
     shape: Shape,
-    batch: usize,
+    tuning: Tuning,
     /// Which was the lesser, last.
     limited_by: &'static str,
 }
@@ -39,12 +39,13 @@ fn set_up(setup: &Setup) -> Result<Contest, Setback> {
     let depth = setup.depth.unwrap_or(DEPTH);
     let shape = Shape { block_bytes: BLOCK_BYTES, depth, seconds: setup.seconds };
     let source = Source::File(&file);
-    let job = Job { source, block_bytes: BLOCK_BYTES, depth, batch: 1, seconds: setup.seconds };
-    let batch = fio.best_batch(job)?;
+    let tuning = Tuning::default();
+    let job = Job { source, block_bytes: BLOCK_BYTES, depth, tuning, seconds: setup.seconds };
+    let tuning = fio.tune(job)?;
     let ours = Ours::prepare(setup, shape)?;
     let directory = setup.directory.clone();
     let limited_by = "";
-    let tcp = Tcp { ours, fio, iperf, directory, file, shape, batch, limited_by };
+    let tcp = Tcp { ours, fio, iperf, directory, file, shape, tuning, limited_by };
     Ok(Contest::Duel(Box::new(tcp)))
 }
 
@@ -56,8 +57,8 @@ impl Duel for Tcp {
     fn rival(&mut self) -> Result<f64> {
         let Shape { block_bytes, depth, seconds } = self.shape;
         let source = Source::File(&self.file);
-        let batch = self.batch;
-        let reads = self.fio.read(Job { source, block_bytes, depth, batch, seconds })?;
+        let tuning = self.tuning;
+        let reads = self.fio.read(Job { source, block_bytes, depth, tuning, seconds })?;
         let stream = self.iperf.stream(&self.directory, seconds)?;
         self.limited_by = if reads.bytes_per_second <= stream { "fio" } else { "iperf3" };
         Ok(reads.bytes_per_second.min(stream) / 1e6)

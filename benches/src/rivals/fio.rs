@@ -10,6 +10,8 @@ use crate::verdict::Setback;
 
 /// How many requests go to the kernel, and are taken from it, at a time: both are tried.
 const BATCHES: [usize; 2] = [1, 8];
+/// Huge pages are set aside by whoever runs the machine; without them, fio refuses.
+const HUGE_PAGES: [bool; 2] = [false, true];
 const PROBE_SECONDS: u64 = 2;
 const RAMP_SECONDS: u64 = 1;
 
@@ -39,10 +41,31 @@ pub struct Job<'a> {
     pub block_bytes: u64,
     /// Reads in flight.
     pub depth: usize,
-    /// Requests handed over at a time.
-    pub batch: usize,
+    /// How fio goes about it.
+    pub tuning: Tuning,
     /// Seconds to measure.
     pub seconds: u64,
+}
+
+/// What there is to choose for the rival's good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tuning {
+    /// Requests handed over at a time.
+    pub batch: usize,
+    /// Whether the data goes to huge pages.
+    pub huge_pages: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { batch: 1, huge_pages: false }
+    }
+}
+
+impl std::fmt::Display for Tuning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "batch {}{}", self.batch, if self.huge_pages { ", huge pages" } else { "" })
+    }
 }
 
 /// Where to read from.
@@ -72,16 +95,22 @@ impl Fio {
         parse(&output)
     }
 
-    /// Tries the batch sizes, and returns the faster one.
+    /// Tries what there is to choose, and returns what was fastest.
     ///
     /// # Errors
     /// [`Kind::Io`] if fio fails.
-    pub fn best_batch(&self, job: Job<'_>) -> Result<usize> {
-        let mut best = (BATCHES[0], 0.0);
-        for batch in BATCHES.into_iter().filter(|batch| *batch <= job.depth) {
-            let reads = self.read(Job { batch, seconds: PROBE_SECONDS, ..job })?;
-            if reads.operations_per_second > best.1 {
-                best = (batch, reads.operations_per_second);
+    pub fn tune(&self, job: Job<'_>) -> Result<Tuning> {
+        let mut best = (Tuning::default(), 0.0);
+        for huge_pages in HUGE_PAGES {
+            for batch in BATCHES.into_iter().filter(|batch| *batch <= job.depth) {
+                let tuning = Tuning { batch, huge_pages };
+                let reads = match self.read(Job { tuning, seconds: PROBE_SECONDS, ..job }) {
+                    Err(_) if huge_pages => continue,
+                    other => other?,
+                };
+                if reads.operations_per_second > best.1 {
+                    best = (tuning, reads.operations_per_second);
+                }
             }
         }
         Ok(best.0)
@@ -94,9 +123,9 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         "--rw=randread".to_owned(),
         format!("--bs={}", job.block_bytes),
         format!("--iodepth={}", job.depth),
-        format!("--iodepth_batch_submit={}", job.batch),
+        format!("--iodepth_batch_submit={}", job.tuning.batch),
         "--iodepth_batch_complete_min=1".to_owned(),
-        format!("--iodepth_batch_complete_max={}", job.batch),
+        format!("--iodepth_batch_complete_max={}", job.tuning.batch),
         "--norandommap".to_owned(),
         "--randrepeat=0".to_owned(),
         "--time_based".to_owned(),
@@ -110,6 +139,7 @@ fn arguments(job: Job<'_>) -> Vec<String> {
             "--direct=1".to_owned(),
             "--registerfiles".to_owned(),
             "--fixedbufs".to_owned(),
+            format!("--mem={}", if job.tuning.huge_pages { "shmhuge" } else { "malloc" }),
             // A colon separates names in fio's list of files.
             format!("--filename={}", path.display().to_string().replace(':', "\\:")),
         ]),
@@ -192,7 +222,8 @@ mod tests {
 
     #[test]
     fn direct_io_is_asked_for_on_files_only() {
-        let job = |source| Job { source, block_bytes: 4096, depth: 32, batch: 8, seconds: 5 };
+        let tuning = Tuning::default();
+        let job = |source| Job { source, block_bytes: 4096, depth: 32, tuning, seconds: 5 };
         let file = arguments(job(Source::File(Path::new("/a:b"))));
         for wanted in ["--direct=1", "--registerfiles", "--fixedbufs", "--filename=/a\\:b"] {
             assert!(file.iter().any(|argument| argument == wanted), "{wanted}");

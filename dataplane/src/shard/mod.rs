@@ -43,7 +43,7 @@ use commit::CommitRequest;
 use draft::DraftState;
 use open::OpenRequest;
 use read::{ReadOp, ReadRequest};
-use session::Session;
+use session::{Session, Sessions};
 use store::MoverOp;
 use write::{WriteOp, WriteRequest};
 
@@ -51,6 +51,9 @@ pub(crate) use thread::run;
 
 /// The most bytes that one device command reads or writes for a client.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// After so many events or completions, what they led to leaves: a batch spares system calls, but
+/// nobody should wait for the end of a long one.
+const BATCH: usize = 8;
 /// Bytes of the buffer of zeroes that holes are read from.
 const ZERO_BYTES: usize = 128 << 10;
 
@@ -74,7 +77,7 @@ pub(crate) struct Shard {
     stats: Arc<ShardStats>,
     pool: Pool,
     zeroes: Frozen,
-    sessions: HashMap<SessionId, Session>,
+    sessions: Sessions,
     requests: Slots<Request>,
     drafts: Slots<DraftState>,
     ops: Slots<Op>,
@@ -135,7 +138,7 @@ impl Shard {
             stats,
             pool,
             zeroes: Arc::new(zeroes),
-            sessions: HashMap::new(),
+            sessions: Sessions::default(),
             requests: Slots::with_capacity(1024),
             drafts: Slots::with_capacity(16),
             ops: Slots::with_capacity(1024),
@@ -155,17 +158,23 @@ impl Shard {
         let mut busy = false;
         let mut events = std::mem::take(&mut self.events);
         self.transport.poll(&mut events);
-        for event in events.drain(..) {
+        for (event, count) in events.drain(..).zip(1..) {
             busy = true;
             self.on_event(event);
+            if count % BATCH == 0 {
+                self.kick();
+            }
         }
         self.events = events;
 
         let mut completions = std::mem::take(&mut self.completions);
         self.device.poll(&mut completions);
-        for completion in completions.drain(..) {
+        for (completion, count) in completions.drain(..).zip(1..) {
             busy = true;
             self.on_completion(completion);
+            if count % BATCH == 0 {
+                self.kick();
+            }
         }
         self.completions = completions;
 
@@ -174,11 +183,15 @@ impl Shard {
             self.on_message(message);
         }
         self.resume();
+        self.kick();
+        busy
+    }
+
+    fn kick(&mut self) {
         if let Err(error) = self.device.kick() {
             tracing::error!(%error, "a device queue is broken");
         }
         self.transport.kick();
-        busy
     }
 
     /// Whether it was told to stop and nothing runs any more.
@@ -339,14 +352,10 @@ impl Shard {
             }
             // It stalled again: the others behind it would find no more than it did, unless what
             // it waits for is its own.
-            if self.stalled.len() > before && self.pool_is_empty() {
+            if self.stalled.len() > before && self.pool.is_exhausted() {
                 return;
             }
         }
-    }
-
-    fn pool_is_empty(&self) -> bool {
-        self.pool.usage().iter().all(|class| class.taken == class.class.count)
     }
 
     /// Whom an operation's token belongs to, for the fabric.

@@ -61,7 +61,7 @@ fn options(settings: &Settings) -> Result<NodeOptions> {
     options.shard_buffer_bytes = usize::try_from(share)
         .map_err(|e| Kind::Invalid.error("[node] buffers_bytes is too large").caused_by(e))?;
     if let Some(micros) = settings.spin_us {
-        options.spin_ns = micros.saturating_mul(NANOS_PER_MICRO);
+        options.spin_ns = Some(micros.saturating_mul(NANOS_PER_MICRO));
     }
     if let Some(credits) = settings.credits {
         options.credits = credits;

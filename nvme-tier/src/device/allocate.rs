@@ -14,7 +14,6 @@ use extent::{Error, Kind, Result};
 
 use super::{
     Command, Completion, Device, DeviceIndex, Location, Media, MediaOptions, Token, UringDevice,
-    wait,
 };
 
 const CHUNK_BYTES: usize = 4 << 20;
@@ -156,7 +155,7 @@ fn collect(
     device.kick()?;
     device.poll(completions);
     while completions.is_empty() {
-        wait(device, Duration::from_secs(1));
+        device.sleep(&[], Some(Duration::from_secs(1)))?;
         device.poll(completions);
     }
     let mut done = 0;

@@ -2,7 +2,6 @@
 
 mod admit;
 mod allocate;
-mod bell;
 mod foreign;
 mod media;
 mod medium;
@@ -14,6 +13,7 @@ mod wait;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dma::{Region, RegionId, Source, Target};
 use extent::Result;
@@ -21,7 +21,9 @@ use extent::Result;
 pub use allocate::allocate_file;
 pub use media::{Media, MediaOptions};
 pub use uring::UringDevice;
-pub use wait::wait;
+
+/// How many descriptors a [`Device::sleep`] may be for, beside the device itself.
+pub const MOST_OTHERS: usize = wait::MOST_DESCRIPTORS - 1;
 
 /// What a command's completion is matched by. The shard packs a slot and a tag into it; a device
 /// passes it through untouched.
@@ -134,10 +136,17 @@ pub trait Device: Send {
     /// Commands submitted and not yet reported complete.
     fn in_flight(&self) -> usize;
 
-    /// A descriptor that polls readable once a completion is there, for a shard that goes to
-    /// sleep; `None` if the device can only be polled. It may also be readable for nothing. Only
-    /// poll the descriptor, never read it: a [`Device::poll`] that finds nothing resets it.
-    fn readiness(&self) -> Option<BorrowedFd<'_>>;
+    /// Hands over what is queued, then sleeps until a completion is there to poll, one of `others`
+    /// is readable, a signal arrives, or `limit` has passed. Returns whether one of `others` may be
+    /// readable. It may return early, for nothing; and a device that can only be polled does so at
+    /// once.
+    ///
+    /// `others` are at most [`MOST_OTHERS`] descriptors, the same ones at every sleep, and stay open
+    /// for as long as the device lives.
+    ///
+    /// # Errors
+    /// As [`Device::kick`].
+    fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool>;
 
     /// Announces memory that commands will use, so that its pages are pinned once rather than
     /// for each command. Optional: commands on other memory work too, but cost more.

@@ -2,16 +2,18 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Once};
 use std::thread;
+use std::time::Duration;
 
 use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
-use super::bell::Bell;
 use super::table::{TABLE_PLACES, Table, pieces};
+use super::wait::until_readable;
 
 /// How often a kernel short of memory is asked again before its thread goes on with other work.
 const SUBMIT_ATTEMPTS: u32 = 16;
@@ -30,14 +32,11 @@ pub(super) struct Ring {
 
 impl Ring {
     /// A ring for `entries` commands at once over `files`, in the fastest set-up that the kernel
-    /// has. It rings `bell` when there are completions.
-    pub(super) fn new(entries: u32, files: &[RawFd], bell: &Bell) -> Result<Self> {
+    /// has.
+    pub(super) fn new(entries: u32, files: &[RawFd]) -> Result<Self> {
         let uring = build(entries)?;
         let submitter = uring.submitter();
         submitter.register_files(files).map_err(|e| not_made("registering the tier's files", e))?;
-        submitter
-            .register_eventfd(bell.raw())
-            .map_err(|e| not_made("registering an eventfd", e))?;
         // Missing before Linux 5.19; then all I/O is on unregistered memory.
         let usable = submitter.register_buffers_sparse(u32::from(TABLE_PLACES)).is_ok();
         Ok(Self { uring, enabled: false, table: Table::new(usable) })
@@ -64,10 +63,7 @@ impl Ring {
     /// Hands over what is queued and lets the kernel post what it held back. What a kernel short
     /// of memory does not take stays queued.
     pub(super) fn enter(&mut self) -> io::Result<()> {
-        if !self.enabled {
-            self.uring.submitter().register_enable_rings()?;
-            self.enabled = true;
-        }
+        self.enable()?;
         let mut attempts = 0;
         loop {
             match self.uring.submit() {
@@ -85,6 +81,38 @@ impl Ring {
             }
             thread::yield_now();
         }
+    }
+
+    /// Hands over what is queued and sleeps until there is a completion, or the time is over. May
+    /// return early.
+    pub(super) fn sleep(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        self.enable()?;
+        let slept = match limit {
+            None => self.uring.submit_and_wait(1),
+            Some(limit) if self.uring.params().is_feature_ext_arg() => {
+                let time = Timespec::from(limit);
+                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+            }
+            // Linux before 5.11 posts completions without being entered, and so can be polled.
+            Some(limit) => self.uring.submit().inspect(|_| {
+                // SAFETY: the ring is open while it is borrowed.
+                let ring = unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) };
+                until_readable(&[ring], Some(limit));
+            }),
+        };
+        let early = [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN];
+        match slept {
+            Err(e) if e.raw_os_error().is_none_or(|code| !early.contains(&code)) => Err(e),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn enable(&mut self) -> io::Result<()> {
+        if !self.enabled {
+            self.uring.submitter().register_enable_rings()?;
+            self.enabled = true;
+        }
+        Ok(())
     }
 
     /// Whether the kernel holds completions back until the ring is entered.

@@ -8,21 +8,22 @@
 #![allow(unsafe_code)]
 
 mod in_flight;
+mod watches;
 
 use std::io;
 use std::mem;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
 
 use self::in_flight::InFlight;
-use super::bell::Bell;
+use self::watches::Watches;
 use super::ring::Ring;
-use super::{Command, Completion, Device, DeviceIndex, Geometry, Media, Token, wait};
+use super::wait::until_readable;
+use super::{Command, Completion, Device, DeviceIndex, Geometry, MOST_OTHERS, Media, Token};
 
 const LARGEST_DEPTH: usize = 4096;
 
@@ -34,17 +35,18 @@ const DRAIN_WAIT: Duration = Duration::from_millis(100);
 ///
 /// The thread that first kicks it owns it; it may move to another while nothing is in flight, and
 /// should be dropped where it was used, since what is in flight otherwise can only be leaked. A
-/// command that the device must refuse still goes through the ring, so that whoever sleeps on
-/// [`Device::readiness`] wakes up for it. That descriptor stays the same for life, and nobody but
-/// the device reads from it; it may be readable for nothing, and falls silent at a poll that
-/// finds nothing.
+/// command that the device must refuse still goes through the ring, so that a [`Device::sleep`]
+/// ends for it. That sleep is one system call: it submits, waits, and watches the other
+/// descriptors, too.
 pub struct UringDevice {
     media: Media,
     ring: Ring,
-    bell: Bell,
+    watches: Watches,
     /// Owns every command that the kernel may know of.
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
+    /// Found by a sleep, for the next poll.
+    ripe: Vec<Completion>,
     broken: bool,
 }
 
@@ -55,14 +57,14 @@ impl UringDevice {
             return Err(Kind::Invalid
                 .error(format!("a queue holds from 1 to {LARGEST_DEPTH} commands, not {depth}")));
         }
-        let bell = Bell::new()?;
-        let ring = Ring::new(entries.next_power_of_two(), &media.descriptors(), &bell)?;
+        let ring = Ring::new(places(depth), &media.descriptors())?;
         Ok(Self {
             media: media.clone(),
             ring,
-            bell,
+            watches: Watches::default(),
             slots: (0..depth).map(|_| None).collect(),
             free: (0..entries).rev().collect(),
+            ripe: Vec::with_capacity(depth),
             broken: false,
         })
     }
@@ -83,18 +85,21 @@ impl UringDevice {
 
     fn enter(&mut self) -> Result<()> {
         match self.ring.enter() {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 self.move_here()?;
-                self.ring.enter().map_err(broken)
+                self.ring.enter().map_err(broken)?;
             }
-            Err(e) => Err(broken(e)),
+            Err(e) => return Err(broken(e)),
         }
+        self.watches.submitted();
+        Ok(())
     }
 
     /// Makes the ring anew, for the thread that calls: the old one belongs to another.
     fn move_here(&mut self) -> Result<()> {
-        let in_kernel = self.in_flight() - self.ring.queued();
+        let queued = self.ring.queued() - self.watches.queued();
+        let in_kernel = self.occupied() - queued;
         if in_kernel > 0 {
             return Err(Kind::Invalid.error(format!(
                 "a queue moved to another thread with {in_kernel} commands in flight: drain it \
@@ -102,13 +107,13 @@ impl UringDevice {
             )));
         }
         let entries = u32::try_from(self.slots.len()).expect("checked when made");
-        let files = self.media.descriptors();
-        let mut ring = Ring::new(entries.next_power_of_two(), &files, &self.bell)?;
+        let mut ring = Ring::new(places(self.slots.len()), &self.media.descriptors())?;
         for region in self.ring.regions() {
             ring.register(region).map_err(|e| not_registered(region, e))?;
         }
         // The kernel never saw what is queued in the old ring, so it can be queued once more.
         self.ring = ring;
+        self.watches = Watches::default();
         let occupied = |index: &u32| self.slots[*index as usize].is_some();
         for index in (0..entries).filter(occupied).collect::<Vec<_>>() {
             self.push(index);
@@ -116,11 +121,13 @@ impl UringDevice {
         Ok(())
     }
 
+    /// Commands that the kernel knows or will know.
+    fn occupied(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     /// Takes what has completed, and what the kernel holds back once that is used up.
     fn collect(&mut self, completions: &mut Vec<Completion>) {
-        if self.in_flight() == 0 {
-            return;
-        }
         let mut reaped = self.reap(completions);
         // Nobody kicks for the rest of a short transfer, so it must leave before this returns.
         while reaped.again || (reaped.entries == 0 && self.ring.holds_back()) {
@@ -140,6 +147,9 @@ impl UringDevice {
         let mut reaped = Reaped { entries: 0, again: false };
         while let Some(entry) = self.ring.next_completion() {
             reaped.entries += 1;
+            if self.watches.take(entry.user_data()) {
+                continue;
+            }
             let index = u32::try_from(entry.user_data()).expect("only slots are submitted");
             let place = &mut self.slots[index as usize];
             let flight = place.as_mut().expect("a completion belongs to an occupied slot");
@@ -166,6 +176,11 @@ impl UringDevice {
 struct Reaped {
     entries: usize,
     again: bool,
+}
+
+/// Entries of a ring for so many commands, and the descriptors that sleeps are for.
+fn places(depth: usize) -> u32 {
+    u32::try_from(depth + MOST_OTHERS).expect("checked by whoever made it").next_power_of_two()
 }
 
 fn broken(error: io::Error) -> Error {
@@ -207,29 +222,46 @@ impl Device for UringDevice {
         self.enter().inspect_err(|error| self.give_up(error))
     }
 
-    /// Without a system call unless the kernel holds completions back, or nothing is there and
-    /// the readiness descriptor must fall silent.
+    /// Without a system call unless the kernel holds completions back.
     fn poll(&mut self, completions: &mut Vec<Completion>) {
-        let before = completions.len();
-        self.collect(completions);
-        if completions.len() > before {
-            self.bell.on_completions();
-        } else if self.bell.on_nothing() {
-            // The bell is silent now, so whatever rang it before must not be left behind.
-            fence(Ordering::SeqCst);
+        completions.append(&mut self.ripe);
+        if self.occupied() > 0 {
             self.collect(completions);
-            if completions.len() > before {
-                self.bell.on_completions();
-            }
         }
     }
 
     fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.occupied() + self.ripe.len()
     }
 
-    fn readiness(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.bell.descriptor())
+    fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool> {
+        if self.broken {
+            // Nothing will complete, and whoever polls the others must not spin.
+            return Ok(until_readable(others, limit));
+        }
+        if !self.ripe.is_empty() || (self.occupied() == 0 && others.is_empty()) {
+            return Ok(false);
+        }
+        for other in others {
+            if let Some(entry) = self.watches.arm(other.as_raw_fd())? {
+                // SAFETY: a poll of a descriptor names no memory.
+                unsafe { self.ring.push(&entry) };
+            }
+        }
+        match self.ring.sleep(limit) {
+            Ok(()) => self.watches.submitted(),
+            // The caller comes again, and sleeps on the new ring.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
+            Err(e) => {
+                let error = broken(e);
+                self.give_up(&error);
+                return Err(error);
+            }
+        }
+        let mut ripe = mem::take(&mut self.ripe);
+        self.collect(&mut ripe);
+        self.ripe = ripe;
+        Ok(self.watches.were_rung())
     }
 
     /// As the trait has it, but a limit on locked memory is no error: it is logged once, and
@@ -260,7 +292,7 @@ impl Drop for UringDevice {
             self.poll(&mut completions);
             if completions.is_empty() {
                 waits += 1;
-                wait(self, DRAIN_WAIT);
+                let _ = self.sleep(&[], Some(DRAIN_WAIT));
             }
         }
         if self.in_flight() > 0 {

@@ -1,26 +1,27 @@
-//! Sleeping until a device has something to report.
+//! Sleeping on descriptors.
 #![allow(unsafe_code)]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
-use super::Device;
+/// The most descriptors that one sleep is for.
+pub(super) const MOST_DESCRIPTORS: usize = 5;
 
-/// Sleeps until `device` has a completion to report, a signal arrives, or `limit` has passed;
-/// returns at once if nothing is in flight. For tools and recovery, which have nothing else to
-/// do; a shard waits on [`Device::readiness`] together with its other descriptors. A device that
-/// can only be polled makes this a mere yield.
-pub fn wait(device: &dyn Device, limit: Duration) {
-    if device.in_flight() == 0 {
-        return;
-    }
-    let Some(readiness) = device.readiness() else {
+/// Sleeps until one of the descriptors is readable, a signal arrives, or the time is over. Returns
+/// whether one was readable. Without any it merely yields.
+pub(super) fn until_readable(descriptors: &[BorrowedFd<'_>], limit: Option<Duration>) -> bool {
+    if descriptors.is_empty() {
         thread::yield_now();
-        return;
-    };
-    let mut entry = libc::pollfd { fd: readiness.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let limit_ms = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
-    // SAFETY: `entry` is one valid entry, on this stack for the length of the call.
-    unsafe { libc::poll(&raw mut entry, 1, limit_ms) };
+        return false;
+    }
+    let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MOST_DESCRIPTORS];
+    for (entry, descriptor) in entries.iter_mut().zip(descriptors) {
+        entry.fd = descriptor.as_raw_fd();
+    }
+    let limit_ms = limit
+        .map_or(-1, |limit| libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX));
+    let count = descriptors.len().min(MOST_DESCRIPTORS) as libc::nfds_t;
+    // SAFETY: as many valid entries as that, on this stack for the length of the call.
+    unsafe { libc::poll(entries.as_mut_ptr(), count, limit_ms) > 0 }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +20,17 @@ use super::wake::{self, Awaits, WakeWord};
 use super::{message, sys};
 use crate::{Channel, Fabric};
 
-/// Looks at the ring before [`Channel::wait`] sleeps: some 20 microseconds, about what sleeping and
-/// waking costs.
-const SPINS: u32 = 500;
+/// The most and the fewest looks at the ring before [`Channel::wait`] sleeps. The most take some 20
+/// microseconds, about what sleeping and waking costs.
+const MOST_SPINS: u32 = 500;
+const FEWEST_SPINS: u32 = 8;
+/// So often it tries the most, in case the node has become faster.
+const WAITS_PER_TRIAL: u32 = 64;
+/// How long it takes at most to notice that the node died without a word.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// From this size on, memory is made of huge pages if there are any: a device then needs few
+/// descriptors for a large read.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Empty polls between two looks at the socket, which cost a system call.
 const POLLS_PER_LOOK: u32 = 256;
 
@@ -45,6 +53,9 @@ pub struct ShmChannel {
     /// The node's answer to the one order under way.
     answer: Option<Note>,
     empty_polls: u32,
+    /// Looks before the next sleep, and waits so far.
+    spins: u32,
+    waits: u32,
     /// Why there is no session any more.
     over: Option<Error>,
 }
@@ -117,6 +128,8 @@ impl ShmChannel {
             note_filled: 0,
             answer: None,
             empty_polls: 0,
+            spins: MOST_SPINS,
+            waits: 0,
             over: None,
         })
     }
@@ -155,6 +168,22 @@ impl ShmChannel {
         Ok(count)
     }
 
+    /// Looks at the ring for as long as that has paid lately. Whether there is a reply.
+    fn spin(&mut self) -> Result<bool> {
+        self.waits = self.waits.wrapping_add(1);
+        let is_trial = self.waits.is_multiple_of(WAITS_PER_TRIAL);
+        let spins = if is_trial { MOST_SPINS } else { self.spins };
+        for _ in 0..spins {
+            if self.replies.pending().map_err(|e| self.end(e))? != 0 {
+                self.spins = (self.spins * 2).min(MOST_SPINS);
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        self.spins = (self.spins / 2).max(FEWEST_SPINS);
+        Ok(false)
+    }
+
     fn read_reply(&self, ahead: u32) -> Result<Reply> {
         let mut header = [0; REPLY_BYTES];
         self.replies.read(ahead, 0, &mut header);
@@ -186,7 +215,6 @@ impl ShmChannel {
             if self.note_filled == NOTE_BYTES {
                 self.note_filled = 0;
                 match Note::parse(&self.note)? {
-                    Note::Wake => {}
                     Note::Closed(reason) => {
                         return Err(Kind::Disconnected
                             .error(format!("the node closed the session: {reason}")));
@@ -235,10 +263,7 @@ impl Channel for ShmChannel {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
-        let rounded = length.max(1).checked_next_multiple_of(ALIGN_BYTES).ok_or_else(|| {
-            Kind::NoSpace.error(format!("{length} bytes are more than there can be"))
-        })?;
-        let file = sys::memory_file(rounded)?;
+        let (file, rounded) = memory(length)?;
         let region = Region::sealed_memfd(file.as_fd(), rounded)?;
         let key = region.id().0;
         let order = Order::Register { key, length: rounded as u64 };
@@ -316,21 +341,16 @@ impl Channel for ShmChannel {
     /// May return early, for nothing.
     fn wait(&mut self, timeout: Duration) -> Result<()> {
         self.kick()?;
-        for _ in 0..SPINS {
-            if self.replies.pending().map_err(|e| self.end(e))? != 0 {
-                return Ok(());
-            }
-            std::hint::spin_loop();
+        if self.spin()? {
+            return Ok(());
         }
         self.own_wake.arm(Awaits::Entries);
-        let found = self.replies.pending().map_err(|e| self.end(e))? != 0;
-        let slept = if found { Ok(true) } else { sys::wait_readable(self.socket.as_fd(), timeout) };
-        // Where the node has taken the word, its note is there or on its way: notes must not pile
-        // up in the socket. Where it has not, only a timeout or other news ended the sleep.
-        let undisturbed = self.own_wake.disarm();
-        let readable = slept.map_err(|e| self.end(Error::io("waiting for the node", e)))?;
-        if readable
-            && !(found && undisturbed)
+        if self.replies.pending().map_err(|e| self.end(e))? == 0 {
+            self.own_wake.sleep(timeout.min(LONGEST_SLEEP));
+        }
+        self.own_wake.disarm();
+        // Neither time nor a wake-up without a reply says that the node is still there.
+        if self.replies.pending().map_err(|e| self.end(e))? == 0
             && let Err(error) = self.look()
         {
             let error = self.end(error);
@@ -340,4 +360,17 @@ impl Channel for ShmChannel {
         }
         Ok(())
     }
+}
+
+/// A file for a region of at least `length` bytes, and its length.
+fn memory(length: usize) -> Result<(OwnedFd, usize)> {
+    let too_long = || Kind::NoSpace.error(format!("{length} bytes are more than there can be"));
+    if length >= HUGE_PAGE_BYTES
+        && let Some(rounded) = length.checked_next_multiple_of(HUGE_PAGE_BYTES)
+        && let Ok(file) = sys::huge_memory_file(rounded)
+    {
+        return Ok((file, rounded));
+    }
+    let rounded = length.max(1).checked_next_multiple_of(ALIGN_BYTES).ok_or_else(too_long)?;
+    Ok((sys::memory_file(rounded)?, rounded))
 }

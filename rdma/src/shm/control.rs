@@ -20,8 +20,7 @@ const UNREGISTER: u8 = 2;
 const WELCOME: u8 = 0x80;
 const REGISTERED: u8 = 0x81;
 const UNREGISTERED: u8 = 0x82;
-const WAKE: u8 = 0x83;
-const CLOSED: u8 = 0x84;
+const CLOSED: u8 = 0x83;
 
 /// A client's first message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,8 +115,6 @@ pub(super) enum Note {
     Registered(u32, Result<()>),
     /// A region is forgotten, or why not.
     Unregistered(u32, Result<()>),
-    /// Look at the ring.
-    Wake,
     /// The session is over.
     Closed(Error),
 }
@@ -128,7 +125,6 @@ impl Note {
             Self::Welcome(result) => (WELCOME, 0, result.as_ref().err()),
             Self::Registered(key, result) => (REGISTERED, *key, result.as_ref().err()),
             Self::Unregistered(key, result) => (UNREGISTERED, *key, result.as_ref().err()),
-            Self::Wake => (WAKE, 0, None),
             Self::Closed(error) => (CLOSED, 0, Some(error)),
         };
         let sentence = error.map(cut_sentence).unwrap_or_default();
@@ -166,7 +162,6 @@ impl Note {
             })),
             REGISTERED => Ok(Self::Registered(key, result)),
             UNREGISTERED => Ok(Self::Unregistered(key, result)),
-            WAKE => Ok(Self::Wake),
             CLOSED => {
                 let unsaid = || Kind::Disconnected.error("the node closed the session");
                 Ok(Self::Closed(result.err().unwrap_or_else(unsaid)))

@@ -56,7 +56,7 @@
 //!
 //! The client wakes the node by adding 1 to the doorbell. The node watches it edge-triggered and never
 //! reads or writes it: an eventfd's flags are shared with the client, who could make it block. For the
-//! same reason the node wakes the client by a WAKE note, which cannot block, rather than by a second eventfd.
+//! same reason the node wakes the client by a `FUTEX_WAKE` of its wake word rather than by a second eventfd.
 //!
 //! # The control socket
 //! Client to node, *orders* of 32 bytes:
@@ -73,7 +73,7 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0 | 0x80 WELCOME, 0x81 REGISTERED, 0x82 UNREGISTERED, 0x83 WAKE, 0x84 CLOSED |
+//! | 0 | 0x80 WELCOME, 0x81 REGISTERED, 0x82 UNREGISTERED, 0x83 CLOSED |
 //! | 1 | status, as in replies: 0 is success |
 //! | 2..4 | bytes of the sentence, u16, at most 224 |
 //! | 4..8 | REGISTERED, UNREGISTERED: the key |
@@ -84,9 +84,10 @@
 //! | 24..32 | WELCOME: bytes they may have together, u64 |
 //! | 32..256 | the sentence, UTF-8, for a status that is not 0 |
 //!
-//! A region is a memfd of ordinary pages sealed with at least `F_SEAL_SHRINK | F_SEAL_GROW` (huge pages
-//! are refused: punching a hole into them would kill the node at its next touch). A segment's `key` names
-//! a region, its `address` is the offset in it. The hang-up of the socket ends the session on both
+//! A region is a memfd sealed with at least `F_SEAL_SHRINK | F_SEAL_GROW`. Of huge pages it must be whole:
+//! a hole would kill the node at its next touch. So the node adds `F_SEAL_FUTURE_WRITE`, which keeps anyone
+//! from punching one, and then checks that all pages are there; the client maps it before it registers it,
+//! since it cannot afterwards. A segment's `key` names a region, its `address` is the offset in it. The hang-up of the socket ends the session on both
 //! sides; a node that ends one first publishes its replies and sends CLOSED with the reason.
 
 mod channel;

@@ -10,6 +10,7 @@ use extent::{Kind, Result};
 use super::closer::close_elsewhere;
 use super::sys;
 
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
 
 /// The regions of one session, bounded in number and bytes. A region that was removed counts for
@@ -48,17 +49,26 @@ impl Regions {
             return Err(Kind::Denied
                 .error("a region must be a memfd sealed with F_SEAL_SHRINK and F_SEAL_GROW"));
         }
-        if sys::is_huge(file.as_fd())? {
-            return Err(Kind::Denied
-                .error("a region of huge pages must come from the node: use ordinary pages"));
-        }
         if self.find(key).is_some() {
             return Err(Kind::Invalid.error(format!("key {key} is registered already")));
         }
         self.admit(length)?;
         let bytes = usize::try_from(length)
             .map_err(|e| Kind::Invalid.error(format!("a region of {length} bytes")).caused_by(e))?;
+        let huge = sys::is_huge(file.as_fd())?;
+        if huge && !length.is_multiple_of(HUGE_PAGE_BYTES) {
+            return Err(Kind::Invalid.error(format!(
+                "a region of {length} bytes of huge pages: they come in multiples of {HUGE_PAGE_BYTES}"
+            )));
+        }
         let region = Region::sealed_memfd(file.as_fd(), bytes)?;
+        // A huge page that is not there cannot be had for certain, and touching it would kill the
+        // node. Mapped first: afterwards nobody could.
+        if huge && !sys::keep_pages(file.as_fd())? {
+            return Err(Kind::Denied.error(
+                "a region of huge pages must be allocated in full before it is registered",
+            ));
+        }
         Ok(&self.mapped.push_mut((key, region)).1)
     }
 
@@ -166,16 +176,41 @@ mod tests {
 
     #[test]
     fn memory_that_could_kill_the_node_is_refused() {
-        let mut regions = Regions::new(4, 1 << 20);
+        let mut regions = Regions::new(4, 4 << 20);
         let plain = OwnedFd::from(std::fs::File::open("/proc/self/exe").expect("own binary"));
         let unsealed = sys::test_memory(4096, 0).expect("memory");
         let huge = sys::test_memory(2 << 20, libc::MFD_HUGETLB).expect("a kernel with huge pages");
         sys::test_seal(&huge, SEALS);
         let half_sealed = sys::test_memory(4096, 0).expect("memory");
         sys::test_seal(&half_sealed, libc::F_SEAL_GROW);
-        for file in [plain, unsealed, huge, half_sealed] {
+        for file in [plain, unsealed, half_sealed] {
             let error = regions.register(1, 4096, file).expect_err("unsafe");
             assert_eq!(error.kind(), Kind::Denied);
         }
+        // Not a page of it is there; whether the kernel even maps it depends on how many are free.
+        let error = regions.register(1, 2 << 20, huge).expect_err("unsafe");
+        assert!(matches!(error.kind(), Kind::Denied | Kind::NoSpace), "{error}");
+    }
+
+    #[test]
+    fn huge_pages_stay_where_they_are_once_registered() {
+        let Ok(file) = sys::huge_memory_file(4 << 20) else {
+            // None are set aside on this machine; where there are, this is tested.
+            return;
+        };
+        let ours = file.try_clone().expect("a descriptor");
+        let mut regions = Regions::new(4, 1 << 30);
+        let odd = regions.register(1, 4096, file.try_clone().expect("a descriptor"));
+        assert_eq!(odd.expect_err("part of a page").kind(), Kind::Invalid);
+        sys::test_punch(&ours, 0, 2 << 20).expect("nobody else relies on it yet");
+        let holed = regions.register(1, 4 << 20, file).expect_err("a hole");
+        assert!(holed.kind() == Kind::Denied && holed.to_string().contains("in full"), "{holed}");
+        drop(ours);
+
+        let file = sys::huge_memory_file(4 << 20).expect("given back by the other");
+        let ours = file.try_clone().expect("a descriptor");
+        regions.register(2, 4 << 20, file).expect("whole");
+        let error = sys::test_punch(&ours, 2 << 20, 2 << 20).expect_err("the node relies on it");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     }
 }

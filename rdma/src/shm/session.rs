@@ -16,7 +16,7 @@ use super::layout::{CLIENT_WAKE_AT, NODE_WAKE_AT, REPLY_WORDS, REQUEST_WORDS};
 use super::message;
 use super::regions::Regions;
 use super::ring::{Receiver, Sender};
-use super::wake::{Awaits, WakeWord};
+use super::wake::{self, Awaits, WakeWord};
 use crate::{Event, SessionId};
 
 /// Requests taken from one client before the next one has its turn.
@@ -127,8 +127,13 @@ impl Session {
 
     /// The ring is polled again: the client need not ring.
     pub(super) fn warm(&mut self) {
-        self.own_wake.disarm();
+        self.stay_warm();
         self.idle_polls = 0;
+    }
+
+    /// The ring is polled again, but its patience goes on running out.
+    pub(super) fn stay_warm(&mut self) {
+        self.own_wake.disarm();
     }
 
     /// Writes a reply, for [`Session::publish`].
@@ -154,21 +159,18 @@ impl Session {
     }
 
     /// Wakes the client if it sleeps; after publishing and a fence.
-    ///
-    /// # Errors
-    /// [`Kind::Disconnected`] if the socket is in no state to go on.
-    pub(super) fn wake_client(&mut self) -> Result<()> {
+    pub(super) fn wake_client(&mut self) {
         self.dirty = false;
         if self.client_wake.take(Awaits::Entries) {
-            // A full socket is readable as it is, and so the client does not sleep.
-            self.send(&Note::Wake)?;
+            self.client_wake.wake();
         }
-        Ok(())
     }
 
-    /// Tells the client why its session ends, if it still listens.
+    /// Tells the client why its session ends, if it still listens, and wakes it.
     pub(super) fn say_closed(&mut self, reason: &Error) {
         let _ = self.send(&Note::Closed(reason.duplicate()));
+        wake::published();
+        self.wake_client();
     }
 
     /// Does what the client asks on the control socket.

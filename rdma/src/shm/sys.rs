@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use extent::{Error, Kind, Result};
@@ -15,7 +16,20 @@ use extent::{Error, Kind, Result};
 /// # Errors
 /// [`Kind::NoSpace`] if there is not that much memory; [`Kind::Io`] if the kernel refuses otherwise.
 pub(super) fn memory_file(bytes: usize) -> Result<OwnedFd> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    allocated_file(bytes, 0, libc::F_SEAL_SEAL)
+}
+
+/// As [`memory_file`], but of huge pages, and open to the seal that the node will add; `bytes` is a
+/// multiple of a page's.
+///
+/// # Errors
+/// [`Kind::NoSpace`] if not as many are set aside and free; [`Kind::Io`] if the kernel has none.
+pub(super) fn huge_memory_file(bytes: usize) -> Result<OwnedFd> {
+    allocated_file(bytes, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, 0)
+}
+
+fn allocated_file(bytes: usize, pages: libc::c_uint, last_seal: libc::c_int) -> Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | pages;
     // Kernels before 6.3 do not know the flag; some newer ones insist on it.
     let file = memfd(flags | libc::MFD_NOEXEC_SEAL)
         .or_else(|_| memfd(flags))
@@ -26,7 +40,7 @@ pub(super) fn memory_file(bytes: usize) -> Result<OwnedFd> {
     retried(|| unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) }).map_err(|e| {
         Kind::NoSpace.error(format!("allocating {bytes} bytes of shared memory")).caused_by(e)
     })?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | last_seal;
     // SAFETY: it sets a property of a file that is ours.
     retried(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })
         .map_err(|e| Error::io("sealing a memory file", e))?;
@@ -58,6 +72,50 @@ pub(super) fn is_huge(file: BorrowedFd<'_>) -> Result<bool> {
     // SAFETY: it was zeroed, and any integers are a `statfs`.
     let answer = unsafe { answer.assume_init() };
     Ok(answer.f_type == libc::HUGETLBFS_MAGIC)
+}
+
+/// Has a memory file refuse to lose pages from now on, by whomever: no hole can be punched into it,
+/// and nobody maps it for writing any more who has not done so yet. Returns whether all its pages are
+/// there then.
+///
+/// # Errors
+/// [`Kind::Denied`] if its maker sealed it against seals; [`Kind::Io`] if the kernel refuses.
+pub(super) fn keep_pages(file: BorrowedFd<'_>) -> Result<bool> {
+    let fd = file.as_raw_fd();
+    // SAFETY: it sets a property of an open descriptor.
+    retried(|| unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) })
+        .map_err(|e| Kind::Denied.error("the region's file takes no more seals").caused_by(e))?;
+    let mut answer = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: it writes one `stat` to where there is room for one.
+    retried(|| unsafe { libc::fstat(fd, answer.as_mut_ptr()) })
+        .map_err(|e| Error::io("asking shared memory for its size", e))?;
+    // SAFETY: it was zeroed, and any integers are a `stat`.
+    let answer = unsafe { answer.assume_init() };
+    // Of blocks of 512 bytes, whatever the file's pages.
+    Ok(answer.st_blocks.checked_mul(512) == Some(answer.st_size))
+}
+
+/// Sleeps while `word` is not zero, until somebody wakes, a signal arrives, or the time is over.
+pub(super) fn sleep_on(word: &AtomicU32, timeout: Duration) {
+    let value = word.load(Ordering::Relaxed);
+    if value == 0 {
+        return;
+    }
+    let limit = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: the word lives in a mapping that is borrowed, and `limit` on this stack; the kernel
+    // reads both. It compares the word with `value` before it sleeps.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const limit)
+    };
+}
+
+/// Wakes whoever sleeps on `word`, in whichever process.
+pub(super) fn wake(word: &AtomicU32) {
+    // SAFETY: the word lives in a mapping that is borrowed; only its address is used.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
 }
 
 /// A doorbell.
@@ -219,6 +277,14 @@ pub(super) fn test_memory(bytes: u64, flags: libc::c_uint) -> io::Result<OwnedFd
     let file = File::from(memfd(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | flags)?);
     file.set_len(bytes)?;
     Ok(file.into())
+}
+
+/// Punches a hole into a memory file.
+#[cfg(test)]
+pub(super) fn test_punch(file: &OwnedFd, at: i64, bytes: i64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: it frees pages of a file that nothing here is borrowed from.
+    retried(|| unsafe { libc::fallocate(file.as_raw_fd(), mode, at, bytes) }).map(drop)
 }
 
 /// Seals a memory file.

@@ -36,6 +36,8 @@ pub struct ShmTransport {
     free: Vec<usize>,
     /// Slots of sessions whose rings are polled.
     hot: Vec<usize>,
+    /// Slots of sessions that were armed only for the shard's sleep.
+    napping: Vec<usize>,
     /// Slots with replies to publish.
     dirty: Vec<usize>,
     /// What happened since the last poll.
@@ -58,6 +60,7 @@ impl ShmTransport {
             slots: Vec::new(),
             free: Vec::new(),
             hot: Vec::new(),
+            napping: Vec::new(),
             dirty: Vec::new(),
             events: Vec::new(),
             epoll: sys::Epoll::new()?,
@@ -247,9 +250,8 @@ impl Transport for ShmTransport {
         }
         wake::published();
         while let Some(slot) = self.dirty.pop() {
-            let session = self.slots[slot].as_deref_mut().filter(|session| session.dirty);
-            if let Some(Err(reason)) = session.map(Session::wake_client) {
-                self.end(slot, reason);
+            if let Some(session) = self.slots[slot].as_deref_mut().filter(|session| session.dirty) {
+                session.wake_client();
             }
         }
     }
@@ -276,6 +278,7 @@ impl Transport for ShmTransport {
                 Ok(true) => {
                     session.hot = false;
                     self.hot.swap_remove(at);
+                    self.napping.push(slot);
                 }
                 Ok(false) => at += 1,
                 Err(reason) => self.end(slot, reason),
@@ -285,9 +288,21 @@ impl Transport for ShmTransport {
         self.hot.is_empty() && self.events.is_empty()
     }
 
-    fn disarm(&mut self) {
-        // Sessions stay armed one by one until they ring; only look at once who has.
-        self.polls = 0;
+    fn disarm(&mut self, rung: bool) {
+        if rung {
+            // Look at once who has.
+            self.polls = 0;
+        }
+        // Whoever was polled before the sleep need not ring while the shard is awake.
+        while let Some(slot) = self.napping.pop() {
+            if let Some(session) = self.slots[slot].as_deref_mut()
+                && !session.hot
+            {
+                session.hot = true;
+                session.stay_warm();
+                self.hot.push(slot);
+            }
+        }
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {

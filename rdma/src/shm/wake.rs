@@ -13,10 +13,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use dma::Region;
 
 use super::ring::word;
+use super::sys;
 
 /// What a sleeper waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,6 +46,16 @@ impl WakeWord {
     pub(super) fn arm(&self, awaits: Awaits) {
         word(&self.link, self.at).store(awaits as u32, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+
+    /// Sleeps until the other side takes the word, or the time is over. May end early.
+    pub(super) fn sleep(&self, limit: Duration) {
+        sys::sleep_on(word(&self.link, self.at), limit);
+    }
+
+    /// Wakes an owner who sleeps on the word, which was taken.
+    pub(super) fn wake(&self) {
+        sys::wake(word(&self.link, self.at));
     }
 
     /// The owner is awake again. Whether nobody has rung, and nobody will.

@@ -65,7 +65,7 @@ impl Transport for SimTransport {
         lock(&self.world).is_quiet(self.shard)
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self, _: bool) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None

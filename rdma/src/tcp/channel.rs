@@ -238,7 +238,7 @@ impl Channel for TcpChannel {
                 "{MAX_REGIONS} regions are registered: release some, or allocate larger ones"
             )));
         }
-        let region = Region::anonymous(length, HugePages::Never)?;
+        let region = Region::anonymous(length, HugePages::Merged)?;
         self.regions.insert(region.id().0, Arc::clone(&region));
         Ok(region)
     }

@@ -196,7 +196,7 @@ impl Transport for TcpTransport {
         self.ready.is_empty() && self.dirty.is_empty() && self.events.is_empty()
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self, _: bool) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.epoll.as_fd())

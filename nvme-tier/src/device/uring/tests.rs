@@ -1,5 +1,7 @@
 use std::fs::{self, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use dma::{HugePages, Pool, SizeClass, Source, Target, Window};
@@ -39,7 +41,7 @@ fn drain(device: &mut UringDevice) -> Vec<Completion> {
     device.kick().expect("a sound queue");
     while device.in_flight() > 0 {
         device.poll(&mut completions);
-        wait(device, Duration::from_secs(10));
+        device.sleep(&[], Some(Duration::from_secs(10))).expect("a sound queue");
     }
     completions
 }
@@ -424,22 +426,17 @@ fn depths_out_of_range_are_refused() {
     only(&mut device, Command::Flush(DeviceIndex(0))).1.expect("healthy");
 }
 
+/// Longer than any test may take: a sleep that lasts so long has missed something.
+const FOREVER: Duration = Duration::from_secs(3600);
+
 #[test]
-fn the_descriptor_wakes_a_sleeper_and_falls_silent() {
-    fn is_readable(device: &UringDevice, limit_ms: i32) -> bool {
-        let fd = device.readiness().expect("a ring has one").as_raw_fd();
-        let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        // SAFETY: one valid entry, on this stack for the length of the call.
-        unsafe { libc::poll(&raw mut entry, 1, limit_ms) == 1 }
-    }
-    let file = new_file("bell");
+fn a_sleep_misses_no_completion() {
+    let file = new_file("sleep");
     let mut device = open(&[&file], false).queue(64).expect("a queue");
     let pool = pool(64);
+    let (_silent, quiet) = UnixStream::pair().expect("sockets");
     let mut completions = Vec::new();
-    device.poll(&mut completions);
-    assert!(!is_readable(&device, 0), "nothing was ever in flight");
     for round in 0..200 {
-        // Not even a sleep right after a poll that found some may miss the others.
         for tag in 0..=round % 64 {
             let command = match tag % 3 {
                 0 => Command::Flush(DeviceIndex(0)),
@@ -450,14 +447,48 @@ fn the_descriptor_wakes_a_sleeper_and_falls_silent() {
             };
             device.submit(Token(tag), command).expect("room");
         }
-        device.kick().expect("a sound queue");
         while device.in_flight() > 0 {
+            assert!(!device.sleep(&[quiet.as_fd()], Some(FOREVER)).expect("a sound queue"));
             device.poll(&mut completions);
-            assert!(device.in_flight() == 0 || is_readable(&device, 60_000), "a lost wake-up");
         }
-        completions.clear();
+        assert_eq!(completions.drain(..).count() as u64, round % 64 + 1);
     }
-    // A late ring is found within so many polls.
-    (0..200).for_each(|_| device.poll(&mut completions));
-    assert!(!is_readable(&device, 0), "it would keep an idle shard awake");
+}
+
+#[test]
+fn a_sleep_ends_for_another_descriptor_each_time_and_at_its_limit() {
+    let file = new_file("others");
+    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let pairs: Vec<_> = (0..MOST_OTHERS).map(|_| UnixStream::pair().expect("sockets")).collect();
+    let others: Vec<_> = pairs.iter().map(|(_, watched)| watched.as_fd()).collect();
+    for limit in [None, Some(FOREVER)] {
+        for round in 0..3 * MOST_OTHERS {
+            let (ringer, watched) = &pairs[round % MOST_OTHERS];
+            thread::scope(|scope| {
+                scope.spawn(|| (&*ringer).write_all(&[1]).expect("room"));
+                while !device.sleep(&others, limit).expect("a sound queue") {}
+            });
+            (&*watched).read_exact(&mut [0]).expect("rung");
+        }
+    }
+    while device.sleep(&others, Some(Duration::from_millis(1))).expect("a sound queue") {}
+    let (ringer, watched) = UnixStream::pair().expect("sockets");
+    let one_more = device.sleep(&[watched.as_fd()], Some(FOREVER));
+    assert_eq!(one_more.expect_err("too many").kind(), Kind::Invalid);
+    drop(ringer);
+}
+
+#[test]
+fn a_watch_survives_a_move() {
+    let file = new_file("watch-moved");
+    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let (mut ringer, watched) = UnixStream::pair().expect("sockets");
+    let brief = Some(Duration::from_millis(1));
+    assert!(!device.sleep(&[watched.as_fd()], brief).expect("a sound queue"));
+    ringer.write_all(&[1]).expect("room");
+    thread::scope(|scope| {
+        let elsewhere =
+            || while !device.sleep(&[watched.as_fd()], Some(FOREVER)).expect("moves") {};
+        scope.spawn(elsewhere).join().expect("the thread ends well");
+    });
 }

@@ -97,7 +97,7 @@ fn transport() -> ShmTransport {
 /// One poll that looks at everything.
 fn step(transport: &mut ShmTransport) -> Vec<Event> {
     let mut events = Vec::new();
-    transport.disarm();
+    transport.disarm(true);
     transport.poll(&mut events);
     events
 }
