@@ -51,9 +51,11 @@ pub(crate) use thread::run;
 
 /// The most bytes that one device command reads or writes for a client.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// After so many events or completions, what they led to leaves: a batch spares system calls, but
-/// nobody should wait for the end of a long one.
+/// After so many events what they led to leaves; after so many completions, or so many bytes of them,
+/// a step ends. A batch spares system calls, but no client should wait for the end of a long one,
+/// nor should the device have nothing to do while the requests that its completions led to wait.
 const BATCH: usize = 8;
+const BATCH_BYTES: usize = 128 << 10;
 /// Bytes of the buffer of zeroes that holes are read from.
 const ZERO_BYTES: usize = 128 << 10;
 
@@ -88,7 +90,9 @@ pub(crate) struct Shard {
     stopping: bool,
     now_ns: u64,
     events: Vec<Event>,
-    completions: Vec<Completion>,
+    /// Just polled, and those that wait for their turn.
+    polled: Vec<Completion>,
+    completions: VecDeque<Completion>,
 }
 
 /// A request on its way to its reply.
@@ -147,7 +151,8 @@ impl Shard {
             stopping: false,
             now_ns: 0,
             events: Vec::with_capacity(256),
-            completions: Vec::with_capacity(256),
+            polled: Vec::with_capacity(256),
+            completions: VecDeque::with_capacity(256),
         })
     }
 
@@ -167,16 +172,15 @@ impl Shard {
         }
         self.events = events;
 
-        let mut completions = std::mem::take(&mut self.completions);
-        self.device.poll(&mut completions);
-        for (completion, count) in completions.drain(..).zip(1..) {
+        self.device.poll(&mut self.polled);
+        self.completions.extend(self.polled.drain(..));
+        let (mut count, mut bytes) = (0, 0);
+        while count < BATCH && bytes < BATCH_BYTES {
+            let Some(completion) = self.completions.pop_front() else { break };
             busy = true;
+            (count, bytes) = (count + 1, bytes + completion.command.length());
             self.on_completion(completion);
-            if count % BATCH == 0 {
-                self.kick();
-            }
         }
-        self.completions = completions;
 
         while let Some(message) = self.inbox.receive() {
             busy = true;

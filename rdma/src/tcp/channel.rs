@@ -24,6 +24,8 @@ use super::output::Output;
 const MAX_REGIONS: usize = 4096;
 /// Bytes received by one call of `poll`, and about as many sent, so that it returns at all.
 const TURN_BYTES: usize = 4 << 20;
+/// Bytes after which it returns with the replies it has: whoever waits for them has more to ask.
+const REPLY_TURN_BYTES: usize = 128 << 10;
 
 /// A session over TCP, seen from the client.
 #[derive(Debug)]
@@ -107,16 +109,14 @@ impl TcpChannel {
 
     fn exchange(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
         self.flush()?;
-        let mut left = TURN_BYTES;
+        let mut received = 0;
         loop {
-            self.has_more = left == 0;
-            if left == 0 {
-                return Ok(());
-            }
             let (count, is_drained) = self.receive()?;
-            left = left.saturating_sub(count);
+            received += count;
             self.take_messages(replies)?;
-            if is_drained {
+            let turn = if replies.is_empty() { TURN_BYTES } else { REPLY_TURN_BYTES };
+            self.has_more = !is_drained;
+            if is_drained || received >= turn {
                 return Ok(());
             }
         }
