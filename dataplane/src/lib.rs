@@ -17,4 +17,5 @@ pub use handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
     SiloStatus,
 };
+pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};

@@ -229,6 +229,41 @@ fn a_promote_survives_kill_9() {
     assert_eq!(node.ask(&["stat", "data/big"])["files"][0]["residency"], "clean");
 }
 
+/// Half an upload that a kill leaves in the silo goes away, while the job that made it runs again.
+#[test]
+fn a_killed_upload_leaves_nothing() {
+    let directories = Directories::new();
+    // Slow enough to be caught in the middle.
+    directories.configure(&format!("write_bytes_per_s = {}", 24 * MIB));
+    let parts = || {
+        let names = fs::read_dir(directories.data())
+            .expect("readable")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+        names.filter(|name| name.ends_with(".part")).collect::<Vec<_>>()
+    };
+    let somebodys = ".forebay-somebodys.part".to_owned();
+    fs::write(directories.data().join(&somebodys), b"theirs").expect("written");
+    let node = Node::start(&directories);
+    let checkpoint = bytes(8, 40 * MIB + 5);
+    write(&shm(&node), "data/checkpoint", &checkpoint).expect("committed");
+    let job = node.ask(&["writeback", "data/checkpoint", "--detach"]);
+    let is_begun = |name: &String| {
+        let path = directories.data().join(name);
+        *name != somebodys && fs::metadata(path).is_ok_and(|part| part.len() > 0)
+    };
+    eventually("the upload begins", || parts().iter().any(is_begun));
+    node.kill();
+    let left: Vec<_> = parts().into_iter().filter(is_begun).collect();
+    assert_eq!(left.len(), 1);
+
+    let node = Node::start(&directories);
+    eventually("the leftover goes away", || !parts().contains(&left[0]));
+    let ended = node.ask(&["jobs", "watch", job["id"].as_str().expect("an id")]);
+    assert_eq!((&ended["state"], &ended["restarts"]), (&"done".into(), &1.into()), "{ended}");
+    assert!(fs::read(directories.data().join("checkpoint")).expect("there") == checkpoint);
+    assert_eq!(parts(), [somebodys], "nothing but what is not ours");
+}
+
 /// Whatever was acknowledged is there after a kill, whole, or something newer, whole.
 #[test]
 fn commits_survive_kill_9() {

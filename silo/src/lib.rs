@@ -18,4 +18,4 @@ pub use config::{Mount, Place, SiloConfig, open};
 pub use directory::Directory;
 pub use limits::{Counters, Counts, LimitOptions, Limits};
 pub use object::{Azure, Gcs, Objects, S3};
-pub use seam::{Capabilities, Condition, ObjectMeta, Page, Silo, Upload, UploadTags};
+pub use seam::{Capabilities, Condition, IsOurs, ObjectMeta, Page, Silo, Upload, UploadTags};

@@ -1,5 +1,6 @@
 //! The seam to silos.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -63,6 +64,9 @@ pub struct UploadTags {
     pub attempt: Attempt,
 }
 
+/// Whether an upload with these tags is of this node, whichever of its processes began it.
+pub type IsOurs = Arc<dyn Fn(UploadTags) -> bool + Send + Sync>;
+
 /// A slower place for files. Implementations retry what is worth retrying, within a deadline, and
 /// keep to their own caps on concurrency and bandwidth.
 #[async_trait]
@@ -109,13 +113,13 @@ pub trait Silo: Send + Sync {
         tags: UploadTags,
     ) -> Result<Box<dyn Upload>>;
 
-    /// Removes what uploads that never finished left behind, where the silo cannot do that by
-    /// itself, and returns how many. May walk all of it: call it at start-up, while no upload is
-    /// running.
+    /// Removes what uploads of this node's earlier processes left behind, where the silo cannot do
+    /// that by itself, and returns how many. Leaves alone what other nodes and this process are
+    /// uploading. May walk all of the silo; ends soon after it is dropped.
     ///
     /// # Errors
     /// As [`Silo::head`].
-    async fn remove_leftovers(&self) -> Result<u64> {
+    async fn remove_leftovers(&self, _is_ours: IsOurs) -> Result<u64> {
         Ok(0)
     }
 }

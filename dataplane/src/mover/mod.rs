@@ -4,6 +4,7 @@
 mod admission;
 mod buffers;
 mod fetch;
+mod leftovers;
 mod writeback;
 
 use std::collections::HashMap;
@@ -26,6 +27,8 @@ use crate::stats::MoverStats;
 use admission::Admission;
 use buffers::Buffers;
 use fetch::Fetches;
+
+pub use leftovers::remove_leftovers;
 
 /// What a shard asks for.
 pub(crate) enum Demand {

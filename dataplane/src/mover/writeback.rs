@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dma::{Buffer, Frozen};
-use extent::{ByteRange, Error, ExtentIndex, FileId, Kind, Result, SourceVersion, checksum};
+use extent::{ByteRange, Error, ExtentIndex, Kind, Result, SourceVersion, checksum};
 use futures::StreamExt;
 use nvme_tier::{Done, Extent, File, FileGeneration, Mark, State};
 use silo::{Condition, ObjectMeta, Silo, Upload, UploadTags};
 
-use super::Mover;
+use super::{Mover, leftovers};
 use crate::handle::Progress;
 
 /// How often an upload starts over because an earlier one of ours turned up.
@@ -131,10 +131,9 @@ impl Mover {
         upload.finish().await
     }
 
-    /// What tells our uploads from anybody else's, another node's included: attempts are unique
-    /// on a tier only, so the tier's own number goes in.
+    /// What tells our uploads from anybody else's, another node's included.
     fn signature(&self, file: &File, generation: &FileGeneration) -> UploadTags {
-        let file = FileId(file.id().0 ^ self.tier.id().0);
+        let file = leftovers::mix(&self.tier, file.id());
         UploadTags { file, attempt: generation.attempt() }
     }
 

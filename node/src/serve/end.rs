@@ -61,9 +61,10 @@ impl Signals {
 /// # Errors
 /// [`extent::Kind::Io`] if something could not be made durable.
 pub(super) async fn stop(serving: Serving, output: Output) -> Result<()> {
-    let Serving { node, handle, listener, control, control_task, stop_control } = serving;
+    let Serving { node, handle, listener, control, control_task, stop_control, leftovers } =
+        serving;
     tracing::info!("draining; a second signal ends at once");
-    drop(listener);
+    drop((listener, leftovers));
     drop(handle);
     // Gone already if its server failed.
     let _ = stop_control.send(());

@@ -2,6 +2,7 @@
 
 mod check;
 mod end;
+mod leftovers;
 mod media;
 mod parts;
 mod ready;
@@ -18,7 +19,7 @@ pub(crate) use media::{create_file, is_blank, work_pool};
 use rdma::{Listener, ListenerOptions, ShmOptions};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, Settings};
@@ -61,6 +62,7 @@ struct Serving {
     control: Arc<Control>,
     control_task: JoinHandle<Result<()>>,
     stop_control: oneshot::Sender<()>,
+    leftovers: JoinSet<()>,
 }
 
 async fn serve(settings: &Settings, output: Output) -> Result<()> {
@@ -112,6 +114,7 @@ async fn start(
     let identity = opened.tier.id().0;
     let tier = Arc::clone(&opened.tier);
     let (parts, inboxes) = parts::assemble(settings, opened)?;
+    let silos = parts.silos.clone();
     let node = Node::start(parts)?;
     let handle = node.handle();
     let mut options = control::Options::new(settings.state_dir.join(CONTROL_DATABASE));
@@ -140,7 +143,8 @@ async fn start(
         },
         inboxes,
     )?;
-    Ok(Serving { node, handle, listener, control, control_task, stop_control })
+    let leftovers = leftovers::remove(&tier, &silos);
+    Ok(Serving { node, handle, listener, control, control_task, stop_control, leftovers })
 }
 
 fn shm_options(settings: &Settings) -> ShmOptions {

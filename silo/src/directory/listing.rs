@@ -119,7 +119,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Whether there is nothing to be listed: removed since, or a link that leads outside.
-fn gone(error: &io::Error) -> bool {
+pub(super) fn gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ENOTDIR | libc::EXDEV | libc::ELOOP | libc::EACCES)

@@ -11,6 +11,7 @@
 //! **No cache of open files.** Opening is what makes a network file system look at its server
 //! again, and costs little next to a read of megabytes.
 
+mod leftovers;
 mod listing;
 mod name;
 mod stat;
@@ -31,7 +32,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::blocking::blocking;
 use crate::limits::{Limits, Traffic};
 use crate::settle::Settled;
-use crate::{Capabilities, Condition, ObjectMeta, Page, Silo, Upload, UploadTags};
+use crate::{Capabilities, Condition, IsOurs, ObjectMeta, Page, Silo, Upload, UploadTags};
 use listing::Walk;
 use stat::{Stat, failed};
 use upload::FileUpload;
@@ -188,9 +189,8 @@ impl Silo for Directory {
 
     /// A hidden file that is not clearly ours, as on a file system without user attributes, is
     /// left and reported.
-    async fn remove_leftovers(&self) -> Result<u64> {
-        let root = Arc::clone(&self.root);
-        blocking(move || upload::remove_leftovers(&root, "")).await
+    async fn remove_leftovers(&self, is_ours: IsOurs) -> Result<u64> {
+        leftovers::remove(Arc::clone(&self.root), is_ours).await
     }
 }
 

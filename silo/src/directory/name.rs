@@ -1,5 +1,7 @@
 //! Keys and the names of temporary files.
 
+use std::sync::LazyLock;
+
 use extent::{FileName, Kind, Result};
 
 use crate::UploadTags;
@@ -7,6 +9,9 @@ use crate::limits::random;
 
 const PREFIX: &str = ".forebay-";
 const SUFFIX: &str = ".part";
+
+/// In every temporary name that this process makes.
+static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{:016x}", random()));
 
 /// Refuses a key that is no plain relative path.
 pub(super) fn check(key: &str) -> Result<()> {
@@ -25,9 +30,15 @@ pub(super) fn usable(key: &str) -> bool {
 }
 
 /// A fresh hidden name for an upload on its way. It says whose, so that a leftover can be told
-/// from somebody's file that was exchanged for ours.
+/// from somebody's file that was exchanged for ours, and from what this process is writing.
 pub(super) fn part(tags: UploadTags) -> String {
-    format!("{}{:016x}{SUFFIX}", part_stem(tags), random())
+    format!("{}{}{:016x}{SUFFIX}", part_stem(tags), *PROCESS, random())
+}
+
+/// Whether this process made a temporary name.
+pub(super) fn is_of_this_process(name: &str, tags: UploadTags) -> bool {
+    let rest = name.strip_prefix(&part_stem(tags));
+    rest.is_some_and(|rest| rest.starts_with(PROCESS.as_str()))
 }
 
 /// What every temporary name of an upload begins with.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -272,36 +271,6 @@ fn open_or_make(root: &File, path: &str) -> io::Result<File> {
         at = sys::open_beneath(&at, part, flags)?;
     }
     Ok(at)
-}
-
-/// Removes the temporary files beneath `path` that hold our own unfinished uploads. One whose
-/// tags are not those in its name may hold what an exchange took out: it is somebody's file.
-pub(super) fn remove_leftovers(root: &File, path: &str) -> Result<u64> {
-    let beneath = if path.is_empty() { "." } else { path };
-    let directory = sys::open_beneath(root, beneath, libc::O_DIRECTORY);
-    let directory = directory.map_err(|e| failed(beneath, e))?;
-    let entries = std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))
-        .map_err(|e| failed(beneath, e))?;
-    let mut removed = 0;
-    for entry in entries {
-        let entry = entry.map_err(|e| failed(beneath, e))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let below = if path.is_empty() { name } else { format!("{path}/{name}") };
-            removed += remove_leftovers(root, &below)?;
-        } else if name::is_part(&name) {
-            let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-            let file = sys::open_beneath(&directory, &name, flags);
-            let tags = file.ok().and_then(|file| stat::tags(&file));
-            if tags.is_some_and(|tags| name.starts_with(&name::part_stem(tags))) {
-                sys::unlink(&directory, &name).map_err(|e| failed(&name, e))?;
-                removed += 1;
-            } else {
-                tracing::warn!(directory = beneath, name, "not clearly ours: remove it by hand");
-            }
-        }
-    }
-    Ok(removed)
 }
 
 #[cfg(test)]

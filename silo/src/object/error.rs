@@ -31,8 +31,22 @@ pub(super) fn failed(key: &str, error: &StoreError) -> Error {
         StoreError::UnknownConfigurationKey { .. } => (Kind::Invalid, "check the configuration"),
         _ => (Kind::Io, "the request failed"),
     };
-    // As text: every error of the library's repeats the one behind it.
-    kind.error(format!("{key}: {advice}")).caused_by(error.to_string())
+    kind.error(format!("{key}: {advice}")).caused_by(with_causes(error))
+}
+
+/// An error and what is behind it, as text: the library's own errors repeat their causes, those of
+/// HTTP and TLS do not.
+fn with_causes(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Whether a read failed because its range makes no sense: the server says so, or its answer does

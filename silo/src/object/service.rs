@@ -15,6 +15,7 @@ use object_store::client::{
 };
 use object_store::{ClientOptions, HeaderValue};
 use parking_lot::Mutex;
+use rustls::crypto::{CryptoProvider, ring};
 
 /// The most of an error's body that is looked at.
 const EXPLANATION_BYTES: usize = 4096;
@@ -135,8 +136,18 @@ pub(super) struct Connector {
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        provide_cryptography();
         let client = ReqwestConnector::default().connect(options)?;
         Ok(HttpClient::new(Service { client, conditions: self.conditions.clone() }))
+    }
+}
+
+/// TLS takes its cryptography from what the process has chosen, and the HTTP client panics if that
+/// is nothing. Another choice than ours is as good.
+fn provide_cryptography() {
+    if CryptoProvider::get_default().is_none() {
+        // Fails only if another thread was faster.
+        let _ = ring::default_provider().install_default();
     }
 }
 
