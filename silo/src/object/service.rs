@@ -13,7 +13,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse,
     HttpResponseBody, HttpService, ReqwestConnector,
 };
-use object_store::{ClientOptions, HeaderValue};
+use object_store::{ClientConfigKey, ClientOptions, HeaderValue};
 use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, ring};
 
@@ -137,7 +137,16 @@ pub(super) struct Connector {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         provide_cryptography();
-        let client = ReqwestConnector::default().connect(options)?;
+        let connector = ReqwestConnector::default();
+        let client = connector.connect(options).or_else(|error| {
+            // A machine without any root certificate can still speak to a server without TLS; to
+            // one with TLS it then says whose certificate it does not know.
+            let plain = options.get_config_value(&ClientConfigKey::AllowHttp);
+            if plain.as_deref() != Some("true") {
+                return Err(error);
+            }
+            connector.connect(&options.clone().with_no_system_certificates(true))
+        })?;
         Ok(HttpClient::new(Service { client, conditions: self.conditions.clone() }))
     }
 }
