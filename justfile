@@ -15,6 +15,10 @@ check *ARGS:
 test PATTERN="":
     cargo test --workspace --locked -- {{PATTERN}}
 
+# A command in a guest with NVMe, VFIO and soft-RoCE: see ci/lab/README.md
+lab *ARGS:
+    ci/lab/run {{ARGS}}
+
 # Formatting, lints, documentation
 lint:
     cargo fmt --all --check

@@ -1,4 +1,5 @@
-//! A tier on a real file, through io_uring: the same code path that a node runs.
+//! A tier on a real file or namespace, through io_uring: the same code path that a node runs.
+#![allow(clippy::print_stdout, reason = "which namespaces were tested")]
 
 mod common;
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use common::{EXTENT, name, pool, small_format, version};
 use extent::{ExtentIndex, Kind, Result};
-use forebay_nvme_tier::device::{Device, Media, MediaOptions, UringDevice};
+use forebay_nvme_tier::device::{Device, DeviceIndex, Media, MediaOptions, UringDevice};
 use forebay_nvme_tier::{Done, Tier, TierOptions, check, format, recover};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -24,11 +25,10 @@ impl Drop for Scratch {
     }
 }
 
-/// A queue onto a new file, or `None` where the kernel offers no io_uring.
-fn queue(file: &Scratch) -> Option<UringDevice> {
+/// A queue onto a device, or `None` where the kernel offers no io_uring.
+fn queue(path: &PathBuf) -> Option<UringDevice> {
     let options = MediaOptions { minimum_bytes: BYTES, ..MediaOptions::default() };
-    let opened =
-        Media::open(std::slice::from_ref(&file.0), options).and_then(|media| media.queue(16));
+    let opened = Media::open(std::slice::from_ref(path), options).and_then(|media| media.queue(16));
     match opened {
         Ok(queue) => Some(queue),
         Err(error) if error.kind() == Kind::Unsupported || error.kind() == Kind::Denied => None,
@@ -41,7 +41,23 @@ fn a_tier_on_a_file_survives_a_restart() {
     let path = std::env::temp_dir().join(format!("forebay-tier-{}.img", std::process::id()));
     let file = Scratch(path);
     std::fs::File::create(&file.0).and_then(|f| f.set_len(BYTES)).expect("a file");
-    let Some(mut device) = queue(&file) else { return };
+    if let Some(device) = queue(&file.0) {
+        survives_a_restart(&file.0, device);
+    }
+}
+
+#[test]
+#[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
+fn a_tier_on_a_namespace_survives_a_restart() {
+    let paths = std::env::var("FOREBAY_TEST_NAMESPACES").expect("paths, separated by commas");
+    for path in paths.split(',').map(PathBuf::from) {
+        let device = queue(&path).expect("io_uring");
+        println!("{}: {:?}", path.display(), device.geometry(DeviceIndex(0)));
+        survives_a_restart(&path, device);
+    }
+}
+
+fn survives_a_restart(path: &PathBuf, mut device: UringDevice) {
     format(&mut device, &pool(), &small_format()).expect("formats");
     let mut first = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
     let tier = Arc::clone(&first.tier);
@@ -89,7 +105,7 @@ fn a_tier_on_a_file_survives_a_restart() {
     drop((generation, tier, first));
     assert_eq!(device.in_flight(), 0);
     drop(device);
-    let mut device = queue(&file).expect("as before");
+    let mut device = queue(path).expect("as before");
     let again = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
     assert_eq!((again.report.files, again.report.extents), (1, 1));
     let report = check(&mut device, &pool(), &mut |_, _| {}).expect("checks");
