@@ -266,6 +266,8 @@ pub struct PromoteOptions {
     pub range: Option<ByteRange>,
     /// Flush the devices before the promote counts as done, so that it survives a power cut.
     pub durable: bool,
+    /// Only if this is the newest generation once the file has been registered.
+    pub expected: Option<Generation>,
 }
 
 /// A running node. Implemented by the node itself and by a simulated one.
@@ -275,8 +277,10 @@ pub trait Handle: Send + Sync {
     /// the silo's version changed, a new generation begins. Durable when it returns.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] for an unknown silo or object; [`Kind::Stale`] where the file is dirty and the silo changed (a conflict).
-    async fn register(&self, name: &FileName) -> Result<FileStatus>;
+    /// [`Kind::NotFound`] for an unknown silo or object; [`Kind::Stale`] where the file is dirty and
+    /// the silo changed (a conflict), or the file is not at the generation `expected` before (0: not
+    /// known).
+    async fn register(&self, name: &FileName, expected: Option<Generation>) -> Result<FileStatus>;
 
     /// What the node knows of a file.
     ///
@@ -314,7 +318,7 @@ pub trait Handle: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::NoSpace`] if everything left is pinned, dirty or in use; [`Kind::Stale`] if the
-    /// silo's object changed meanwhile; [`Kind::Fenced`] if cancelled. Extents already there stay.
+    /// silo's object changed meanwhile, or the generation is not the one expected; [`Kind::Fenced`] if cancelled. Extents already there stay.
     async fn promote(
         &self,
         name: &FileName,
@@ -323,20 +327,31 @@ pub trait Handle: Send + Sync {
     ) -> Result<FileStatus>;
 
     /// Copies a dirty file to its silo and verifies the copy; a clean one is left alone. Readable
-    /// throughout.
+    /// throughout. Generations committed meanwhile follow, unless a certain one is `expected`.
     ///
     /// # Errors
-    /// [`Kind::Stale`] if the silo's object changed since (a conflict: both are kept);
-    /// [`Kind::Unsupported`] if the silo is read-only.
-    async fn writeback(&self, name: &FileName, progress: &Progress) -> Result<FileStatus>;
+    /// [`Kind::Stale`] if the silo's object changed since (a conflict: both are kept), or the
+    /// generation is not the one expected; [`Kind::Unsupported`] if the silo is read-only.
+    async fn writeback(
+        &self,
+        name: &FileName,
+        expected: Option<Generation>,
+        progress: &Progress,
+    ) -> Result<FileStatus>;
 
     /// Lets a file's extents go, those that `range` touches or all. Its metadata stays.
     ///
     /// # Errors
-    /// [`Kind::Denied`] if it is dirty (write it back first) or pinned (unpin it first).
-    async fn release(&self, name: &FileName, range: Option<ByteRange>) -> Result<FileStatus>;
+    /// [`Kind::Denied`] if it is dirty (write it back first) or pinned (unpin it first);
+    /// [`Kind::Stale`] if the generation is not the one expected.
+    async fn release(
+        &self,
+        name: &FileName,
+        range: Option<ByteRange>,
+        expected: Option<Generation>,
+    ) -> Result<FileStatus>;
 
-    /// Writes back, verifies, releases.
+    /// Writes back, verifies, and releases what was written back.
     ///
     /// # Errors
     /// As its parts.
@@ -344,6 +359,7 @@ pub trait Handle: Send + Sync {
         &self,
         name: &FileName,
         range: Option<ByteRange>,
+        expected: Option<Generation>,
         progress: &Progress,
     ) -> Result<FileStatus>;
 

@@ -72,7 +72,7 @@ impl Inbox {
         if self.queue.is_empty() {
             return true;
         }
-        self.bell.wake_up();
+        self.bell.wake_up(false);
         false
     }
 
@@ -111,11 +111,11 @@ impl Bell {
         fence(Ordering::SeqCst);
     }
 
-    /// Ends the announcement and quiets the bell.
-    pub(crate) fn wake_up(&self) {
-        // Whoever took the announcement rings; nobody else does. A ring that is still on its way
-        // makes a later sleep a short one.
-        if !self.asleep.swap(false, Ordering::Relaxed) {
+    /// Ends the announcement and quiets the bell. `rung` is whether it may have woken its owner.
+    pub(crate) fn wake_up(&self, rung: bool) {
+        // Whoever took the announcement rings, perhaps only after this: then it rings in the
+        // middle of a later sleep, and that one's end quiets it.
+        if !self.asleep.swap(false, Ordering::Relaxed) || rung {
             let mut count = [0; 8];
             let _ = rustix::io::read(&self.event, &mut count);
         }
@@ -124,5 +124,32 @@ impl Bell {
     /// Readable when rung.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn is_readable(bell: &Bell) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(bell.descriptor(), PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).expect("a descriptor") == 1
+    }
+
+    #[test]
+    fn a_ring_that_comes_late_ends_one_sleep_and_no_more() {
+        let bell = Bell::new().expect("a descriptor");
+        bell.fall_asleep();
+        // The ringer has taken the announcement, and not rung yet, when the owner looks around.
+        assert!(bell.asleep.swap(false, Ordering::Relaxed));
+        bell.wake_up(false);
+        rustix::io::write(&bell.event, &1u64.to_ne_bytes()).expect("room");
+        bell.fall_asleep();
+        assert!(is_readable(&bell), "so the sleep is a short one");
+        bell.wake_up(true);
+        bell.fall_asleep();
+        assert!(!is_readable(&bell), "and the next is not");
     }
 }

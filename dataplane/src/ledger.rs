@@ -59,15 +59,16 @@ impl Shared {
     fn sleep(&self, ledger: &mut Ledger, device: &mut dyn Device) {
         self.bell.fall_asleep();
         // Once more: what was queued before the announcement rang no bell.
+        let mut rung = false;
         let stop = self.stop.load(Ordering::Acquire) && ledger.is_idle();
         if !stop && !ledger.step(device) {
             let bell = self.bell.descriptor();
-            if let Err(error) = device.sleep(&[bell], None) {
+            rung = device.sleep(&[bell], None).unwrap_or_else(|error| {
                 // The ledger's next command fails and says so; until then, do not spin.
                 tracing::error!(%error, "the ledger's command queue is broken");
-                let _ = poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], None);
-            }
+                poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], None).is_ok()
+            });
         }
-        self.bell.wake_up();
+        self.bell.wake_up(rung);
     }
 }

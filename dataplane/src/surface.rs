@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dma::Pool;
-use extent::{ByteRange, FileName, Kind, Result};
+use extent::{ByteRange, FileName, Generation, Kind, Result};
 use hdrhistogram::Histogram;
 use nvme_tier::{File, FileGeneration, Mark, State, Tier};
 use silo::Mount;
@@ -147,8 +147,8 @@ impl Surface {
 
 #[async_trait]
 impl Handle for Surface {
-    async fn register(&self, name: &FileName) -> Result<FileStatus> {
-        let file = self.mover.register(name).await?;
+    async fn register(&self, name: &FileName, expected: Option<Generation>) -> Result<FileStatus> {
+        let file = self.mover.register(name, expected).await?;
         Ok(self.describe(&file))
     }
 
@@ -191,8 +191,8 @@ impl Handle for Surface {
         progress: &Progress,
     ) -> Result<FileStatus> {
         progress.check()?;
-        let file = self.mover.register(name).await?;
-        let generation = file.newest();
+        let file = self.mover.register(name, None).await?;
+        let generation = file.newest_at(options.expected)?;
         if generation.state() == State::Clean {
             let indexes = indexes(&generation, options.range)?;
             let expected = indexes
@@ -207,15 +207,26 @@ impl Handle for Surface {
         Ok(self.describe(&file))
     }
 
-    async fn writeback(&self, name: &FileName, progress: &Progress) -> Result<FileStatus> {
+    async fn writeback(
+        &self,
+        name: &FileName,
+        expected: Option<Generation>,
+        progress: &Progress,
+    ) -> Result<FileStatus> {
         let file = self.known(name)?;
-        self.mover.writeback(&file, progress).await?;
+        self.mover.writeback(&file, expected, progress).await?;
         Ok(self.describe(&file))
     }
 
-    async fn release(&self, name: &FileName, range: Option<ByteRange>) -> Result<FileStatus> {
+    async fn release(
+        &self,
+        name: &FileName,
+        range: Option<ByteRange>,
+        expected: Option<Generation>,
+    ) -> Result<FileStatus> {
         let file = self.known(name)?;
-        let newest = file.newest();
+        // What is decided here is done to this generation, whatever is committed meanwhile.
+        let newest = file.newest_at(expected)?;
         if newest.state() == State::Dirty {
             return Err(Kind::Denied.error(format!(
                 "{name} was written here and its silo has no copy: demote it, or write it back first"
@@ -235,10 +246,12 @@ impl Handle for Surface {
         &self,
         name: &FileName,
         range: Option<ByteRange>,
+        expected: Option<Generation>,
         progress: &Progress,
     ) -> Result<FileStatus> {
-        self.writeback(name, progress).await?;
-        self.release(name, range).await
+        let file = self.known(name)?;
+        let written = self.mover.writeback(&file, expected, progress).await?;
+        self.release(name, range, Some(written.number())).await
     }
 
     async fn pin(&self, name: &FileName, owner: &str, ttl: Duration) -> Result<FileStatus> {

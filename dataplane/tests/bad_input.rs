@@ -120,7 +120,7 @@ fn more_requests_than_credits_are_refused_one_by_one() {
 
         // Reads of absent extents stay in flight while the silo is held.
         lab.data.put("a", vec![1; EXTENT_BYTES]);
-        lab.handle.register(&name("data/a")).await.expect("registered");
+        lab.handle.register(&name("data/a"), None).await.expect("registered");
         let file = name("data/a").id();
         let open = extent::wire::Open { file, mode: NEWEST, name: extent::wire::Segments::NONE };
         send(&mut channel, 4, Command::Open(open));
@@ -203,7 +203,7 @@ fn a_tier_full_of_dirty_files_says_so_and_loses_none() {
         }
         // Taking some back to their silo makes room again.
         for (file, bytes) in written.iter().take(20) {
-            lab.handle.demote(file, None, &Progress::new()).await.expect("demoted");
+            lab.handle.demote(file, None, None, &Progress::new()).await.expect("demoted");
             assert!(lab.data.bytes(file.key()).expect("in the silo") == bytes[..], "{file}");
         }
         let handle = client.open(&name("data/z"), OpenMode::Write(0)).await.expect("writable");
@@ -237,7 +237,7 @@ fn a_tier_full_of_pinned_files_still_serves_from_the_silo() {
         let (found, served) = client.read(handle, 5, 2 * EXTENT_BYTES - 5).await.expect("served");
         assert!(found == contents(pinned, 2 * EXTENT_BYTES)[5..]);
         assert_eq!(served, Served::Recall);
-        let refused = lab.handle.release(&name("data/0"), None).await.expect_err("pinned");
+        let refused = lab.handle.release(&name("data/0"), None, None).await.expect_err("pinned");
         assert_eq!(refused.kind(), Kind::Denied);
         for number in 0..20 {
             let file = name(&format!("data/{number}"));
@@ -258,7 +258,7 @@ fn a_silo_that_refuses_harms_only_what_needs_it() {
         lab.data.put("there", contents(2, EXTENT_BYTES));
         let options = PromoteOptions::default();
         lab.handle.promote(&name("data/here"), options, &Progress::new()).await.expect("promoted");
-        lab.handle.register(&name("data/there")).await.expect("registered");
+        lab.handle.register(&name("data/there"), None).await.expect("registered");
         let mut client = lab.client();
         let here = client.open(&name("data/here"), NEWEST).await.expect("known");
         let there = client.open(&name("data/there"), NEWEST).await.expect("known");

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use extent::{FileId, FileName};
+use extent::{FileId, FileName, Generation, Kind, Result};
 use parking_lot::{Mutex, RwLock};
 
 use crate::FileGeneration;
@@ -43,6 +43,16 @@ impl File {
         Arc::clone(&self.newest.read())
     }
 
+    /// The newest committed generation, if it is the one that the caller has decided upon.
+    ///
+    /// # Errors
+    /// [`Kind::Stale`] if it is another.
+    pub fn newest_at(&self, expected: Option<Generation>) -> Result<Arc<FileGeneration>> {
+        let newest = self.newest();
+        check_expected(&self.name, newest.number(), expected)?;
+        Ok(newest)
+    }
+
     /// Who pins it, and until when, in milliseconds since 1970. Expired pins may be among them.
     #[must_use]
     pub fn pins(&self) -> Vec<(String, u64)> {
@@ -61,6 +71,20 @@ impl File {
     pub(crate) fn replace(&self, generation: Arc<FileGeneration>) {
         let old = std::mem::replace(&mut *self.newest.write(), generation);
         old.supersede();
+    }
+}
+
+/// Whether a file is at the generation expected, if one is; 0 is that of a file nobody knows.
+pub(crate) fn check_expected(
+    name: &FileName,
+    at: Generation,
+    expected: Option<Generation>,
+) -> Result<()> {
+    match expected {
+        Some(expected) if expected != at => Err(Kind::Stale.error(format!(
+            "{name} is at generation {at}, not {expected}: read its status and decide again"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use extent::{Error, ExtentIndex, FileId, FileName, Kind, SourceVersion};
+use extent::{Error, ExtentIndex, FileId, FileName, Generation, Kind, SourceVersion};
 
 use crate::codec::Mark;
 use crate::layout::Class;
@@ -42,6 +42,7 @@ pub(crate) enum RecordOperation {
         name: FileName,
         length: u64,
         version: SourceVersion,
+        expected: Option<Generation>,
         done: Done<Arc<File>>,
     },
     Forget {

@@ -3,7 +3,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use extent::{Attempt, ExtentIndex, FileId, FileName, Kind, Result, SourceVersion};
+use extent::{Attempt, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion};
 use parking_lot::{Mutex, RwLock};
 
 use crate::codec::{Mark, TierId};
@@ -111,16 +111,31 @@ impl Tier {
         version: SourceVersion,
         done: Done<Arc<File>>,
     ) {
+        self.register_at(name, length, version, None, done);
+    }
+
+    /// As [`Tier::register`], but only while the file is at the generation expected; 0 means that it
+    /// is not known.
+    ///
+    /// Fails with [`Kind::Stale`] if it is at another.
+    pub fn register_at(
+        &self,
+        name: FileName,
+        length: u64,
+        version: SourceVersion,
+        expected: Option<Generation>,
+        done: Done<Arc<File>>,
+    ) {
         let id = name.id();
         if let Some(file) = self.file(id)
             && file.newest().is_of(&version, length)
         {
-            return done.call(Ok(file));
+            return done.call(file.newest_at(expected).map(|_| Arc::clone(&file)));
         }
         if let Err(error) = layout::extent_count(length, self.extent_bytes) {
             return done.call(Err(error));
         }
-        self.enqueue(id, RecordOperation::Register { name, length, version, done });
+        self.enqueue(id, RecordOperation::Register { name, length, version, expected, done });
     }
 
     /// Forgets a clean, unpinned file altogether; its extents are freed once nobody reads them.

@@ -129,6 +129,11 @@ impl Transport for Fabrics {
     }
 
     fn disarm(&mut self, rung: bool) {
+        if rung {
+            // A signal may come after its news was taken, and would end every sleep from then on.
+            // News that was not taken is not forgotten: the next poll asks for it.
+            self.inbox.wake().clear();
+        }
         self.shm.disarm(rung);
         self.tcp.disarm(rung);
     }

@@ -28,7 +28,7 @@ pub(crate) use book::Found;
 pub(crate) use entry::Entry;
 pub(crate) use spec::{Selection, Task, check_id, pin_until};
 pub(crate) use view::Detail;
-pub(crate) use work::check_generation;
+pub(crate) use work::{check_generation, same_generation};
 
 use book::Book;
 use entry::{Cursor, Next, Work};

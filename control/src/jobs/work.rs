@@ -46,26 +46,27 @@ impl Worker {
         check_generation(&*self.handle, &work.name, spec.expected).await?;
         let progress = &entry.progress;
         let status = match (spec.task, &spec.pin) {
-            (Task::Demote, _) => self.handle.demote(&work.name, work.range, progress).await?,
-            (Task::Writeback, _) => self.handle.writeback(&work.name, progress).await?,
+            (Task::Demote, _) => {
+                self.handle.demote(&work.name, work.range, spec.expected, progress).await?
+            }
+            (Task::Writeback, _) => {
+                self.handle.writeback(&work.name, spec.expected, progress).await?
+            }
             (Task::Promote, None) => self.promote(entry, work).await?,
             (Task::Promote, Some(pin)) => self.promote_pinned(entry, work, pin).await?,
         };
-        // The node may have found a newer version in the silo on the way.
-        if let Some(expected) = spec.expected {
-            same_generation(&status, expected)?;
-        }
         Ok(status)
     }
 
     async fn promote(&self, entry: &Entry, work: &Work) -> Result<FileStatus> {
-        let options = PromoteOptions { range: work.range, durable: entry.spec.durable };
+        let (durable, expected) = (entry.spec.durable, entry.spec.expected);
+        let options = PromoteOptions { range: work.range, durable, expected };
         self.handle.promote(&work.name, options, &entry.progress).await
     }
 
     /// The pin comes first, so that what arrives is not evicted while the rest is under way.
     async fn promote_pinned(&self, entry: &Entry, work: &Work, pin: &JobPin) -> Result<FileStatus> {
-        self.handle.register(&work.name).await?;
+        self.handle.register(&work.name, None).await?;
         let key = PinKey { file: work.name.clone(), owner: pin.owner.clone() };
         let before = self.pins.pin_for_job(key.clone(), pin.until_ms).await?;
         let filled = self.promote(entry, work).await;
@@ -98,7 +99,9 @@ pub(crate) async fn check_generation(
     }
 }
 
-fn same_generation(status: &FileStatus, expected: Generation) -> Result<()> {
+/// # Errors
+/// [`Kind::Stale`] if the file is at another generation than the one expected.
+pub(crate) fn same_generation(status: &FileStatus, expected: Generation) -> Result<()> {
     if status.generation == expected {
         return Ok(());
     }

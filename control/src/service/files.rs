@@ -8,7 +8,9 @@ use tonic::{Request, Response, Status};
 use super::mutate::Ticket;
 use super::{Core, page};
 use crate::clock::timestamp;
-use crate::jobs::{Detail, Entry, Selection, Task, check_generation, check_id, pin_until};
+use crate::jobs::{
+    Detail, Entry, Selection, Task, check_generation, check_id, pin_until, same_generation,
+};
 use crate::kind::status_from_error;
 use crate::pins::{PinKey, Repin};
 use crate::proto;
@@ -116,8 +118,7 @@ async fn register(
     ticket: Ticket,
 ) -> Result<proto::FileResponse> {
     let name = request.file.parse()?;
-    check_generation(&*core.handle, &name, ticket.expected).await?;
-    let status = core.handle.register(&name).await?;
+    let status = core.handle.register(&name, ticket.expected).await?;
     answer(&core, &ticket, &status, Vec::new()).await
 }
 
@@ -130,8 +131,7 @@ async fn release(
     let Selection::File(name, range) = Selection::parse(&target)? else {
         return Err(Kind::Invalid.error("Release takes one file: Demote takes prefixes"));
     };
-    check_generation(&*core.handle, &name, ticket.expected).await?;
-    let status = core.handle.release(&name, range).await?;
+    let status = core.handle.release(&name, range, ticket.expected).await?;
     answer(&core, &ticket, &status, Vec::new()).await
 }
 
@@ -160,7 +160,14 @@ async fn unpin(
     settle_pin(&core, &ticket, repin).await
 }
 
+/// Generations only grow: a file that is at the one expected before and after was so all the time.
 async fn settle_pin(core: &Core, ticket: &Ticket, repin: Repin) -> Result<proto::FileResponse> {
+    if let Some(expected) = ticket.expected
+        && let Err(error) = same_generation(repin.status(), expected)
+    {
+        repin.undo().await;
+        return Err(error);
+    }
     match answer(core, ticket, repin.status(), repin.change()).await {
         Ok(answer) => {
             repin.keep();

@@ -258,7 +258,7 @@ impl Fake {
         options: PromoteOptions,
         progress: &Progress,
     ) -> Result<FileStatus> {
-        self.adopt(name)?;
+        at(self.adopt(name)?.generation, options.expected)?;
         let missing: Vec<(usize, u64)> = self.look(|state| {
             let file = &state.files[name];
             let touched = file.touched(options.range).into_iter();
@@ -283,11 +283,20 @@ impl Fake {
     }
 }
 
+fn at(generation: Generation, expected: Option<Generation>) -> Result<()> {
+    match expected {
+        Some(expected) if expected != generation => Err(Kind::Stale.error("another generation")),
+        _ => Ok(()),
+    }
+}
+
 #[async_trait]
 impl Handle for Fake {
-    async fn register(&self, name: &FileName) -> Result<FileStatus> {
+    async fn register(&self, name: &FileName, expected: Option<Generation>) -> Result<FileStatus> {
         let call = self.begin("register", &name.to_string())?;
         self.wait(&call, None).await?;
+        let known = self.look(|state| state.files.get(name).map(|file| file.status(name)));
+        at(known.map_or(Generation(0), |status| status.generation), expected)?;
         self.adopt(name)
     }
 
@@ -346,9 +355,15 @@ impl Handle for Fake {
         filled
     }
 
-    async fn writeback(&self, name: &FileName, progress: &Progress) -> Result<FileStatus> {
+    async fn writeback(
+        &self,
+        name: &FileName,
+        expected: Option<Generation>,
+        progress: &Progress,
+    ) -> Result<FileStatus> {
         let call = self.begin("writeback", &name.to_string())?;
         self.wait(&call, Some(progress)).await?;
+        at(self.with_file(name, |_| Ok(()))?.generation, expected)?;
         let status = self.with_file(name, |file| {
             if file.dirty {
                 progress.expect(file.length);
@@ -361,8 +376,14 @@ impl Handle for Fake {
         Ok(status)
     }
 
-    async fn release(&self, name: &FileName, range: Option<ByteRange>) -> Result<FileStatus> {
+    async fn release(
+        &self,
+        name: &FileName,
+        range: Option<ByteRange>,
+        expected: Option<Generation>,
+    ) -> Result<FileStatus> {
         self.begin("release", &name.to_string())?;
+        at(self.with_file(name, |_| Ok(()))?.generation, expected)?;
         self.with_file(name, |file| {
             if file.dirty || !file.pins.is_empty() {
                 return Err(Kind::Denied.error(format!("{name} is dirty or pinned")));
@@ -378,12 +399,13 @@ impl Handle for Fake {
         &self,
         name: &FileName,
         range: Option<ByteRange>,
+        expected: Option<Generation>,
         progress: &Progress,
     ) -> Result<FileStatus> {
         let call = self.begin("demote", &name.to_string())?;
         self.wait(&call, Some(progress)).await?;
-        self.writeback(name, progress).await?;
-        self.release(name, range).await
+        self.writeback(name, expected, progress).await?;
+        self.release(name, range, expected).await
     }
 
     async fn pin(&self, name: &FileName, owner: &str, ttl: Duration) -> Result<FileStatus> {

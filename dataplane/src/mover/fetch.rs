@@ -246,7 +246,7 @@ impl Mover {
         let is_newest = file.newest().attempt() == generation.attempt();
         match error.kind() {
             Kind::Stale if is_newest && generation.state() == State::Clean => {
-                if let Err(error) = self.register(file.name()).await {
+                if let Err(error) = self.register(file.name(), None).await {
                     tracing::debug!(%error, file = %file.name(), "adopting a new version failed");
                 }
             }

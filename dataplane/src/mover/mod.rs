@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dma::{Buffer, Pool, Region};
-use extent::{Error, ExtentIndex, FileId, FileName, Kind, Result};
+use extent::{Error, ExtentIndex, FileId, FileName, Generation, Kind, Result};
 use nvme_tier::{Done, Extent, File, FileGeneration, Reservation, State, Tier};
 use parking_lot::Mutex;
 use silo::{Mount, Silo};
@@ -101,7 +101,7 @@ impl Mover {
                 }
                 Demand::Adopt { name, inbox, request } => {
                     tokio::spawn(async move {
-                        let result = mover.register(&name).await;
+                        let result = mover.register(&name, None).await;
                         inbox.send(Message::Opened { request, result });
                     });
                 }
@@ -110,8 +110,23 @@ impl Mover {
     }
 
     /// Makes a silo's object known at its present version.
-    pub(crate) async fn register(&self, name: &FileName) -> Result<Arc<File>> {
+    pub(crate) async fn register(
+        &self,
+        name: &FileName,
+        expected: Option<Generation>,
+    ) -> Result<Arc<File>> {
         let known = self.tier.file(name.id());
+        // Not to ask the silo in vain; what counts is checked where the record is made.
+        match (&known, expected) {
+            (Some(file), _) => drop(file.newest_at(expected)?),
+            (None, None | Some(Generation(0))) => {}
+            (None, Some(expected)) => {
+                return Err(Kind::Stale.error(format!(
+                    "the node does not know {name}, and generation {expected} was expected: \
+                     register it and decide again"
+                )));
+            }
+        }
         let meta = match self.silo(name.silo())?.head(name.key()).await {
             Ok(meta) => meta,
             // A file that was written here and never written back is nowhere else.
@@ -130,7 +145,7 @@ impl Mover {
             }
         }
         let (name, version) = (name.clone(), meta.version);
-        self.ask(|done| self.tier.register(name, meta.length, version, done)).await
+        self.ask(|done| self.tier.register_at(name, meta.length, version, expected, done)).await
     }
 
     /// Fetches what is missing of a generation's extents in `indexes`, and returns when all of it

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dma::{Buffer, Frozen};
-use extent::{ByteRange, Error, ExtentIndex, Kind, Result, SourceVersion, checksum};
+use extent::{ByteRange, Error, ExtentIndex, Generation, Kind, Result, SourceVersion, checksum};
 use futures::StreamExt;
 use nvme_tier::{Done, Extent, File, FileGeneration, Mark, State};
 use silo::{Condition, ObjectMeta, Silo, Upload, UploadTags};
@@ -22,7 +22,12 @@ const READ_AHEAD: usize = 4;
 impl Mover {
     /// Copies a file's newest generation to its silo, verifies the copy, and takes note that the
     /// two are the same. Does nothing for a file that is clean.
-    pub(crate) async fn writeback(&self, file: &Arc<File>, progress: &Progress) -> Result<()> {
+    pub(crate) async fn writeback(
+        &self,
+        file: &Arc<File>,
+        expected: Option<Generation>,
+        progress: &Progress,
+    ) -> Result<Arc<FileGeneration>> {
         let _busy = self.begin(file.id(), |busy| &mut busy.writebacks);
         let turn = {
             let busy = self.busy.lock();
@@ -31,13 +36,13 @@ impl Mover {
         let _turn = turn.lock().await;
         // A commit during the upload makes a newer generation, which is dirty in its turn.
         loop {
-            let generation = file.newest();
+            let generation = file.newest_at(expected)?;
             if generation.state() == State::Clean {
-                return Ok(());
+                return Ok(generation);
             }
             self.writeback_one(file, &generation, progress).await?;
-            if file.newest().attempt() == generation.attempt() {
-                return Ok(());
+            if expected.is_some() || file.newest().attempt() == generation.attempt() {
+                return Ok(generation);
             }
         }
     }

@@ -172,8 +172,11 @@ impl Shard {
         }
         self.events = events;
 
-        self.device.poll(&mut self.polled);
-        self.completions.extend(self.polled.drain(..));
+        // What is not polled yet keeps its place in the device's queue, and so bounds what waits.
+        if self.completions.len() < BATCH {
+            self.device.poll(&mut self.polled);
+            self.completions.extend(self.polled.drain(..));
+        }
         let (mut count, mut bytes) = (0, 0);
         while count < BATCH && bytes < BATCH_BYTES {
             let Some(completion) = self.completions.pop_front() else { break };

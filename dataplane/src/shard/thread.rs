@@ -77,7 +77,7 @@ impl Shard {
             });
         }
         self.transport.disarm(rung);
-        self.inbox.bell().wake_up();
+        self.inbox.bell().wake_up(rung);
     }
 }
 

@@ -120,7 +120,7 @@ impl World {
                 Err(error) => panic!("{name} cannot be read: {error:?}"),
             }
             if name.silo() == "out" {
-                let status = running.handle.demote(&name, None, &Progress::new()).await;
+                let status = running.handle.demote(&name, None, None, &Progress::new()).await;
                 let status = status.unwrap_or_else(|error| panic!("demoting {name}: {error:?}"));
                 assert_eq!(status.resident_extents, 0, "{name}");
                 let copy = self.out.bytes(name.key()).expect("just written back");
@@ -232,11 +232,11 @@ async fn operate(running: &Running, model: &Model, seed: u64) {
         let names = model.names();
         let name = &names[rng.random_range(0..names.len())];
         let progress = Progress::new();
-        let options = PromoteOptions { range: None, durable: rng.random() };
+        let options = PromoteOptions { durable: rng.random(), ..PromoteOptions::default() };
         let result = match rng.random_range(0..5) {
             0 | 1 => handle.promote(name, options, &progress).await,
-            2 => handle.release(name, None).await,
-            3 => handle.demote(name, None, &progress).await,
+            2 => handle.release(name, None, None).await,
+            3 => handle.demote(name, None, None, &progress).await,
             _ => handle.pin(name, "operator", Duration::from_secs(1)).await,
         };
         match result {

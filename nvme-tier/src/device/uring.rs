@@ -92,14 +92,15 @@ impl UringDevice {
             }
             Err(e) => return Err(broken(e)),
         }
-        self.watches.submitted();
+        self.note_submitted();
         Ok(())
     }
 
     /// Makes the ring anew, for the thread that calls: the old one belongs to another.
     fn move_here(&mut self) -> Result<()> {
-        let queued = self.ring.queued() - self.watches.queued();
-        let in_kernel = self.occupied() - queued;
+        // Watches are counted as queued for too long rather than too short.
+        let queued = self.ring.queued().saturating_sub(self.watches.queued());
+        let in_kernel = self.occupied().saturating_sub(queued);
         if in_kernel > 0 {
             return Err(Kind::Invalid.error(format!(
                 "a queue moved to another thread with {in_kernel} commands in flight: drain it \
@@ -119,6 +120,13 @@ impl UringDevice {
             self.push(index);
         }
         Ok(())
+    }
+
+    /// The ring was entered; a kernel short of memory may have left some of it queued.
+    fn note_submitted(&mut self) {
+        if self.ring.queued() == 0 {
+            self.watches.submitted();
+        }
     }
 
     /// Commands that the kernel knows or will know.
@@ -165,8 +173,12 @@ impl UringDevice {
         reaped
     }
 
-    /// Marks the queue as broken, and says so once; later kicks report it.
+    /// Marks the queue as broken, and says so once; later kicks report it. A call from the wrong
+    /// thread breaks nothing.
     fn give_up(&mut self, error: &Error) {
+        if error.kind() == Kind::Invalid {
+            return;
+        }
         if !mem::replace(&mut self.broken, true) {
             tracing::error!(%error, "a device queue broke");
         }
@@ -237,7 +249,10 @@ impl Device for UringDevice {
     fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool> {
         if self.broken {
             // Nothing will complete, and whoever polls the others must not spin.
-            return Ok(until_readable(others, limit));
+            return match others {
+                [] => Err(Kind::Io.error("the device's queue broke: its log says why")),
+                _ => Ok(until_readable(others, limit)),
+            };
         }
         if !self.ripe.is_empty() || (self.occupied() == 0 && others.is_empty()) {
             return Ok(false);
@@ -249,7 +264,7 @@ impl Device for UringDevice {
             }
         }
         match self.ring.sleep(limit) {
-            Ok(()) => self.watches.submitted(),
+            Ok(()) => self.note_submitted(),
             // The caller comes again, and sleeps on the new ring.
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
             Err(e) => {

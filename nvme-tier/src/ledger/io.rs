@@ -152,8 +152,8 @@ impl Io {
         }
     }
 
-    /// Looks for completions. Whether there were any. With nothing in flight it looks all the same:
-    /// only a poll that finds nothing silences the descriptor that the ledger's thread sleeps on.
+    /// Looks for completions. Whether there were any. With nothing in flight it looks all the same: a
+    /// device is only at rest once it was polled after a sleep.
     pub(crate) fn reap(&mut self, device: &mut dyn Device) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
         device.poll(&mut completions);

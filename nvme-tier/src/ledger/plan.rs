@@ -10,6 +10,7 @@ use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};
 use crate::codec::{FileRecord, Mark};
 use crate::device::DeviceIndex;
+use crate::file::check_expected;
 use crate::generation::{Facts, GenerationShape};
 use crate::holdings::SlotHold;
 use crate::ids::RESERVE;
@@ -126,7 +127,12 @@ impl Ledger {
             }
         };
         match operation {
-            RecordOperation::Register { name, length, version, done } => {
+            RecordOperation::Register { name, length, version, expected, done } => {
+                let at = known.as_ref().map_or(Generation(0), |file| file.newest().number());
+                if let Err(error) = check_expected(&name, at, expected) {
+                    done.call(Err(error));
+                    return None;
+                }
                 self.plan_register(home, known.as_deref(), name, length, version, done)
             }
             RecordOperation::Forget { file, done } => self.plan_forget(home, file, done),

@@ -225,6 +225,22 @@ impl ShmChannel {
         }
     }
 
+    /// Maps a file, and has the node map it too.
+    fn share(&mut self, file: &OwnedFd, rounded: usize) -> Result<Arc<Region>> {
+        let region = Region::sealed_memfd(file.as_fd(), rounded)?;
+        let key = region.id().0;
+        let order = Order::Register { key, length: rounded as u64 };
+        match self.order(order, Some(file.as_fd()))? {
+            Note::Registered(answered, result) if answered == key => result?,
+            other => {
+                let wrong = format!("the node answered {other:?} to a registration");
+                return Err(self.end(Kind::Corrupt.error(wrong)));
+            }
+        }
+        self.regions.push(Arc::clone(&region));
+        Ok(region)
+    }
+
     /// Sends an order and waits for its answer.
     fn order(&mut self, order: Order, file: Option<std::os::fd::BorrowedFd<'_>>) -> Result<Note> {
         self.alive()?;
@@ -263,19 +279,17 @@ impl Channel for ShmChannel {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
-        let (file, rounded) = memory(length)?;
-        let region = Region::sealed_memfd(file.as_fd(), rounded)?;
-        let key = region.id().0;
-        let order = Order::Register { key, length: rounded as u64 };
-        match self.order(order, Some(file.as_fd()))? {
-            Note::Registered(answered, result) if answered == key => result?,
-            other => {
-                let wrong = format!("the node answered {other:?} to a registration");
-                return Err(self.end(Kind::Corrupt.error(wrong)));
+        if let Some((file, rounded)) = huge_memory(length) {
+            match self.share(&file, rounded) {
+                // A node may refuse huge pages, and ordinary ones may be short enough for its limits.
+                Err(_) if self.over.is_none() => {}
+                other => return other,
             }
         }
-        self.regions.push(Arc::clone(&region));
-        Ok(region)
+        let rounded = length.max(1).checked_next_multiple_of(ALIGN_BYTES).ok_or_else(|| {
+            Kind::NoSpace.error(format!("{length} bytes are more than there can be"))
+        })?;
+        self.share(&sys::memory_file(rounded)?, rounded)
     }
 
     fn release(&mut self, region: &Arc<Region>) {
@@ -362,15 +376,12 @@ impl Channel for ShmChannel {
     }
 }
 
-/// A file for a region of at least `length` bytes, and its length.
-fn memory(length: usize) -> Result<(OwnedFd, usize)> {
-    let too_long = || Kind::NoSpace.error(format!("{length} bytes are more than there can be"));
-    if length >= HUGE_PAGE_BYTES
-        && let Some(rounded) = length.checked_next_multiple_of(HUGE_PAGE_BYTES)
-        && let Ok(file) = sys::huge_memory_file(rounded)
-    {
-        return Ok((file, rounded));
+/// A file of huge pages for a region of at least `length` bytes, and its length; `None` if that would
+/// waste most of a page, or there are none.
+fn huge_memory(length: usize) -> Option<(OwnedFd, usize)> {
+    if length < HUGE_PAGE_BYTES {
+        return None;
     }
-    let rounded = length.max(1).checked_next_multiple_of(ALIGN_BYTES).ok_or_else(too_long)?;
-    Ok((sys::memory_file(rounded)?, rounded))
+    let rounded = length.checked_next_multiple_of(HUGE_PAGE_BYTES)?;
+    Some((sys::huge_memory_file(rounded).ok()?, rounded))
 }

@@ -92,7 +92,7 @@ mod tests {
     const ALL: Segment = Segment { address: 0, length: 20_000, key: 1 };
 
     fn regions() -> Regions {
-        let mut regions = Regions::new(2, 1 << 20);
+        let mut regions = Regions::new(2, 1 << 20, true);
         regions.register(1, 20_000, sys::memory_file(20_480).expect("memory")).expect("mapped");
         regions
     }

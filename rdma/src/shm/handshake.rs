@@ -75,6 +75,8 @@ pub struct ShmConnection {
     pub(super) link: Arc<Region>,
     pub(super) layout: Layout,
     pub(super) peer: String,
+    /// Whether it is the node's own user, or root.
+    pub(super) is_trusted: bool,
 }
 
 impl ShmConnection {
@@ -112,7 +114,10 @@ fn welcome(
         .and_then(|()| socket.set_write_timeout(timeout))
         .map_err(|e| Error::io("setting up a socket", e))?;
     match greet(&socket, options, user) {
-        Ok((layout, link, doorbell)) => Ok(ShmConnection { socket, doorbell, link, layout, peer }),
+        Ok((layout, link, doorbell)) => {
+            let is_trusted = PeerPolicy::SameUser.admits(user, sys::own_user());
+            Ok(ShmConnection { socket, doorbell, link, layout, peer, is_trusted })
+        }
         Err(error) => {
             let note = Note::Welcome(Err(error.duplicate())).encode();
             // It may have gone already; this is a courtesy.

@@ -84,10 +84,10 @@
 //! | 24..32 | WELCOME: bytes they may have together, u64 |
 //! | 32..256 | the sentence, UTF-8, for a status that is not 0 |
 //!
-//! A region is a memfd sealed with at least `F_SEAL_SHRINK | F_SEAL_GROW`. Of huge pages it must be whole:
-//! a hole would kill the node at its next touch. So the node adds `F_SEAL_FUTURE_WRITE`, which keeps anyone
-//! from punching one, and then checks that all pages are there; the client maps it before it registers it,
-//! since it cannot afterwards. A segment's `key` names a region, its `address` is the offset in it. The hang-up of the socket ends the session on both
+//! A region is a memfd sealed with at least `F_SEAL_SHRINK | F_SEAL_GROW`. Of huge pages it may be if the
+//! client is the node's own user or root: a hole would kill the node at its next touch, so the node adds
+//! `F_SEAL_FUTURE_WRITE`, which keeps anyone from punching one, and then allocates what is missing; the
+//! client maps it before it registers it, since it cannot afterwards. A segment's `key` names a region, its `address` is the offset in it. The hang-up of the socket ends the session on both
 //! sides; a node that ends one first publishes its replies and sends CLOSED with the reason.
 
 mod channel;

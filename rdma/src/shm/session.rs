@@ -48,11 +48,11 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(id: SessionId, connection: ShmConnection, options: &ShmOptions) -> Self {
-        let ShmConnection { socket, doorbell, link, layout, peer: _ } = connection;
+        let ShmConnection { socket, doorbell, link, layout, peer: _, is_trusted } = connection;
         let max_regions = usize::try_from(options.max_regions).unwrap_or(usize::MAX);
         Self {
             id,
-            regions: Regions::new(max_regions, options.max_region_bytes),
+            regions: Regions::new(max_regions, options.max_region_bytes, is_trusted),
             idle_polls: 0,
             hot: true,
             dirty: false,

@@ -60,39 +60,39 @@ pub(super) fn seals(file: BorrowedFd<'_>) -> Option<libc::c_int> {
     retried(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) }).ok()
 }
 
-/// Whether a memory file is made of huge pages.
+/// Bytes of a memory file's pages if they are huge ones.
 ///
 /// # Errors
 /// [`Kind::Io`] if the kernel does not tell.
-pub(super) fn is_huge(file: BorrowedFd<'_>) -> Result<bool> {
+pub(super) fn huge_page_bytes(file: BorrowedFd<'_>) -> Result<Option<u64>> {
     let mut answer = MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: it writes one `statfs` to where there is room for one.
     retried(|| unsafe { libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) })
         .map_err(|e| Error::io("asking what shared memory is made of", e))?;
     // SAFETY: it was zeroed, and any integers are a `statfs`.
     let answer = unsafe { answer.assume_init() };
-    Ok(answer.f_type == libc::HUGETLBFS_MAGIC)
+    let is_huge = answer.f_type == libc::HUGETLBFS_MAGIC;
+    Ok(is_huge.then(|| u64::try_from(answer.f_bsize).unwrap_or(u64::MAX)))
 }
 
-/// Has a memory file refuse to lose pages from now on, by whomever: no hole can be punched into it,
-/// and nobody maps it for writing any more who has not done so yet. Returns whether all its pages are
-/// there then.
+/// Has a memory file of `bytes` refuse to lose pages from now on, by whomever: no hole can be punched
+/// into it, and nobody maps it for writing any more who has not done so yet. Then makes sure that all
+/// its pages are there: pages past its end count as blocks too, so counting those would not do.
 ///
 /// # Errors
-/// [`Kind::Denied`] if its maker sealed it against seals; [`Kind::Io`] if the kernel refuses.
-pub(super) fn keep_pages(file: BorrowedFd<'_>) -> Result<bool> {
+/// [`Kind::Denied`] if its maker sealed it against seals; [`Kind::NoSpace`] if a page is missing and
+/// cannot be had.
+pub(super) fn keep_pages(file: BorrowedFd<'_>, bytes: u64) -> Result<()> {
     let fd = file.as_raw_fd();
     // SAFETY: it sets a property of an open descriptor.
     retried(|| unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE) })
         .map_err(|e| Kind::Denied.error("the region's file takes no more seals").caused_by(e))?;
-    let mut answer = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: it writes one `stat` to where there is room for one.
-    retried(|| unsafe { libc::fstat(fd, answer.as_mut_ptr()) })
-        .map_err(|e| Error::io("asking shared memory for its size", e))?;
-    // SAFETY: it was zeroed, and any integers are a `stat`.
-    let answer = unsafe { answer.assume_init() };
-    // Of blocks of 512 bytes, whatever the file's pages.
-    Ok(answer.st_blocks.checked_mul(512) == Some(answer.st_size))
+    let length = libc::off_t::try_from(bytes)
+        .map_err(|e| Kind::NoSpace.error(format!("{bytes} bytes of memory")).caused_by(e))?;
+    // SAFETY: it allocates pages that are missing, and touches none that is there.
+    retried(|| unsafe { libc::fallocate(fd, 0, 0, length) }).map(drop).map_err(|e| {
+        Kind::NoSpace.error("a region's huge pages are not all there, nor to be had").caused_by(e)
+    })
 }
 
 /// Sleeps while `word` is not zero, until somebody wakes, a signal arrives, or the time is over.
