@@ -239,6 +239,18 @@ fn a_tier_full_of_pinned_files_still_serves_from_the_silo() {
         assert_eq!(served, Served::Recall);
         let refused = lab.handle.release(&name("data/0"), None, None).await.expect_err("pinned");
         assert_eq!(refused.kind(), Kind::Denied);
+        let other = Some(Generation(2));
+        let options_at = PromoteOptions { expected: other, ..PromoteOptions::default() };
+        let progress = Progress::new();
+        for outcome in [
+            lab.handle.release(&name("data/0"), None, other).await,
+            lab.handle.writeback(&name("data/0"), other, &progress).await,
+            lab.handle.demote(&name("data/0"), None, other, &progress).await,
+            lab.handle.register(&name("data/0"), other).await,
+            lab.handle.promote(&name("data/0"), options_at, &progress).await,
+        ] {
+            assert_eq!(outcome.expect_err("another generation").kind(), Kind::Stale);
+        }
         for number in 0..20 {
             let file = name(&format!("data/{number}"));
             lab.handle.unpin(&file, "job").await.expect("it was pinned");

@@ -112,6 +112,29 @@ fn registering_again_changes_nothing_and_a_new_version_begins_anew() {
 }
 
 #[test]
+fn of_those_who_expect_the_same_generation_one_makes_the_next() {
+    let mut rig = rig(8);
+    for (expected, versions) in [(0, ["v1", "w1"]), (1, ["v2", "w2"])] {
+        let expected = Some(Generation(expected));
+        let mut ask = |v| {
+            let (file, version) = (name("s/a"), version(v));
+            rig.post(|tier, done| tier.register_at(file, EXTENT, version, expected, done))
+        };
+        let answers = versions.map(&mut ask);
+        rig.settle();
+        let kinds = answers.map(|answer| {
+            let result = answer.lock().take().expect("the ledger came to rest");
+            result.map(|file| file.newest().number()).map_err(|error| error.kind())
+        });
+        let next = Generation(expected.expect("just made").0 + 1);
+        assert_eq!(kinds, [Ok(next), Err(Kind::Stale)]);
+    }
+    let file = rig.register(&name("s/a"), EXTENT, "v2").expect("known");
+    assert_eq!(file.newest_at(Some(Generation(1))).expect_err("it moved on").kind(), Kind::Stale);
+    assert_eq!(file.newest_at(Some(Generation(2))).expect("it is").number(), Generation(2));
+}
+
+#[test]
 fn a_forgotten_file_stays_forgotten_and_gives_back_all_it_had() {
     let mut rig = rig(8);
     let file = rig.register(&name("s/a"), 2 * EXTENT, "v1").expect("registers");
