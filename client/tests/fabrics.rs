@@ -2,6 +2,7 @@
 
 mod mini;
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -85,10 +86,11 @@ fn threads_share_a_client_and_survive_the_nodes_end() {
         let mini = Mini::start(file.clone());
         let client = Client::connect(&endpoints(&mini)[index], &Options::default()).expect("there");
         let mut mini = Some(mini);
+        let (served, all_served) = mpsc::sync_channel(3);
         thread::scope(|scope| {
             let readers: Vec<_> = (0..3usize)
                 .map(|t| {
-                    let (client, file) = (client.clone(), &file);
+                    let (client, file, served) = (client.clone(), &file, served.clone());
                     scope.spawn(move || {
                         let open = client.open(&"data/a".parse().expect("a name")).expect("there");
                         let mut memory = client.alloc(10_000).expect("memory");
@@ -102,17 +104,15 @@ fn threads_share_a_client_and_survive_the_nodes_end() {
                                 Err(error) => return (i, error.kind()),
                             }
                             if i == 0 {
-                                thread::yield_now();
+                                served.send(()).expect("awaited");
                             }
                         }
                         unreachable!("the node ends");
                     })
                 })
                 .collect();
-            // Until every thread has certainly been served once, the client answers pings.
-            for _ in 0..200 {
-                client.ping().expect("alive");
-            }
+            client.ping().expect("alive");
+            readers.iter().for_each(|_| all_served.recv().expect("every thread is served once"));
             drop(mini.take());
             for reader in readers {
                 let (_, kind) = reader.join().expect("no wrong bytes");

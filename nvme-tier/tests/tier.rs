@@ -114,8 +114,8 @@ fn registering_again_changes_nothing_and_a_new_version_begins_anew() {
 #[test]
 fn of_those_who_expect_the_same_generation_one_makes_the_next() {
     let mut rig = rig(8);
-    for (expected, versions) in [(0, ["v1", "w1"]), (1, ["v2", "w2"])] {
-        let expected = Some(Generation(expected));
+    for (at, versions) in [(0, ["v1", "w1"]), (1, ["v2", "w2"])] {
+        let expected = Some(Generation(at));
         let mut ask = |v| {
             let (file, version) = (name("s/a"), version(v));
             rig.post(|tier, done| tier.register_at(file, EXTENT, version, expected, done))
@@ -126,8 +126,7 @@ fn of_those_who_expect_the_same_generation_one_makes_the_next() {
             let result = answer.lock().take().expect("the ledger came to rest");
             result.map(|file| file.newest().number()).map_err(|error| error.kind())
         });
-        let next = Generation(expected.expect("just made").0 + 1);
-        assert_eq!(kinds, [Ok(next), Err(Kind::Stale)]);
+        assert_eq!(kinds, [Ok(Generation(at + 1)), Err(Kind::Stale)]);
     }
     let file = rig.register(&name("s/a"), EXTENT, "v2").expect("known");
     assert_eq!(file.newest_at(Some(Generation(1))).expect_err("it moved on").kind(), Kind::Stale);
