@@ -318,7 +318,8 @@ pub trait Handle: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::NoSpace`] if everything left is pinned, dirty or in use; [`Kind::Stale`] if the
-    /// silo's object changed meanwhile, or the generation is not the one expected; [`Kind::Fenced`] if cancelled. Extents already there stay.
+    /// silo's object changed meanwhile, or the generation is not the one expected;
+    /// [`Kind::Fenced`] if cancelled. Extents already there stay.
     async fn promote(
         &self,
         name: &FileName,
