@@ -4,7 +4,7 @@
 use std::ptr::NonNull;
 use std::slice;
 
-use extent::checksum::crc32c;
+use extent::checksum::first_mismatch_in;
 
 /// How far the processor is asked to read ahead, in bytes. Tuned on memory that no cache holds, which
 /// is what a device leaves: the checksum reads several streams at a time, and that keeps the
@@ -28,15 +28,14 @@ pub(crate) unsafe fn first_mismatch(
 ) -> Option<usize> {
     // SAFETY: the caller says that they are readable.
     let bytes = unsafe { slice::from_raw_parts(base.as_ptr(), length) };
-    let blocks = bytes.chunks(block_bytes);
-    assert_eq!(blocks.len(), expected.len(), "one checksum a block");
     let mut asked = 0;
-    blocks.zip(expected).enumerate().position(|(index, (block, want))| {
+    let blocks = bytes.chunks(block_bytes).enumerate().map(|(index, block)| {
         let until = (index * block_bytes + block.len() + AHEAD_BYTES).min(length);
         prefetch(&bytes[asked..until]);
         asked = until;
-        crc32c(block) != *want
-    })
+        block
+    });
+    first_mismatch_in(blocks, expected)
 }
 
 /// Has the processor fetch memory that is about to be read.
@@ -54,6 +53,8 @@ fn prefetch(_: &[u8]) {}
 
 #[cfg(test)]
 mod tests {
+    use extent::checksum::crc32c;
+
     use super::*;
 
     #[test]

@@ -25,9 +25,19 @@ pub fn combine(first: u32, second: u32, second_bytes: u64) -> u32 {
 /// If `expected` does not hold exactly one value for each block.
 #[must_use]
 pub fn first_mismatch(bytes: &[u8], block_bytes: usize, expected: &[u32]) -> Option<usize> {
-    let blocks = crc32c_blocks(bytes, block_bytes);
+    first_mismatch_in(bytes.chunks(block_bytes), expected)
+}
+
+/// As [`first_mismatch`], for whoever has something to do before each block is read.
+///
+/// # Panics
+/// If `expected` does not hold exactly one value for each block.
+pub fn first_mismatch_in<'a>(
+    blocks: impl ExactSizeIterator<Item = &'a [u8]>,
+    expected: &[u32],
+) -> Option<usize> {
     assert_eq!(blocks.len(), expected.len(), "one checksum a block");
-    blocks.zip(expected).position(|(found, want)| found != *want)
+    blocks.zip(expected).position(|(block, want)| crc32c(block) != *want)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a 32-bit checksum in a 64-bit return value")]

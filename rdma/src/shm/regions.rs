@@ -35,7 +35,7 @@ impl Regions {
     /// Maps `length` bytes of a memory file.
     ///
     /// # Errors
-    /// [`Kind::Denied`] if it is not such a file, sealed as it must be; [`Kind::Invalid`] if the key
+    /// [`Kind::Denied`] if it is not such a file, sealed as it must be, or of huge pages from a stranger; [`Kind::Invalid`] if the key
     /// is in use or the file shorter; [`Kind::Busy`] if the session has too much already;
     /// [`Kind::NoSpace`] if the kernel does not map it.
     pub(super) fn register(
