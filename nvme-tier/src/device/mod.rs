@@ -5,6 +5,8 @@ mod allocate;
 mod foreign;
 mod media;
 mod medium;
+#[allow(dead_code, unused_imports)]
+mod nvme;
 mod ring;
 pub mod sim;
 mod table;
@@ -20,6 +22,7 @@ use extent::Result;
 
 pub use allocate::allocate_file;
 pub use media::{Media, MediaOptions};
+pub use nvme::Health;
 pub use uring::UringDevice;
 
 /// How many descriptors a [`Device::sleep`] may be for, beside the device itself.
