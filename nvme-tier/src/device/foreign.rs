@@ -60,8 +60,7 @@ pub(super) fn check(path: &Path) -> Result<()> {
     };
     let metadata = fs::metadata(path).map_err(|e| failed("looking at", e))?;
     if metadata.file_type().is_block_device() {
-        refuse_mounted(path, metadata.rdev())?;
-        refuse_claimed(path)?;
+        refuse_in_use(path)?;
     } else if !metadata.is_file() {
         return Err(
             Kind::Invalid.error(format!("{} is neither a file nor a block device", path.display()))
@@ -80,6 +79,14 @@ pub(super) fn check(path: &Path) -> Result<()> {
             path.display()
         ))),
     }
+}
+
+/// Refuses a block device that is mounted, or claimed by something else than a mount.
+pub(super) fn refuse_in_use(path: &Path) -> Result<()> {
+    let metadata =
+        fs::metadata(path).map_err(|e| Error::io(format!("looking at {}", path.display()), e))?;
+    refuse_mounted(path, metadata.rdev())?;
+    refuse_claimed(path)
 }
 
 fn read(file: &mut File, offset: u64, length: u64) -> io::Result<Vec<u8>> {

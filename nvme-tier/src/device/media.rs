@@ -128,7 +128,7 @@ impl Media {
     pub(super) fn admit(&self, command: &Command) -> Result<()> {
         let medium = self.0.all.get(usize::from(command.device().0));
         if self.0.read_only && !matches!(command, Command::Read { .. }) {
-            return Err(Kind::Denied.error("this tier was opened for reading only"));
+            return Err(admit::read_only());
         }
         admit::check(command, medium.map(Medium::geometry))
     }

@@ -6,11 +6,17 @@ mod foreign;
 mod media;
 mod medium;
 #[allow(dead_code, unused_imports)]
+mod mixed;
 mod nvme;
+mod nvme_disk;
+#[allow(dead_code, unused_imports)]
+mod polled;
 mod ring;
 pub mod sim;
 mod table;
 mod uring;
+#[allow(dead_code, unused_imports)]
+mod vfio;
 mod wait;
 
 use std::os::fd::BorrowedFd;
