@@ -8,6 +8,8 @@
 mod command;
 mod health;
 mod identify;
+#[cfg(test)]
+pub(super) mod pages;
 mod protection;
 mod registers;
 mod status;
