@@ -39,6 +39,8 @@ pub(super) struct AdminQueue {
     /// Submission entries, completion entries, and a page for a command's data.
     memory: DmaMemory,
     registers: Registers,
+    /// How long a command may take.
+    limit: Duration,
     next_cid: u16,
     /// Event requests that the controller holds.
     listening: u16,
@@ -46,7 +48,11 @@ pub(super) struct AdminQueue {
 }
 
 impl AdminQueue {
-    pub(super) fn new(host: &Arc<dyn Host>, capabilities: Capabilities) -> Result<Self> {
+    pub(super) fn new(
+        host: &Arc<dyn Host>,
+        capabilities: Capabilities,
+        limit: Duration,
+    ) -> Result<Self> {
         let memory = DmaMemory::new(host, 3 * PAGE_BYTES)?;
         let registers = host.registers();
         let doorbell = |side| Doorbell::new(registers, capabilities, 0, side, None);
@@ -61,7 +67,16 @@ impl AdminQueue {
             CompletionRing::new(entries, ENTRIES, ENTRIES - 1, doorbell(Side::Completion))
         };
         let events = Vec::with_capacity(usize::from(MOST_EVENTS));
-        Ok(Self { submission, completion, memory, registers, next_cid: 0, listening: 0, events })
+        Ok(Self {
+            submission,
+            completion,
+            memory,
+            registers,
+            limit,
+            next_cid: 0,
+            listening: 0,
+            events,
+        })
     }
 
     /// Empties the rings and tells the controller, which is disabled, where they are.
@@ -84,7 +99,6 @@ impl AdminQueue {
         &mut self,
         doing: &str,
         mut entry: SubmissionEntry,
-        limit: Duration,
     ) -> Result<CompletionEntry> {
         let cid = self.next_cid;
         self.next_cid = (cid + 1) % FIRST_EVENT_CID;
@@ -108,10 +122,10 @@ impl AdminQueue {
                     "an admin command that nobody waits for ended"
                 );
             }
-            if begin.elapsed() > limit {
+            if begin.elapsed() > self.limit {
                 return Err(Kind::Io.error(format!(
                     "{doing}: the controller did not answer in {} s",
-                    limit.as_secs_f32()
+                    self.limit.as_secs_f32()
                 )));
             }
             spins += 1;
@@ -128,11 +142,10 @@ impl AdminQueue {
         doing: &str,
         entry: SubmissionEntry,
         length: usize,
-        limit: Duration,
     ) -> Result<Vec<u8>> {
         self.memory.zero(DATA_AT, PAGE_BYTES);
         let entry = entry.with_data(DataPointer::Prp(self.memory.iova(DATA_AT), 0));
-        self.execute(doing, entry, limit)?;
+        self.execute(doing, entry)?;
         Ok(self.memory.copy(DATA_AT, length))
     }
 

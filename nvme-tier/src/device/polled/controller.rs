@@ -20,6 +20,8 @@ pub(in crate::device) struct ControllerOptions {
     pub(in crate::device) tick: Duration,
     /// Ticks after which a command is aborted; after twice as many the controller is reset.
     pub(in crate::device) command_ticks: u32,
+    /// How long an admin command may take.
+    pub(in crate::device) admin_limit: Duration,
     /// Whether to use shadow doorbells where the controller has them.
     pub(in crate::device) shadow_doorbells: bool,
     /// Whether to use SGL descriptors where the controller takes them.
@@ -31,6 +33,7 @@ impl Default for ControllerOptions {
         Self {
             tick: Duration::from_millis(100),
             command_ticks: 100,
+            admin_limit: Duration::from_secs(10),
             shadow_doorbells: true,
             sgl: true,
         }

@@ -108,7 +108,7 @@ impl Core {
             )));
         }
         let core = Self {
-            admin: Mutex::new(AdminQueue::new(&host, capabilities)?),
+            admin: Mutex::new(AdminQueue::new(&host, capabilities, options.admin_limit)?),
             doorbells: if options.shadow_doorbells {
                 Some(ShadowDoorbells::new(&host)?)
             } else {

@@ -1,7 +1,5 @@
 //! What a controller is asked and told by admin commands.
 
-use std::time::Duration;
-
 use extent::Result;
 
 use super::admin::AdminQueue;
@@ -9,9 +7,6 @@ use crate::device::nvme::{
     HEALTH_BYTES, Health, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, SubmissionEntry,
     active_namespaces, admin,
 };
-
-/// How long an admin command may take.
-pub(super) const ADMIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Every namespace, in commands that are about the controller as a whole.
 const ALL_NAMESPACES: u32 = u32::MAX;
@@ -22,7 +17,7 @@ const MOST_QUEUES: u32 = 1024;
 fn identify(queue: &mut AdminQueue, doing: &str, cns: u32, nsid: u32) -> Result<Vec<u8>> {
     let mut entry = SubmissionEntry::new(admin::IDENTIFY, 0, nsid);
     entry.cdw10 = cns;
-    queue.fetch(doing, entry, IDENTIFY_BYTES, ADMIN_LIMIT)
+    queue.fetch(doing, entry, IDENTIFY_BYTES)
 }
 
 pub(super) fn identify_controller(queue: &mut AdminQueue) -> Result<IdentifyController> {
@@ -52,7 +47,7 @@ pub(super) fn queue_pairs(queue: &mut AdminQueue) -> Result<u16> {
     entry.cdw10 = admin::FEATURE_NUMBER_OF_QUEUES;
     // Zero-based: completion queues above submission queues.
     entry.cdw11 = (MOST_QUEUES - 1) << 16 | (MOST_QUEUES - 1);
-    let granted = queue.execute("asking for I/O queues", entry, ADMIN_LIMIT)?.result;
+    let granted = queue.execute("asking for I/O queues", entry)?.result;
     let (submission, completion) = (granted & 0xffff, granted >> 16);
     Ok(u16::try_from(submission.min(completion).min(MOST_QUEUES - 1) + 1).unwrap_or(u16::MAX))
 }
@@ -61,7 +56,7 @@ pub(super) fn queue_pairs(queue: &mut AdminQueue) -> Result<u16> {
 pub(super) fn write_cache_is_on(queue: &mut AdminQueue) -> Result<bool> {
     let mut entry = SubmissionEntry::new(admin::GET_FEATURES, 0, 0);
     entry.cdw10 = admin::FEATURE_VOLATILE_WRITE_CACHE;
-    Ok(queue.execute("asking for the write cache", entry, ADMIN_LIMIT)?.result & 1 != 0)
+    Ok(queue.execute("asking for the write cache", entry)?.result & 1 != 0)
 }
 
 /// Has it tell of every critical warning, and of changes of its namespaces (Base 5.27.1.8).
@@ -72,7 +67,7 @@ pub(super) fn announce_events(queue: &mut AdminQueue) -> Result<()> {
         let mut entry = SubmissionEntry::new(admin::SET_FEATURES, 0, 0);
         entry.cdw10 = admin::FEATURE_ASYNCHRONOUS_EVENTS;
         entry.cdw11 = events;
-        queue.execute("asking to be told of events", entry, ADMIN_LIMIT)
+        queue.execute("asking to be told of events", entry)
     };
     // An older controller does not know the second kind.
     set(queue, WARNINGS | NAMESPACES).or_else(|_| set(queue, WARNINGS)).map(|_| ())
@@ -89,14 +84,14 @@ pub(super) fn log_page(queue: &mut AdminQueue, page: u32) -> Result<Vec<u8>> {
     let mut entry = SubmissionEntry::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES);
     let dwords = (HEALTH_BYTES / 4 - 1) as u32;
     entry.cdw10 = page | dwords << 16;
-    queue.fetch("reading a log page", entry, HEALTH_BYTES, ADMIN_LIMIT)
+    queue.fetch("reading a log page", entry, HEALTH_BYTES)
 }
 
 /// Where shadow doorbells and their event indexes are (Base 5.8).
 pub(super) fn use_doorbell_buffers(queue: &mut AdminQueue, iovas: (u64, u64)) -> Result<()> {
     let mut entry = SubmissionEntry::new(admin::DOORBELL_BUFFER_CONFIG, 0, 0);
     entry.data = [iovas.0, iovas.1];
-    queue.execute("setting up shadow doorbells", entry, ADMIN_LIMIT).map(|_| ())
+    queue.execute("setting up shadow doorbells", entry).map(|_| ())
 }
 
 /// Where one queue pair is, and how long.
@@ -117,12 +112,12 @@ pub(super) fn create_queues(queue: &mut AdminQueue, place: &QueuePlace) -> Resul
     let mut entry = SubmissionEntry::new(admin::CREATE_COMPLETION_QUEUE, 0, 0);
     entry.data[0] = place.completion_iova;
     (entry.cdw10, entry.cdw11) = (size(place.completion_entries), CONTIGUOUS);
-    queue.execute("creating a completion queue", entry, ADMIN_LIMIT)?;
+    queue.execute("creating a completion queue", entry)?;
     let mut entry = SubmissionEntry::new(admin::CREATE_SUBMISSION_QUEUE, 0, 0);
     entry.data[0] = place.submission_iova;
     entry.cdw10 = size(place.submission_entries);
     entry.cdw11 = CONTIGUOUS | u32::from(place.id) << 16;
-    let made = queue.execute("creating a submission queue", entry, ADMIN_LIMIT);
+    let made = queue.execute("creating a submission queue", entry);
     if made.is_err() {
         let _half_made = delete(queue, admin::DELETE_COMPLETION_QUEUE, place.id);
     }
@@ -138,12 +133,12 @@ pub(super) fn delete_queues(queue: &mut AdminQueue, id: u16) -> Result<()> {
 fn delete(queue: &mut AdminQueue, opcode: u8, id: u16) -> Result<()> {
     let mut entry = SubmissionEntry::new(opcode, 0, 0);
     entry.cdw10 = u32::from(id);
-    queue.execute("deleting a queue", entry, ADMIN_LIMIT).map(|_| ())
+    queue.execute("deleting a queue", entry).map(|_| ())
 }
 
 /// Asks for a command to be aborted (Base 5.1). The controller need not do it.
 pub(super) fn abort(queue: &mut AdminQueue, queue_id: u16, cid: u16) -> Result<()> {
     let mut entry = SubmissionEntry::new(admin::ABORT, 0, 0);
     entry.cdw10 = u32::from(cid) << 16 | u32::from(queue_id);
-    queue.execute("aborting a command", entry, ADMIN_LIMIT).map(|_| ())
+    queue.execute("aborting a command", entry).map(|_| ())
 }

@@ -31,6 +31,7 @@ fn options() -> ControllerOptions {
     ControllerOptions {
         tick: Duration::from_millis(2),
         command_ticks: 10,
+        admin_limit: Duration::from_millis(500),
         ..ControllerOptions::default()
     }
 }
