@@ -9,7 +9,7 @@ mod pool;
 mod region;
 mod verify;
 
-pub use memory::{Frozen, Source, Target, Window};
+pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
 pub use region::{HugePages, Region, RegionId};
 

@@ -70,6 +70,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Serve(args) => serve::run(&args, &global),
         Command::Tier(command) => commands::tier(command, output),
+        Command::Device(command) => commands::device(command, output),
         Command::Bench(args) => bench::run(&args, &global),
         Command::Demo(args) => demo::run(&args, output),
         command => commands::block_on(async {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use extent::FileName;
+use nvme_tier::device::PciAddress;
 
 use crate::units::Bytes;
 
@@ -114,6 +115,45 @@ pub(crate) struct TierFormatArgs {
     /// Go ahead although there is a tier, or something else, on the devices
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+const DEVICE_EXAMPLES: &str = "\
+Examples:
+  forebay device list                             NVMe controllers, who has them, what is on them
+  forebay device bind 0000:5e:00.0                from the kernel to this node's own driver
+  forebay device bind 5e:00.0 5f:00.0 --user forebay
+  forebay device unbind 0000:5e:00.0              back to the kernel
+
+A bound controller is named by its address in the configuration: [[device]] path = \"0000:5e:00.0\".
+Binding lasts until the next boot: bind in a unit that runs before the node's.";
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = DEVICE_EXAMPLES)]
+pub(crate) enum DeviceCommand {
+    /// Show the NVMe controllers of this machine
+    List,
+    /// Take controllers from the kernel, for a node to drive them itself (VFIO); needs root
+    ///
+    /// Refuses a controller with a namespace that is mounted or otherwise in use, one whose IOMMU
+    /// group is shared with a device of the kernel's, and one without an IOMMU.
+    Bind(DeviceBindArgs),
+    /// Give controllers back to the kernel; needs root
+    Unbind {
+        /// PCI addresses, as `forebay device list` shows them
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<PciAddress>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeviceBindArgs {
+    /// PCI addresses, as `forebay device list` shows them
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<PciAddress>,
+
+    /// Whom to give the right to drive them: the node's user, by name or number
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
 }
 
 /// How to reach the node's data.

@@ -10,7 +10,8 @@ pub(crate) use files::{
     Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
-    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierCommand, TierFormatArgs,
+    BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
+    ServeArgs, TierCommand, TierFormatArgs,
 };
 
 use crate::output::{Colour, Output};
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     /// Format, inspect or check a tier's devices, while no node runs on them
     #[command(subcommand)]
     Tier(TierCommand),
+    /// NVMe controllers: list them, give them to this node's own driver and back
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Bring files from their silos onto the node
     Promote(PromoteArgs),
     /// Write files back, verify the copies, and let the extents go

@@ -1,11 +1,13 @@
 //! Commands for a running node, and for a tier without one.
 
+mod device;
 mod files;
 mod jobs;
 mod node;
 mod tier;
 mod tier_report;
 
+pub(crate) use device::device;
 use extent::{Error, Result};
 pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};
 pub(crate) use jobs::{follow, jobs, watch};

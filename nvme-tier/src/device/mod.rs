@@ -30,6 +30,7 @@ pub use allocate::allocate_file;
 pub use media::{Media, MediaOptions};
 pub use nvme::Health;
 pub use uring::UringDevice;
+pub use vfio::{NvmeFunction, NvmeNamespace, PciAddress};
 
 /// How many descriptors a [`Device::sleep`] may be for, beside the device itself.
 pub const MOST_OTHERS: usize = wait::MOST_DESCRIPTORS - 1;

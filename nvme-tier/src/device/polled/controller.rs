@@ -77,7 +77,7 @@ impl Controller {
         Ok(Arc::new(controller))
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 

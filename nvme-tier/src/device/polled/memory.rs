@@ -40,6 +40,7 @@ impl Mapping {
     }
 
     /// Where the device sees byte `offset` of the region.
+    #[inline]
     pub(super) fn iova_of(&self, offset: usize) -> u64 {
         debug_assert!((self.start..self.start + self.length).contains(&offset));
         self.iova + (offset - self.start) as u64

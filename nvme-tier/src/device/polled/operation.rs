@@ -39,7 +39,7 @@ impl Operation {
         Self {
             token: Token(0),
             command: None,
-            hold: Hold::Nothing,
+            hold: Hold::default(),
             iova: 0,
             length: 0,
             issued: 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dma::{Region, RegionId};
+use dma::{Region, RegionId, Span};
 use extent::Result;
 
 use super::Controller;
@@ -29,14 +29,12 @@ struct Place {
 }
 
 /// What keeps a command's memory within the controller's reach.
-#[derive(Debug)]
-pub(super) enum Hold {
-    /// It has no memory.
-    Nothing,
+#[derive(Debug, Default)]
+pub(super) struct Hold {
     /// A registered region, by its number here.
-    Registered(u16),
+    registered: Option<u16>,
     /// A mapping for this command alone.
-    Temporary(#[expect(dead_code, reason = "held, not looked at")] Mapping),
+    temporary: Option<Box<Mapping>>,
 }
 
 impl Places {
@@ -71,43 +69,52 @@ impl Places {
         }
     }
 
-    /// Where the controller sees a range of a region, and what has to be held meanwhile.
-    #[inline]
-    pub(super) fn hold(
-        &mut self,
-        controller: &Controller,
-        region: &Arc<Region>,
-        offset: usize,
-        length: usize,
-    ) -> Result<(u64, Hold)> {
-        let id = region.id();
-        let (known, number) = self.recent[id.0 as usize % RECENT];
-        let number = if known == id { Some(number) } else { self.look_up(id) };
-        if let Some(number) = number {
-            let place = &mut self.all[usize::from(number)];
-            let mapping = place.mapping.as_ref().expect("known places have a mapping");
-            place.in_flight += 1;
-            return Ok((mapping.iova_of(offset), Hold::Registered(number)));
+    /// Where the controller sees memory that lies in a region used lately, and what has to be held
+    /// meanwhile.
+    #[inline(always)]
+    pub(super) fn hold_recent(&mut self, span: Span<'_>) -> Option<(u64, Hold)> {
+        let (known, number) = self.recent[span.region.id().0 as usize % RECENT];
+        if known != span.region.id() {
+            return None;
         }
-        let mapping = Mapping::new(&controller.core().host, region, offset, length)?;
-        Ok((mapping.iova_of(offset), Hold::Temporary(mapping)))
+        let place = &mut self.all[usize::from(number)];
+        let iova = place.mapping.as_ref()?.iova_of(span.offset);
+        place.in_flight += 1;
+        Some((iova, Hold { registered: Some(number), temporary: None }))
+    }
+
+    /// Where the controller sees any memory, and what has to be held meanwhile.
+    pub(super) fn hold(&mut self, controller: &Controller, span: Span<'_>) -> Result<(u64, Hold)> {
+        if self.look_up(span.region.id())
+            && let Some(held) = self.hold_recent(span)
+        {
+            return Ok(held);
+        }
+        let mapping = Mapping::new(&controller.core().host, span.region, span.offset, span.length)?;
+        let iova = mapping.iova_of(span.offset);
+        Ok((iova, Hold { registered: None, temporary: Some(Box::new(mapping)) }))
     }
 
     /// A command has ended.
     #[inline]
-    pub(super) fn let_go(&mut self, hold: &Hold) {
-        let Hold::Registered(number) = hold else { return };
-        let place = &mut self.all[usize::from(*number)];
-        place.in_flight -= 1;
-        if place.is_leaving && place.in_flight == 0 {
-            place.mapping = None;
+    pub(super) fn let_go(&mut self, hold: &mut Hold) {
+        if let Some(number) = hold.registered.take() {
+            let place = &mut self.all[usize::from(number)];
+            place.in_flight -= 1;
+            if place.is_leaving && place.in_flight == 0 {
+                place.mapping = None;
+            }
+        } else {
+            hold.temporary = None;
         }
     }
 
-    fn look_up(&mut self, id: RegionId) -> Option<u16> {
-        let number = self.number(id).filter(|number| !self.all[usize::from(*number)].is_leaving)?;
+    /// Makes a region a recent one, if it is registered.
+    fn look_up(&mut self, id: RegionId) -> bool {
+        let staying = |number: &u16| !self.all[usize::from(*number)].is_leaving;
+        let Some(number) = self.number(id).filter(staying) else { return false };
         self.recent[id.0 as usize % RECENT] = (id, number);
-        Some(number)
+        true
     }
 
     fn number(&self, id: RegionId) -> Option<u16> {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use dma::{Region, RegionId};
+use dma::{Region, RegionId, Span};
 use extent::{Kind, Result};
 
 use super::Controller;
-use super::core::Life;
+use super::core::{Core, Life};
 use super::doorbell::{Doorbell, Side};
 use super::features::QueuePlace;
 use super::memory::DmaMemory;
@@ -39,6 +39,7 @@ const COMPLETIONS_PER_COMMAND: u32 = 4;
 /// One thread's pair of queues onto one namespace.
 pub(in crate::device) struct PolledQueue {
     controller: Arc<Controller>,
+    core: Arc<Core>,
     namespace: Namespace,
     id: u16,
     /// Under which the queues were made.
@@ -63,6 +64,10 @@ pub(in crate::device) struct PolledQueue {
 struct Namespace {
     nsid: u32,
     block_shift: u32,
+    /// Of the unit that offsets and lengths are multiples of.
+    block_mask: u64,
+    /// Whether plain commands need nothing special.
+    takes_simple: bool,
     geometry: Geometry,
     /// The most bytes of one NVMe command.
     part_bytes: u32,
@@ -109,11 +114,7 @@ impl PolledQueue {
         let (submission_entries, completion_entries, parts) =
             (narrow(submission_entries), narrow(completion_entries), narrow(parts));
 
-        let uses_sgl = core.identity().has_sgl && core.options.sgl;
-        let namespace = Namespace {
-            read_only,
-            ..Namespace::new(controller, nsid, identity, geometry, uses_sgl)
-        };
+        let namespace = Namespace::new(controller, nsid, identity, geometry, read_only);
         let memory = QueueMemory::new(
             controller,
             &namespace,
@@ -135,6 +136,7 @@ impl PolledQueue {
         let depth_16 = u16::try_from(depth).expect("depths are checked to be at most 4096");
         let mut queue = Self {
             controller: Arc::clone(controller),
+            core: Arc::clone(core),
             namespace,
             id,
             life: core.life(),
@@ -155,7 +157,7 @@ impl PolledQueue {
     }
 
     fn create(&mut self) -> Result<()> {
-        let core = self.controller.core();
+        let core = &self.core;
         core.create_queues(&QueuePlace {
             id: self.id,
             submission_iova: self.memory.memory.iova(0),
@@ -172,25 +174,86 @@ impl PolledQueue {
         token: Token,
         command: Command,
     ) -> Result<(), Command> {
-        let Some(number) = self.free_operations.pop() else { return Err(command) };
+        let Some(number) = self.free_operations.last().copied() else { return Err(command) };
+        let simple = match &command {
+            Command::Read { at, into } => self.prepare_simple(io::READ, at.offset, into.span()),
+            Command::Write { at, from } => self.prepare_simple(io::WRITE, at.offset, from.span()),
+            Command::Flush(_) => None,
+        };
+        let Some((entry, part, iova, hold)) = simple else {
+            self.submit_any(token, command);
+            return Ok(());
+        };
+        self.free_operations.pop();
+        let operation = &mut self.operations[usize::from(number)];
+        operation.token = token;
+        operation.command = Some(command);
+        operation.hold = hold;
+        operation.iova = iova;
+        (operation.length, operation.issued, operation.outstanding) = (part.length, part.length, 1);
+        operation.born = self.core.ticks();
+        self.parts[usize::from(entry.cid())] = Part { operation: number, ..part };
+        self.submission.push(&entry);
+        Ok(())
+    }
+
+    /// The entry of a command that needs nothing special: whole blocks in registered memory, as
+    /// many as one NVMe command takes, without protection, and with a command id to be had.
+    #[inline(always)]
+    fn prepare_simple(
+        &mut self,
+        opcode: u8,
+        offset: u64,
+        span: Span<'_>,
+    ) -> Option<(SubmissionEntry, Part, u64, Hold)> {
+        let namespace = &self.namespace;
+        let (length, block_mask) = (span.length as u64, namespace.block_mask);
+        let is_simple = namespace.takes_simple
+            && (offset | length) & block_mask == 0
+            && span.offset & 3 == 0
+            && length.wrapping_sub(1) < u64::from(namespace.part_bytes)
+            && offset.checked_add(length)? <= namespace.geometry.capacity_bytes
+            && self.waiting.is_empty();
+        if !is_simple {
+            return None;
+        }
+        let cid = self.free_parts.last().copied()?;
+        let (iova, hold) = self.places.hold_recent(span)?;
+        self.free_parts.pop();
+        let length = (length & 0xffff_ffff) as u32;
+        let data = self.data_pointer(cid, iova, length);
+        let shift = self.namespace.block_shift;
+        let entry = SubmissionEntry::new(opcode, cid, self.namespace.nsid)
+            .with_blocks(offset >> shift, length >> shift)
+            .with_data(data);
+        Some((entry, Part { operation: 0, tries: 0, offset: 0, length }, iova, hold))
+    }
+
+    #[inline]
+    fn data_pointer(&self, cid: u16, iova: u64, length: u32) -> DataPointer {
+        if self.namespace.uses_sgl {
+            return DataPointer::Sgl { address: iova, length };
+        }
+        let (list, list_iova) = self.memory.list(cid);
+        prp(iova, length, list, list_iova)
+    }
+
+    /// Queues any command at all; there is a place for it.
+    #[inline(never)]
+    fn submit_any(&mut self, token: Token, command: Command) {
+        let number = self.free_operations.pop().expect("seen by the caller");
         let prepared = self.prepare(&command);
         let operation = &mut self.operations[usize::from(number)];
         operation.token = token;
-        operation.length = u32::try_from(command.length()).unwrap_or(u32::MAX);
+        // A flush has no bytes; one stands for it, so that there is something to issue.
+        operation.length = u32::try_from(command.length().max(1)).unwrap_or(u32::MAX);
         operation.issued = 0;
-        operation.restarts = 0;
-        operation.is_aborted = false;
-        operation.born = self.controller.core().ticks();
-        let is_flush = matches!(command, Command::Flush(_));
+        operation.born = self.core.ticks();
         operation.command = Some(command);
         match prepared {
             Ok((iova, hold)) => {
                 operation.iova = iova;
                 operation.hold = hold;
-                if is_flush {
-                    // So that there is something to issue.
-                    operation.length = 1;
-                }
                 if !self.waiting.is_empty() || !self.issue(number) {
                     self.waiting.push_back(number);
                 }
@@ -200,27 +263,24 @@ impl PolledQueue {
                 self.ended.push(number);
             }
         }
-        Ok(())
     }
 
     /// Checks a command, and finds out where the controller sees its memory.
-    #[inline]
     fn prepare(&mut self, command: &Command) -> Result<(u64, Hold)> {
         admit::check(command, Some(self.namespace.geometry))?;
         if self.namespace.read_only && !matches!(command, Command::Read { .. }) {
             return Err(admit::read_only());
         }
-        let (region, address, length) = match command {
-            Command::Flush(_) => return Ok((0, Hold::Nothing)),
-            Command::Read { into, .. } => (into.region(), into.address(), into.length()),
-            Command::Write { from, .. } => (from.region(), from.address(), from.length()),
+        let span = match command {
+            Command::Flush(_) => return Ok((0, Hold::default())),
+            Command::Read { into, .. } => into.span(),
+            Command::Write { from, .. } => from.span(),
         };
-        let offset = address.addr().get() - region.base().addr().get();
         // Memory addresses of data have to be multiples of four (Base 4.1.1).
-        if !offset.is_multiple_of(4) {
+        if !span.offset.is_multiple_of(4) {
             return Err(Kind::Invalid.error("memory for NVMe must begin at a multiple of 4 bytes"));
         }
-        self.places.hold(&self.controller, region, offset, length)
+        self.places.hold(&self.controller, span)
     }
 
     /// Issues what is left of an operation, as far as there are command ids. Whether that was all.
@@ -256,12 +316,7 @@ impl PolledQueue {
         };
         let lba = (at.offset + u64::from(part.offset)) >> namespace.block_shift;
         let iova = operation.iova + u64::from(part.offset);
-        let data = if namespace.uses_sgl {
-            DataPointer::Sgl { address: iova, length: part.length }
-        } else {
-            let (list, list_iova) = self.memory.list(cid);
-            prp(iova, part.length, list, list_iova)
-        };
+        let data = self.data_pointer(cid, iova, part.length);
         let mut entry = SubmissionEntry::new(opcode, cid, namespace.nsid)
             .with_blocks(lba, part.length >> namespace.block_shift)
             .with_data(data);
@@ -280,7 +335,7 @@ impl PolledQueue {
     /// Rings the doorbell for all that was queued since.
     #[inline]
     pub(in crate::device) fn kick(&mut self) {
-        if self.submission.unrung() > 0 && self.controller.core().life() == self.life {
+        if self.submission.unrung() > 0 && self.core.life() == self.life {
             self.submission.ring();
         }
     }
@@ -291,7 +346,9 @@ impl PolledQueue {
         if !self.ended.is_empty() {
             self.finish_ended(completions);
         }
-        if self.controller.core().life() != self.life {
+        let core = &self.core;
+        let tick = core.ticks();
+        if core.life() != self.life {
             self.follow(completions);
             return;
         }
@@ -302,7 +359,6 @@ impl PolledQueue {
         if !self.waiting.is_empty() {
             self.issue_waiting();
         }
-        let tick = self.controller.core().ticks();
         if tick != self.last_tick {
             self.last_tick = tick;
             self.look_for_late_ones(tick);
@@ -347,7 +403,7 @@ impl PolledQueue {
         }
         let part = mem::replace(part, Part::FREE);
         let operation = &mut self.operations[usize::from(part.operation)];
-        let name = self.controller.core().host.name();
+        let name = self.core.host.name();
         let result = match (&operation.command, self.namespace.protection) {
             _ if !status.is_success() => Err(status.error(operation.describe(&name))),
             (Some(Command::Read { at, into }), Some(protection)) => {
@@ -372,12 +428,12 @@ impl PolledQueue {
     #[cold]
     fn on_nonsense(&mut self, entry: &CompletionEntry) {
         tracing::error!(
-            name = self.controller.core().host.name(),
+            name = self.core.host.name(),
             cid = entry.cid,
             queue = self.id,
             "an NVMe controller completed a command that is not in flight"
         );
-        self.controller.core().want_reset();
+        self.core.want_reset();
     }
 
     /// Hands an operation back.
@@ -387,11 +443,14 @@ impl PolledQueue {
         if !operation.is_issued() {
             self.waiting.retain(|waiting| *waiting != number);
         }
-        let hold = mem::replace(&mut operation.hold, Hold::Nothing);
-        let result = operation.failure.take().map_or(Ok(()), Err);
+        self.places.let_go(&mut operation.hold);
         let command = operation.command.take().expect("in flight");
+        let result = match operation.failure.take() {
+            None => Ok(()),
+            Some(error) => Err(error),
+        };
+        (operation.restarts, operation.is_aborted) = (0, false);
         completions.push(Completion { token: operation.token, command, result });
-        self.places.let_go(&hold);
         self.free_operations.push(number);
     }
 
@@ -418,7 +477,7 @@ impl PolledQueue {
     /// Commands that take too long are aborted, and if that does not help the controller is reset.
     #[cold]
     fn look_for_late_ones(&mut self, tick: u32) {
-        let core = self.controller.core();
+        let core = &self.core;
         let limit = core.options.command_ticks;
         for (cid, part) in (0..).zip(&self.parts) {
             if part.is_free() {
@@ -439,7 +498,7 @@ impl PolledQueue {
     /// memory is touched any more.
     #[cold]
     fn follow(&mut self, completions: &mut Vec<Completion>) {
-        let life = self.controller.core().life();
+        let life = self.core.life();
         if life.is_dead() {
             self.fail_all(completions);
         } else if life.is_working() {
@@ -452,8 +511,8 @@ impl PolledQueue {
         self.forget_parts();
         for number in self.busy() {
             let operation = &mut self.operations[usize::from(number)];
-            let error = self.controller.core().obituary();
-            let doing = operation.describe(&self.controller.core().host.name());
+            let error = self.core.obituary();
+            let doing = operation.describe(&self.core.host.name());
             operation.failure.get_or_insert_with(|| error.while_doing(doing));
             self.finish(number, completions);
         }
@@ -466,11 +525,11 @@ impl PolledQueue {
         self.memory.memory.zero(self.memory.completions_at, self.memory.completion_bytes);
         if let Err(error) = self.create() {
             tracing::error!(%error, queue = self.id, "a queue could not be made again after a reset");
-            self.controller.core().want_reset();
+            self.core.want_reset();
             return;
         }
         self.life = life;
-        let (tick, name) = (self.controller.core().ticks(), self.controller.core().host.name());
+        let (tick, name) = (self.core.ticks(), self.core.host.name());
         for number in self.busy() {
             let operation = &mut self.operations[usize::from(number)];
             // What a flush covers may have gone with the reset: only its caller can know.
@@ -537,8 +596,10 @@ impl Namespace {
         nsid: u32,
         identity: &IdentifyNamespace,
         geometry: Geometry,
-        uses_sgl: bool,
+        read_only: bool,
     ) -> Self {
+        let core = controller.core();
+        let uses_sgl = core.identity().has_sgl && core.options.sgl;
         let block = u64::from(identity.block_bytes);
         // NLB has sixteen bits; a page holds the tuples of so many blocks.
         let mut most = controller.max_transfer_bytes().min(block << 16).min(1 << 20);
@@ -548,12 +609,16 @@ impl Namespace {
         Self {
             nsid,
             block_shift: identity.block_bytes.trailing_zeros(),
+            block_mask: u64::from(geometry.block_bytes) - 1,
+            takes_simple: !read_only
+                && identity.protection.is_none()
+                && identity.boundary_bytes == 0,
             geometry,
             part_bytes: u32::try_from((most / block * block).max(block)).expect("at most 1 MiB"),
             boundary_bytes: identity.boundary_bytes,
             protection: identity.protection,
             uses_sgl,
-            read_only: true,
+            read_only,
         }
     }
 
@@ -619,14 +684,14 @@ impl Drop for PolledQueue {
             self.poll(&mut completions);
             completions.clear();
             if begin.elapsed() > DRAIN_LIMIT && !asked {
-                self.controller.core().want_reset();
+                self.core.want_reset();
                 asked = true;
             }
             if self.in_flight() > 0 {
                 thread::sleep(DRAIN_PAUSE);
             }
         }
-        let core = self.controller.core();
+        let core = &self.core;
         let is_made = core.life() == self.life;
         let is_gone = !is_made || core.delete_queues(self.id).is_ok();
         if self.in_flight() > 0 || !is_gone {

@@ -11,4 +11,4 @@ mod sysfs;
 pub use address::PciAddress;
 pub(super) use container::Container;
 pub(super) use function::VfioFunction;
-pub use sysfs::{NvmeFunction, bind, list, unbind};
+pub use sysfs::{NvmeFunction, NvmeNamespace};

@@ -51,6 +51,78 @@ pub struct NvmeNamespace {
 }
 
 impl NvmeFunction {
+    /// All NVMe controllers of this machine, in the order of their addresses.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the kernel does not show its PCI devices.
+    pub fn all() -> Result<Vec<Self>> {
+        let entries = match fs::read_dir(DEVICES) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|e| Error::io(format!("reading {DEVICES}"), e))?,
+        };
+        let mut found: Vec<_> = entries
+            .flatten()
+            .filter(|entry| text(&entry.path().join("class")).as_deref() == Some(NVME_CLASS))
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .map(look_at)
+            .collect();
+        found.sort_by_key(|function| function.address);
+        Ok(found)
+    }
+
+    /// Takes a controller from the kernel's driver and gives it to `vfio-pci`, for this user if one is
+    /// named. Does nothing if it is there already.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such controller; [`Kind::Busy`] if a namespace is mounted or
+    /// otherwise in use; [`Kind::Invalid`] if its IOMMU group is shared; [`Kind::Unsupported`] without an
+    /// IOMMU or without the driver; [`Kind::Denied`] without the right.
+    pub fn bind(address: PciAddress, user: Option<u32>) -> Result<Self> {
+        let function = find(address)?;
+        if let Some(obstacle) = function.obstacle() {
+            return Err(obstacle);
+        }
+        if function.driver.as_deref() != Some(VFIO) {
+            load(VFIO)?;
+            if let Err(error) = move_to(&function, Some(VFIO)) {
+                // Better with the driver that it came from than with none.
+                let _as_before = move_to(&function, None);
+                return Err(error);
+            }
+        }
+        let bound = find(address)?;
+        if let (Some(user), Some(group)) = (user, bound.iommu_group) {
+            let path = format!("/dev/vfio/{group}");
+            std::os::unix::fs::chown(&path, Some(user), None)
+                .map_err(|e| Error::io(format!("giving {path} to user {user}"), e))?;
+        }
+        Ok(bound)
+    }
+
+    /// Gives a controller back to the kernel's driver. Does nothing if it is there already.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is no such controller; [`Kind::Busy`] if a process drives it;
+    /// [`Kind::Denied`] without the right.
+    pub fn unbind(address: PciAddress) -> Result<Self> {
+        let function = find(address)?;
+        if function.driver.as_deref() == Some(NVME) {
+            return Ok(function);
+        }
+        if let (Some(VFIO), Some(group)) = (function.driver.as_deref(), function.iommu_group) {
+            let path = format!("/dev/vfio/{group}");
+            let opened = fs::File::options().read(true).write(true).open(&path);
+            if opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+                return Err(Kind::Busy.error(format!(
+                    "{address} is being driven by a process ({path}): stop that first"
+                )));
+            }
+        }
+        load(NVME)?;
+        move_to(&function, None)?;
+        find(address)
+    }
+
     /// What keeps it from being bound to `vfio-pci`, if anything does.
     #[must_use]
     pub fn obstacle(&self) -> Option<Error> {
@@ -72,78 +144,6 @@ impl NvmeFunction {
         let used = self.namespaces.iter().find_map(|namespace| namespace.in_use.as_ref());
         used.map(|why| Kind::Busy.error(format!("{address} stays with the kernel: {why}")))
     }
-}
-
-/// All NVMe controllers of this machine, in the order of their addresses.
-///
-/// # Errors
-/// [`Kind::Io`] if the kernel does not show its PCI devices.
-pub fn list() -> Result<Vec<NvmeFunction>> {
-    let entries = match fs::read_dir(DEVICES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|e| Error::io(format!("reading {DEVICES}"), e))?,
-    };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .filter(|entry| text(&entry.path().join("class")).as_deref() == Some(NVME_CLASS))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .map(look_at)
-        .collect();
-    found.sort_by_key(|function| function.address);
-    Ok(found)
-}
-
-/// Takes a controller from the kernel's driver and gives it to `vfio-pci`, for this user if one is
-/// named. Does nothing if it is there already.
-///
-/// # Errors
-/// [`Kind::NotFound`] if there is no such controller; [`Kind::Busy`] if a namespace is mounted or
-/// otherwise in use; [`Kind::Invalid`] if its IOMMU group is shared; [`Kind::Unsupported`] without an
-/// IOMMU or without the driver; [`Kind::Denied`] without the right.
-pub fn bind(address: PciAddress, user: Option<u32>) -> Result<NvmeFunction> {
-    let function = find(address)?;
-    if let Some(obstacle) = function.obstacle() {
-        return Err(obstacle);
-    }
-    if function.driver.as_deref() != Some(VFIO) {
-        load(VFIO)?;
-        if let Err(error) = move_to(&function, Some(VFIO)) {
-            // Better with the driver that it came from than with none.
-            let _as_before = move_to(&function, None);
-            return Err(error);
-        }
-    }
-    let bound = find(address)?;
-    if let (Some(user), Some(group)) = (user, bound.iommu_group) {
-        let path = format!("/dev/vfio/{group}");
-        std::os::unix::fs::chown(&path, Some(user), None)
-            .map_err(|e| Error::io(format!("giving {path} to user {user}"), e))?;
-    }
-    Ok(bound)
-}
-
-/// Gives a controller back to the kernel's driver. Does nothing if it is there already.
-///
-/// # Errors
-/// [`Kind::NotFound`] if there is no such controller; [`Kind::Busy`] if a process drives it;
-/// [`Kind::Denied`] without the right.
-pub fn unbind(address: PciAddress) -> Result<NvmeFunction> {
-    let function = find(address)?;
-    if function.driver.as_deref() == Some(NVME) {
-        return Ok(function);
-    }
-    if let (Some(VFIO), Some(group)) = (function.driver.as_deref(), function.iommu_group) {
-        let path = format!("/dev/vfio/{group}");
-        let opened = fs::File::options().read(true).write(true).open(&path);
-        if opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
-            return Err(Kind::Busy.error(format!(
-                "{address} is being driven by a process ({path}): stop that first"
-            )));
-        }
-    }
-    load(NVME)?;
-    move_to(&function, None)?;
-    find(address)
 }
 
 /// The IOMMU group of a controller that VFIO can drive.
@@ -363,8 +363,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said_to_be_missing() {
         let address = "fffe:ff:1f.7".parse().expect("an address");
-        assert_eq!(bind(address, None).expect_err("absent").kind(), Kind::NotFound);
-        assert_eq!(unbind(address).expect_err("absent").kind(), Kind::NotFound);
-        list().expect("readable, or no PCI bus at all");
+        assert_eq!(NvmeFunction::bind(address, None).expect_err("absent").kind(), Kind::NotFound);
+        assert_eq!(NvmeFunction::unbind(address).expect_err("absent").kind(), Kind::NotFound);
+        NvmeFunction::all().expect("readable, or no PCI bus at all");
     }
 }

@@ -27,19 +27,22 @@ struct Rig {
     pool: Pool,
 }
 
-fn options() -> ControllerOptions {
+/// Only what swallows commands has to wait for their time to be over; everything else may take as
+/// long as a busy machine takes.
+fn options(behaviour: &Behaviour) -> ControllerOptions {
     ControllerOptions {
         tick: Duration::from_millis(2),
-        command_ticks: 10,
-        admin_limit: Duration::from_millis(500),
+        command_ticks: if behaviour.swallow > 0 { 50 } else { 10_000 },
+        admin_limit: if behaviour.mute { Duration::from_millis(100) } else { PATIENCE },
         ..ControllerOptions::default()
     }
 }
 
 fn open(behaviour: Behaviour) -> Result<(Arc<Model>, Arc<Controller>)> {
+    let options = options(&behaviour);
     let model = Model::start(behaviour);
     let host: Arc<dyn super::Host> = Arc::clone(&model) as _;
-    Ok((model, Controller::open(host, options())?))
+    Ok((model, Controller::open(host, options)?))
 }
 
 fn queue(controller: &Arc<Controller>, depth: usize) -> Result<PolledQueue> {

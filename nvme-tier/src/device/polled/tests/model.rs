@@ -168,6 +168,11 @@ impl Model {
         self.registers().write_u32(offset::CSTS, 0b11);
     }
 
+    /// How many commands it has swallowed and not given back.
+    pub(super) fn swallowed(&self) -> usize {
+        self.state.lock().stuck.len()
+    }
+
     /// One bit of a block rots.
     pub(super) fn rot(&self, at: usize) {
         self.state.lock().data[at] ^= 1;
