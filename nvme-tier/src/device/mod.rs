@@ -2,11 +2,14 @@
 
 mod admit;
 mod allocate;
+mod content;
+mod driver;
 mod foreign;
 mod media;
 mod medium;
 #[allow(dead_code, unused_imports)]
 mod nvme;
+mod passthrough;
 mod ring;
 pub mod sim;
 mod table;
@@ -21,6 +24,7 @@ use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
 pub use allocate::allocate_file;
+pub use driver::{Driver, PciName};
 pub use media::{Media, MediaOptions};
 pub use nvme::Health;
 pub use uring::UringDevice;
@@ -83,6 +87,7 @@ pub enum Command {
 impl Command {
     /// The device it is for.
     #[must_use]
+    #[inline]
     pub fn device(&self) -> DeviceIndex {
         match self {
             Self::Read { at, .. } | Self::Write { at, .. } => at.device,
