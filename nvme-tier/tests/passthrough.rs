@@ -19,8 +19,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 /// Bytes of the part of the namespace that is written to.
-const AREA_BYTES: usize = 8 << 20;
-const LARGEST: usize = 2 << 20;
+const AREA_BYTES: usize = 4 << 20;
+const LARGEST: usize = 1 << 20;
 
 fn open(path: &Path, driver: Driver) -> Result<Media> {
     Media::open_by(&[(path.to_owned(), driver)], MediaOptions::default())

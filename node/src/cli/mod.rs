@@ -10,7 +10,8 @@ pub(crate) use files::{
     Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
-    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierCommand, TierFormatArgs,
+    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierArgs, TierCommand,
+    TierFormatArgs,
 };
 
 use crate::output::{Colour, Output};

@@ -161,6 +161,16 @@ impl Media {
         self.0.all[usize::from(device.0)].why()
     }
 
+    /// The driver, and why not a faster one, for people.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn describe_driver(&self, device: DeviceIndex) -> String {
+        let driver = self.driver(device);
+        self.why(device).map_or_else(|| driver.to_owned(), |why| format!("{driver} ({why})"))
+    }
+
     /// A new queue over all of them, for at most `depth` commands in flight.
     ///
     /// # Errors
