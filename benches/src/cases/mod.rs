@@ -4,6 +4,7 @@ mod http;
 mod idle;
 mod local;
 mod nbd;
+mod nvme;
 mod promote;
 mod read;
 mod start;
@@ -43,7 +44,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 8] = [
+pub const ALL: [Case; 9] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -52,6 +53,7 @@ pub const ALL: [Case; 8] = [
     promote::CASE,
     idle::CASE,
     start::CASE,
+    nvme::PASSTHROUGH,
 ];
 
 /// The case of a name.
@@ -89,6 +91,12 @@ impl Case {
                 Line::Verdict(verdict)
             }
         })
+    }
+
+    /// Whether it runs a node, and so needs the node's binary.
+    #[must_use]
+    pub fn needs_node(&self) -> bool {
+        self.terms.case != nvme::PASSTHROUGH.terms.case
     }
 
     fn is_limit(&self) -> bool {

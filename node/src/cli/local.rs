@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use extent::FileName;
 use nvme_tier::device::PciAddress;
 
+use crate::config::DriverName;
 use crate::units::Bytes;
 
 const SERVE_EXAMPLES: &str = "\
@@ -82,9 +83,13 @@ pub(crate) enum TierCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct TierArgs {
-    /// The tier's files or block devices, in their order
+    /// The tier's files, devices or PCI addresses, in their order
     #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<PathBuf>,
+
+    /// How to reach them: the fastest way that works unless told
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) driver: DriverName,
 }
 
 #[derive(Args, Debug)]

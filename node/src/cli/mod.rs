@@ -11,7 +11,7 @@ pub(crate) use files::{
 };
 pub(crate) use local::{
     BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
-    ServeArgs, TierCommand, TierFormatArgs,
+    ServeArgs, TierArgs, TierCommand, TierFormatArgs,
 };
 
 use crate::output::{Colour, Output};

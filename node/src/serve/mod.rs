@@ -15,7 +15,7 @@ use std::sync::Arc;
 use control::Control;
 use dataplane::{Handle, Node};
 use extent::{Error, Kind, Result};
-pub(crate) use media::{create_file, is_blank, work_pool};
+pub(crate) use media::{create_file, work_pool};
 use rdma::{Listener, ListenerOptions, ShmOptions};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;

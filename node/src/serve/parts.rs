@@ -28,14 +28,14 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
         let fabrics = Fabrics::new(number, shm_options(settings))?;
         inboxes.push(fabrics.inbox());
         shards.push(ShardParts {
-            device: Box::new(media.queue(SHARD_QUEUE_DEPTH)?),
+            device: media.queue(SHARD_QUEUE_DEPTH)?,
             transport: Box::new(fabrics),
         });
     }
     let parts = Parts {
         tier: Arc::clone(&tier),
         ledger,
-        ledger_device: Box::new(media.queue(LEDGER_QUEUE_DEPTH)?),
+        ledger_device: media.queue(LEDGER_QUEUE_DEPTH)?,
         shards,
         silos: silos(settings)?,
         devices: media::describe(&media),

@@ -2,20 +2,20 @@
 
 mod admit;
 mod allocate;
+mod content;
+mod driver;
 mod foreign;
 mod media;
 mod medium;
-#[allow(dead_code, unused_imports)]
 mod mixed;
 mod nvme;
 mod nvme_disk;
-#[allow(dead_code, unused_imports)]
+mod passthrough;
 mod polled;
 mod ring;
 pub mod sim;
 mod table;
 mod uring;
-#[allow(dead_code, unused_imports)]
 mod vfio;
 mod wait;
 
@@ -27,6 +27,7 @@ use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
 pub use allocate::allocate_file;
+pub use driver::{Driver, PciName};
 pub use media::{Media, MediaOptions};
 pub use nvme::Health;
 pub use uring::UringDevice;
@@ -90,6 +91,7 @@ pub enum Command {
 impl Command {
     /// The device it is for.
     #[must_use]
+    #[inline]
     pub fn device(&self) -> DeviceIndex {
         match self {
             Self::Read { at, .. } | Self::Write { at, .. } => at.device,

@@ -7,28 +7,10 @@ use extent::{Kind, Result};
 use super::nvme::{Health, IdentifyNamespace};
 use super::polled::{Controller, ControllerOptions, PolledQueue};
 use super::vfio::{Container, PciAddress, VfioFunction};
-use super::{Geometry, MediaOptions};
+use super::{Geometry, MediaOptions, PciName};
 
 /// What is reported as the most bytes for one command: beyond it nothing gets faster.
 const MAX_TRANSFER_BYTES: u64 = 1 << 20;
-
-/// What names such a namespace: `0000:5e:00.0`, or `0000:5e:00.0/2` for one of several.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NvmeName {
-    address: PciAddress,
-    nsid: Option<u32>,
-}
-
-impl NvmeName {
-    /// The name that a text is, if it has the form of one.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (address, nsid) = match text.split_once('/') {
-            None => (text, None),
-            Some((address, nsid)) => (address, Some(nsid.parse().ok().filter(|nsid| *nsid != 0)?)),
-        };
-        Some(Self { address: address.parse().ok()?, nsid })
-    }
-}
 
 /// The controllers that one tier drives, all in one IO address space: memory is locked and mapped
 /// once for all of them.
@@ -43,7 +25,7 @@ impl NvmeBus {
     ///
     /// # Errors
     /// As [`VfioFunction::open`] and [`Controller::open`]; [`Kind::Invalid`] if it is too small.
-    pub(super) fn open(&mut self, name: NvmeName, options: &MediaOptions) -> Result<NvmeDisk> {
+    pub(super) fn open(&mut self, name: PciName, options: &MediaOptions) -> Result<NvmeDisk> {
         let known = self.controllers.iter().find(|(address, _)| *address == name.address);
         let controller = match known {
             Some((_, controller)) => Arc::clone(controller),
@@ -75,8 +57,8 @@ pub(super) struct NvmeDisk {
 }
 
 impl NvmeDisk {
-    fn new(controller: Arc<Controller>, name: NvmeName, options: &MediaOptions) -> Result<Self> {
-        let (nsid, identity) = controller.namespace(name.nsid)?;
+    fn new(controller: Arc<Controller>, name: PciName, options: &MediaOptions) -> Result<Self> {
+        let (nsid, identity) = controller.namespace(name.namespace)?;
         let unit = identity.unit_bytes();
         let capacity_bytes = identity.capacity_bytes() & !u64::from(unit - 1);
         if capacity_bytes < options.minimum_bytes.max(u64::from(unit)) {
@@ -120,22 +102,5 @@ impl NvmeDisk {
     pub(super) fn queue(&self, depth: usize) -> Result<PolledQueue> {
         let namespace = (self.nsid, &self.identity);
         PolledQueue::new(&self.controller, namespace, self.geometry, self.read_only, depth)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_told_from_paths() {
-        let name = NvmeName::parse("5e:00.0/2").expect("a name");
-        assert_eq!((name.address.to_string().as_str(), name.nsid), ("0000:5e:00.0", Some(2)));
-        assert_eq!(NvmeName::parse("0000:5e:00.0").and_then(|name| name.nsid), None);
-        for other in
-            ["/dev/nvme0n1", "0000:5e:00.0/0", "0000:5e:00.0/", "0000:5e:00.0/x", "tier.img"]
-        {
-            assert_eq!(NvmeName::parse(other), None, "{other}");
-        }
     }
 }

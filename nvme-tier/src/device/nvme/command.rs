@@ -49,10 +49,6 @@ pub(in crate::device) mod io {
     pub(in crate::device) const WRITE: u8 = 0x01;
     /// Read (NVM 3.2.4).
     pub(in crate::device) const READ: u8 = 0x02;
-    /// Write Zeroes (NVM 3.2.8).
-    pub(in crate::device) const WRITE_ZEROES: u8 = 0x08;
-    /// Dataset Management (NVM 3.2.3).
-    pub(in crate::device) const DATASET_MANAGEMENT: u8 = 0x09;
 }
 
 /// DPTR, where a command's data lies (Base 4.1).
@@ -149,6 +145,7 @@ impl SubmissionEntry {
     }
 
     /// Whether DPTR is an SGL descriptor.
+    #[cfg(test)]
     pub(in crate::device) fn is_sgl(&self) -> bool {
         self.cdw0 & SGL != 0
     }
@@ -172,11 +169,6 @@ pub(in crate::device) struct CompletionEntry {
 }
 
 impl CompletionEntry {
-    /// P, Phase Tag.
-    pub(in crate::device) fn phase(&self) -> bool {
-        self.status_and_phase & 1 != 0
-    }
-
     /// Status.
     pub(in crate::device) fn status(&self) -> Status {
         Status::from_entry(self.status_and_phase)

@@ -208,6 +208,7 @@ fn text(bytes: &[u8]) -> String {
     bytes.iter().map(printable).collect::<String>().trim().to_owned()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "every caller has just made it")]
 fn nonsense(what: String) -> extent::Error {
     Kind::Corrupt.error(format!(
         "the controller reports {what}, which no sound one does: update its firmware or replace it"

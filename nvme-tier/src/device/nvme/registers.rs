@@ -6,8 +6,6 @@ use std::time::Duration;
 pub(in crate::device) mod offset {
     /// CAP, Controller Capabilities.
     pub(in crate::device) const CAP: usize = 0x00;
-    /// VS, Version.
-    pub(in crate::device) const VS: usize = 0x08;
     /// CC, Controller Configuration.
     pub(in crate::device) const CC: usize = 0x14;
     /// CSTS, Controller Status.

@@ -82,8 +82,10 @@ pub(super) fn health(queue: &mut AdminQueue) -> Result<Health> {
 /// The first bytes of any log page.
 pub(super) fn log_page(queue: &mut AdminQueue, page: u32) -> Result<Vec<u8>> {
     let mut entry = SubmissionEntry::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES);
-    let dwords = (HEALTH_BYTES / 4 - 1) as u32;
-    entry.cdw10 = page | dwords << 16;
+    // NUMDL, zero-based.
+    const DWORDS: u32 = 512 / 4 - 1;
+    const { assert!(HEALTH_BYTES == 512) };
+    entry.cdw10 = page | DWORDS << 16;
     queue.fetch("reading a log page", entry, HEALTH_BYTES)
 }
 

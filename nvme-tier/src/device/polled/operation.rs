@@ -106,11 +106,14 @@ pub(super) fn prp(iova: u64, length: u32, list: NonNull<u8>, list_iova: u64) -> 
         return DataPointer::Prp(iova, next);
     }
     let entries = (end - next).div_ceil(page);
-    assert!(entries <= page / 8, "{length} bytes are more than one PRP list has entries for");
+    let entries = usize::try_from(entries).unwrap_or(usize::MAX);
+    assert!(entries <= PAGE_BYTES / 8, "{length} bytes are more than one PRP list has entries for");
     let list: NonNull<u64> = list.cast();
-    for (index, address) in (0..entries as usize).zip((next..).step_by(PAGE_BYTES)) {
+    for (index, address) in (0..entries).zip((next..).step_by(PAGE_BYTES)) {
         // SAFETY: the list is a page, and there are no more entries than fit.
-        unsafe { list.add(index).write_volatile(address) };
+        let place = unsafe { list.add(index) };
+        // SAFETY: as above; the page is the driver's own, and its command is not in flight yet.
+        unsafe { place.write_volatile(address) };
     }
     DataPointer::Prp(iova, list_iova)
 }

@@ -118,8 +118,10 @@ impl CompletionRing {
     pub(super) fn next(&mut self) -> Option<CompletionEntry> {
         // SAFETY: the mask keeps the head inside the ring.
         let place = unsafe { self.entries.add(usize::from(self.head)) };
-        // SAFETY: the last word alone is read first: the controller writes it last, or all at once.
-        let word = unsafe { (&raw const (*place.as_ptr()).status_and_phase).read_volatile() };
+        // SAFETY: a field's address alone, inside the entry.
+        let word = unsafe { &raw const (*place.as_ptr()).status_and_phase };
+        // SAFETY: as above. It is read first: the controller writes it last, or all at once.
+        let word = unsafe { word.read_volatile() };
         if (word & 1 != 0) != self.phase {
             return None;
         }

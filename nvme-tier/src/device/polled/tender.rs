@@ -66,7 +66,7 @@ fn tend(core: &Core) {
     } else {
         send_aborts(core);
         hear_events(core);
-        if core.ticks() % HEALTH_TICKS == 0 {
+        if core.ticks().is_multiple_of(HEALTH_TICKS) {
             read_health(core);
         }
     }

@@ -139,6 +139,7 @@ pub(super) struct DmaUnmap {
 }
 
 /// Bytes of a structure, as its `argsz` has them.
+#[expect(clippy::cast_possible_truncation, reason = "structures of the kernel's, all small")]
 pub(super) const fn argsz<T>() -> u32 {
     size_of::<T>() as u32
 }

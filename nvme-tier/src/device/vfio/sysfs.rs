@@ -221,8 +221,7 @@ fn namespaces(controller: &Path) -> Vec<NvmeNamespace> {
             let blocks: u64 =
                 text(&Path::new("/sys/class/block").join(&name).join("size"))?.parse().ok()?;
             let path = Path::new("/dev").join(name);
-            let in_use = foreign::refuse_in_use(&path).err();
-            let in_use = in_use.map(|error| error.context().to_owned());
+            let in_use = foreign::in_use(&path);
             // The kernel counts in units of 512 bytes, whatever the block size.
             Some(NvmeNamespace { path, capacity_bytes: blocks * 512, in_use })
         })

@@ -8,8 +8,10 @@ use rand::{Rng, SeedableRng};
 
 use crate::clock;
 use crate::device::mixed::MixedDevice;
-use crate::device::nvme_disk::{NvmeBus, NvmeDisk, NvmeName};
-use crate::device::{Command, Completion, Device, DeviceIndex, Location, MediaOptions, Token};
+use crate::device::nvme_disk::{NvmeBus, NvmeDisk};
+use crate::device::{
+    Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Token,
+};
 
 const ZERO: DeviceIndex = DeviceIndex(0);
 
@@ -20,7 +22,7 @@ fn names() -> Vec<String> {
 
 fn open(bus: &mut NvmeBus, name: &str) -> NvmeDisk {
     let options = MediaOptions { read_only: false, minimum_bytes: 1 << 20 };
-    bus.open(NvmeName::parse(name).expect("an address"), &options).expect("opens")
+    bus.open(PciName::parse(name.as_ref()).expect("an address"), &options).expect("opens")
 }
 
 fn device(disk: &NvmeDisk, depth: usize) -> MixedDevice {
@@ -45,7 +47,7 @@ fn what_is_written_is_read_back() {
     let mut bus = NvmeBus::default();
     for name in names() {
         let disk = open(&mut bus, &name);
-        println!("{name}: {disk:?} {:?}", disk.health());
+        assert!(disk.health().is_some(), "{disk:?}");
         let mut device = device(&disk, 16);
         let sizes = [SizeClass { bytes: 4 << 20, count: 8 }];
         let pool = Pool::new(&sizes, HugePages::Try).expect("memory");

@@ -47,12 +47,9 @@ fn rings_wrap_many_times_over() {
         let capabilities = 1u64 << 37 | 1 << 24 | most_entries;
         let behaviour = Behaviour { capabilities: Some(capabilities), ..Behaviour::default() };
         let mut rig = Rig::new(behaviour, 7);
-        for round in 0..200u64 {
+        for round in 0..200u8 {
             for token in 0..7 {
-                rig.submit(
-                    token,
-                    rig.write((token * 4096) % (BLOCKS * 512), 4096, (round % 256) as u8),
-                );
+                rig.submit(token, rig.write((token * 4096) % (BLOCKS * 512), 4096, round));
             }
             let mut tokens: Vec<u64> = rig.drain().iter().map(|done| done.token.0).collect();
             tokens.sort_unstable();
