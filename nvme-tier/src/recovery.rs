@@ -130,16 +130,20 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     })?;
     let mut reader = DeviceReader::new(device, pool)?;
     let count = u16::try_from(scan.superblocks.len()).expect("64 devices at most");
-    for (superblock, copy) in &mut scan.superblocks {
-        superblock.id_limit = limit;
-        superblock.sequence += 1;
-        write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
-            .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
-        *copy = 1 - *copy;
+    // Both copies, the older one first: with only one of them, one flipped bit would bring the
+    // lower limit back, and with it ids that are in use.
+    for _ in SUPERBLOCK_OFFSETS {
+        for (superblock, copy) in &mut scan.superblocks {
+            superblock.id_limit = limit;
+            superblock.sequence += 1;
+            write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
+                .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
+            *copy = 1 - *copy;
+        }
+        reader
+            .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
+            .map_err(|error| error.while_doing("flushing what was recovered"))?;
     }
-    reader
-        .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
-        .map_err(|error| error.while_doing("flushing what was recovered"))?;
     Ok(Ids::new(first, limit))
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Batch {
     pub(super) openings: Vec<Opening>,
     pub(super) windows: Vec<Window>,
     pub(super) repairs: Vec<(DeviceIndex, u32)>,
-    /// The counter limit that is being made durable.
+    /// The counter limit that is being made durable, in one of the two superblocks.
     pub(super) id_limit: Option<u64>,
     pub(super) publishes: Vec<Publish>,
     pub(super) erasures: Vec<Erasure>,
@@ -224,7 +224,9 @@ impl Ledger {
         if let Some(limit) = batch.id_limit.take()
             && !self.space.healthy().is_empty()
         {
-            self.tier.ids.raise(limit);
+            // The other copy still says what was durable before: the next batch writes that one.
+            let other = std::mem::replace(&mut self.id_limit, limit);
+            self.tier.ids.raise(other.min(limit));
         }
         batch.openings.clear();
         batch.repairs.clear();
