@@ -15,7 +15,7 @@ mod surface;
 
 pub use handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
-    SiloStatus,
+    ScrubOptions, ScrubReport, ScrubStatus, SiloStatus,
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};

@@ -51,6 +51,7 @@ mod apply;
 mod batch;
 pub(crate) mod book;
 pub(crate) mod io;
+mod look;
 mod plan;
 mod room;
 
@@ -95,6 +96,8 @@ pub struct Ledger {
     evicting: bool,
     /// Generations that may be found committed after a restart.
     limbo: Vec<Arc<FileGeneration>>,
+    /// A superblock does not hold: they are written again.
+    renew_superblocks: bool,
 }
 
 /// An entry that nobody needs any more.
@@ -148,6 +151,7 @@ impl Ledger {
             batch: None,
             evicting: false,
             limbo: Vec::new(),
+            renew_superblocks: false,
         };
         ledger.space.publish(&ledger.tier.counters.devices);
         ledger

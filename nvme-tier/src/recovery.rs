@@ -23,7 +23,7 @@ use crate::reader::DeviceReader;
 use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
 use crate::usage::{Counters, DeviceCounters};
-use crate::{Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
+use crate::{Done, Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ impl<'a> Rebuild<'a> {
             return;
         }
         if record.dirty && !quarantined && copies[1].is_none() {
-            let refresh = Operation::Record(id, RecordOperation::Refresh);
+            let refresh = Operation::Record(id, RecordOperation::Refresh(Done::ignore()));
             self.tier.queue.lock().operations.push_back(refresh);
         }
         self.add_generation(scan, id, &record, quarantined, file);

@@ -88,7 +88,7 @@ fn judge(specimen: &Specimen, area: &Area, bit: u64) {
     let disk = specimen.disk();
     flip(&disk, bit);
     // The longer examination for a few bits of each byte's neighbourhood.
-    let thorough = bit % 29 == 0;
+    let thorough = bit % 127 == 0;
     if let Err(what) = specimen.judge(disk, area.kind, thorough) {
         let (byte, within) = (bit / 8, bit - area.bits().start);
         panic!("{:?}: bit {} of byte {byte} ({within} of the area): {what}", area.kind, bit % 8);
