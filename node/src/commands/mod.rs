@@ -3,6 +3,7 @@
 mod files;
 mod jobs;
 mod node;
+mod scrub;
 mod tier;
 mod tier_report;
 
@@ -10,6 +11,7 @@ use extent::{Error, Result};
 pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};
 pub(crate) use jobs::{follow, jobs, watch};
 pub(crate) use node::{silo, status};
+pub(crate) use scrub::scrub;
 pub(crate) use tier::tier;
 
 /// Runs something asynchronous to its end, on this thread.

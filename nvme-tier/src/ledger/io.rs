@@ -39,20 +39,42 @@ impl DeviceSet {
 /// Something to write, encoded only once there is a buffer for it.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Zero { at: Location, bytes: u64 },
-    Superblock { at: Location, superblock: Superblock },
-    Header { place: Place, header: SlabHeader },
-    Descriptor { place: Place, stride: u32, descriptor: Descriptor, extent: Arc<Extent> },
-    Record { place: Place, record: Arc<FileRecord> },
+    Zero {
+        at: Location,
+        bytes: u64,
+    },
+    Superblock {
+        at: Location,
+        superblock: Superblock,
+    },
+    Header {
+        place: Place,
+        header: SlabHeader,
+    },
+    Descriptor {
+        place: Place,
+        stride: u32,
+        descriptor: Descriptor,
+        extent: Arc<Extent>,
+    },
+    Record {
+        place: Place,
+        record: Arc<FileRecord>,
+    },
     Flush(DeviceIndex),
     /// Something to look at, of at most 128 KiB. One that fails is no reason to distrust the device.
-    Read { at: Location, bytes: usize },
+    Read {
+        at: Location,
+        bytes: usize,
+    },
 }
 
 impl Job {
     fn device(&self) -> DeviceIndex {
         match self {
-            Self::Zero { at, .. } | Self::Superblock { at, .. } | Self::Read { at, .. } => at.device,
+            Self::Zero { at, .. } | Self::Superblock { at, .. } | Self::Read { at, .. } => {
+                at.device
+            }
             Self::Header { place, .. }
             | Self::Descriptor { place, .. }
             | Self::Record { place, .. } => place.at.device,

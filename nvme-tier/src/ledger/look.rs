@@ -10,7 +10,9 @@ use extent::{ExtentIndex, FileId};
 use super::Ledger;
 use super::batch::{Batch, Change};
 use super::io::Job;
-use crate::codec::{Descriptor, FileRecord, Found, Place, SUPERBLOCK_BYTES, SlabHeader, Superblock};
+use crate::codec::{
+    Descriptor, FileRecord, Found, Place, SUPERBLOCK_BYTES, SlabHeader, Superblock,
+};
 use crate::device::{DeviceIndex, Location};
 use crate::holdings::SlotId;
 use crate::layout::{HEADER_OFFSETS, PAGE_BYTES, RECORD_BYTES, SUPERBLOCK_OFFSETS, to_usize};

@@ -184,8 +184,8 @@ impl Scan {
         let sequences: std::collections::HashSet<u64> =
             sequences.map(|record| record.sequence).collect();
         for nameless in std::mem::take(&mut self.nameless) {
-            let explained = self.files.contains_key(&nameless.file)
-                || sequences.contains(&nameless.sequence);
+            let explained =
+                self.files.contains_key(&nameless.file) || sequences.contains(&nameless.sequence);
             if !explained {
                 self.findings.nameless_records += 1;
                 self.set_entry(nameless.slot, Entry::Withheld);

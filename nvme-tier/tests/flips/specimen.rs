@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use extent::{ExtentIndex, FileName};
-use forebay_nvme_tier::device::sim::{Image, SimDisk, SimOptions};
 use forebay_nvme_tier::device::Location;
+use forebay_nvme_tier::device::sim::{Image, SimDisk, SimOptions};
 use forebay_nvme_tier::{FileGeneration, Mark, State};
 
 use super::common::{EXTENT, Rig, name, small_disk, small_format};
@@ -196,7 +196,8 @@ enum Found {
 fn observe(rig: &Rig, kind: Kind, when: &str, seeds: &[u64]) -> Result<Found, String> {
     if let Some(file) = rig.find(&clean()) {
         let newest = file.newest();
-        check_extents(rig, &newest, &[7]).map_err(|what| format!("{when}: the clean file: {what}"))?;
+        check_extents(rig, &newest, &[7])
+            .map_err(|what| format!("{when}: the clean file: {what}"))?;
         let costs = matches!(kind, Kind::CleanDescriptor | Kind::CleanRecord);
         if !costs && newest.resident_extents() != 2 && when == "at the start" {
             return Err(format!("{when}: the clean file lost an extent"));
