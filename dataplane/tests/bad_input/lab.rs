@@ -102,7 +102,7 @@ impl Lab {
 
     /// Another process, after this one came to rest and ended.
     pub(crate) async fn restart(self) -> Self {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         self.driver.abort();
         let (disk, data) = (self.disk.clone(), self.data.clone());
         drop(self);
@@ -196,7 +196,7 @@ impl Client {
         self.finish(ticket).await.result.expect("it was open");
     }
 
-    async fn finish(&mut self, ticket: Ticket) -> Completed {
+    pub(crate) async fn finish(&mut self, ticket: Ticket) -> Completed {
         for _ in 0..10_000_000 {
             self.session.kick();
             self.session.poll(&mut self.done);
