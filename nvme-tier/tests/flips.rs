@@ -75,6 +75,41 @@ fn a_sample_of_data_bits_is_noticed_and_never_served() {
     assert!(noticed >= 200, "{noticed}");
 }
 
+#[test]
+fn what_is_left_of_a_dirty_file_is_kept_if_both_copies_are_damaged() {
+    let specimen = Specimen::new();
+    // Not the bit that says that it is dirty: who flips that in both copies makes it clean.
+    lose_both(&specimen, &specimen.areas(Kind::DirtyRecord), |bit| bit != 100 * 8);
+    let headers = specimen.areas(Kind::Header);
+    headers.chunks(2).for_each(|pair| lose_both(&specimen, pair, |_| true));
+}
+
+#[test]
+fn a_device_with_two_damaged_superblocks_is_not_taken_for_an_empty_one() {
+    let specimen = Specimen::new();
+    let [a, b] = &specimen.areas(Kind::Superblock)[..] else { panic!("there are two") };
+    for (bit, other) in a.bits().zip(b.bits()).step_by(61) {
+        let disk = specimen.disk();
+        flip(&disk, bit);
+        flip(&disk, other);
+        let error = common::Rig::on(disk).err().expect("refused");
+        assert_eq!(error.kind(), extent::Kind::Corrupt);
+    }
+}
+
+/// Flips the same bit of two copies.
+fn lose_both(specimen: &Specimen, pair: &[Area], wanted: impl Fn(u64) -> bool) {
+    let [a, b] = pair else { panic!("there are two copies, not {}", pair.len()) };
+    for number in (0..a.bits().end - a.bits().start).step_by(61).filter(|bit| wanted(*bit)) {
+        let disk = specimen.disk();
+        flip(&disk, a.bits().start + number);
+        flip(&disk, b.bits().start + number);
+        if let Err(what) = specimen.judge_lost(disk) {
+            panic!("{:?}: bit {number} of both: {what}", a.kind);
+        }
+    }
+}
+
 fn flip_all(kind: Kind) {
     let specimen = Specimen::new();
     let areas = specimen.areas(kind);
@@ -88,7 +123,7 @@ fn judge(specimen: &Specimen, area: &Area, bit: u64) {
     let disk = specimen.disk();
     flip(&disk, bit);
     // The longer examination for a few bits of each byte's neighbourhood.
-    let thorough = bit % 127 == 0;
+    let thorough = bit.is_multiple_of(127);
     if let Err(what) = specimen.judge(disk, area.kind, thorough) {
         let (byte, within) = (bit / 8, bit - area.bits().start);
         panic!("{:?}: bit {} of byte {byte} ({within} of the area): {what}", area.kind, bit % 8);

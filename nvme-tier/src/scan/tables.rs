@@ -155,7 +155,8 @@ impl Scan {
                 let known = file.record.as_ref().map_or(0, |record| record.sequence);
                 if !file.lost_record || record.sequence > known {
                     file.lost_record = true;
-                    file.record = Some(record);
+                    // What was dirty is never forgotten: that flag is what was damaged.
+                    file.record = Some(FileRecord { tombstone: false, ..record });
                 }
             }
             if file.lost_record {

@@ -155,6 +155,35 @@ impl Specimen {
         Ok(())
     }
 
+    /// Something of the dirty file, or all that tells of it, is gone: that is reported at each start,
+    /// its bytes stay where they are, and none of another's are served for them.
+    pub(crate) fn judge_lost(&self, disk: SimDisk) -> Result<(), String> {
+        let mut rig = Rig::on(disk).map_err(|error| format!("no recovery: {error}"))?;
+        for start in 0..3 {
+            let findings = rig.report.findings;
+            let told = rig.report.quarantined.contains(&dirty())
+                || findings.nameless_records + findings.damaged_slabs > 0;
+            if !told {
+                return Err(format!("start {start}: not reported: {:?}", rig.report));
+            }
+            if let Some(file) = rig.find(&dirty()) {
+                check_extents(&rig, &file.newest(), &[2])?;
+            }
+            rig.tier.allow_eviction();
+            rig.settle();
+            let mut number = 0;
+            while rig.write_file(&name(&format!("t{start}/{number}")), EXTENT, &[], 99).is_ok() {
+                number += 1;
+            }
+            rig.settle();
+            if !self.is_kept(&rig.disk) {
+                return Err(format!("start {start}: what is left was written over"));
+            }
+            rig = rig.restart();
+        }
+        Ok(())
+    }
+
     /// Whether all of the dirty file's bytes are still where they were.
     fn is_kept(&self, disk: &SimDisk) -> bool {
         self.dirty_data.iter().all(|(at, bytes)| {
