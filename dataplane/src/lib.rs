@@ -8,6 +8,7 @@ mod inbox;
 mod ledger;
 mod mover;
 mod node;
+mod scrub;
 mod shard;
 mod slots;
 mod stats;
@@ -15,7 +16,8 @@ mod surface;
 
 pub use handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
-    ScrubOptions, ScrubReport, ScrubStatus, SiloStatus,
+    SiloStatus,
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};
+pub use scrub::{ScrubOptions, ScrubReport, ScrubStatus};

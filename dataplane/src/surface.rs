@@ -15,10 +15,11 @@ use silo::Mount;
 use crate::clock::unix_ms;
 use crate::handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
-    ScrubOptions, ScrubReport, ScrubStatus, SiloStatus,
+    SiloStatus,
 };
 use crate::mover::Mover;
 use crate::node::DrainReport;
+use crate::scrub::{ScrubOptions, ScrubReport, ScrubStatus};
 use crate::shard::Surroundings;
 use crate::stats::{Counter, ShardStats};
 

@@ -1,5 +1,4 @@
-//! Scrub: reads all that is on the tier, at the lowest priority and at a bounded rate, and repairs
-//! what does not hold.
+//! One pass over everything on the tier.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +6,11 @@ use std::time::Duration;
 use extent::{ExtentIndex, Kind, Result};
 use nvme_tier::device::DeviceIndex;
 use nvme_tier::{Extent, File, FileGeneration, Looked, Mark, State};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::Mover;
-use crate::clock::unix_ms;
-use crate::handle::{Progress, ScrubOptions, ScrubReport};
+use super::{Mover, Pace};
+use crate::handle::Progress;
+use crate::scrub::ScrubReport;
 
 /// Bytes of one read: little, so that a client's read never waits long behind it.
 const CHUNK_BYTES: u32 = 256 << 10;
@@ -26,64 +25,12 @@ const PAGE: usize = 256;
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(5);
 
-impl Mover {
-    /// Reads everything on the tier and repairs what does not hold. If it is cancelled, the report
-    /// says how far it came.
-    pub(crate) async fn scrub(
-        self: &Arc<Self>,
-        options: ScrubOptions,
-        progress: &Progress,
-    ) -> Result<ScrubReport> {
-        let Ok(_turn) = Arc::clone(&self.scrub.turn).try_acquire_owned() else {
-            return Err(Kind::Busy.error("a scrub is running already: wait for it, or stop it"));
-        };
-        let rate = options.rate_bytes_per_s.unwrap_or(self.scrub.rate_bytes_per_s).max(1);
-        progress.expect(self.tier.usage().resident_bytes);
-        let report = ScrubReport {
-            started_unix_ms: unix_ms(),
-            rate_bytes_per_s: rate,
-            ..Default::default()
-        };
-        *self.scrub.running.lock() = Some(report);
-        let mut pass = Pass {
-            mover: self,
-            progress,
-            report,
-            rate,
-            begun: Instant::now(),
-            next: Instant::now(),
-        };
-        let ended = pass.run().await;
-        let mut report = pass.report;
-        report.elapsed_ms = u64::try_from(pass.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        report.complete = ended.is_ok();
-        *self.scrub.running.lock() = None;
-        match ended {
-            Err(error) if error.kind() != Kind::Fenced => Err(error),
-            _ => {
-                *self.scrub.last.lock() = Some(report);
-                Ok(report)
-            }
-        }
-    }
-
-    /// Whether nothing more urgent than a scrub is under way.
-    fn is_at_leisure(&self) -> bool {
-        self.demand_lane.available_permits() == self.lanes.0
-            && self.bulk_lane.available_permits() == self.lanes.1
-            && self.busy.lock().is_empty()
-    }
-}
-
 /// One scrub that runs.
-struct Pass<'a> {
-    mover: &'a Arc<Mover>,
-    progress: &'a Progress,
-    report: ScrubReport,
-    rate: u64,
-    begun: Instant,
-    /// Nothing is read before.
-    next: Instant,
+pub(super) struct Pass<'a> {
+    pub(super) mover: &'a Arc<Mover>,
+    pub(super) progress: &'a Progress,
+    pub(super) report: ScrubReport,
+    pub(super) pace: Pace,
 }
 
 /// What became of an extent that was read.
@@ -94,7 +41,8 @@ enum Verdict {
 }
 
 impl Pass<'_> {
-    async fn run(&mut self) -> Result<()> {
+    /// All of it, once.
+    pub(super) async fn run(&mut self) -> Result<()> {
         for device in 0..self.mover.tier.device_count() {
             self.device(DeviceIndex(device)).await?;
         }
@@ -231,14 +179,15 @@ impl Pass<'_> {
         stats.scrubbed_extents.add(1);
         stats.scrubbed_bytes.add(bytes);
         let index = extent.index();
-        let is_here =
-            self.resident(generation, index).is_some_and(|now| Arc::ptr_eq(&now, &extent));
+        let newest = self.mover.tier.file(generation.file_id()).map(|file| file.newest());
+        let is_here = newest.is_some_and(|newest| Arc::ptr_eq(&newest, generation))
+            && self.resident(generation, index).is_some_and(|now| Arc::ptr_eq(&now, &extent));
         match verdict {
             Verdict::Sound => {
                 self.show();
                 return Ok(());
             }
-            // It was released, evicted or repaired meanwhile.
+            // It was released, evicted, repaired or written over meanwhile.
             _ if !is_here => return Ok(()),
             Verdict::Corrupt => {
                 self.report.damaged += 1;
@@ -353,33 +302,10 @@ impl Pass<'_> {
         }
     }
 
-    /// Keeps to the rate.
     async fn spend(&mut self, bytes: u64) {
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
-        let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.next = self.next.max(Instant::now()) + pause;
         tokio::select! {
-            () = sleep_until(self.next) => {}
+            () = self.pace.spend(bytes) => {}
             () = self.progress.cancelled() => {}
-        }
-    }
-}
-
-/// What scrubs share with those who ask about them.
-pub(crate) struct ScrubState {
-    turn: Arc<tokio::sync::Semaphore>,
-    rate_bytes_per_s: u64,
-    pub(crate) running: parking_lot::Mutex<Option<ScrubReport>>,
-    pub(crate) last: parking_lot::Mutex<Option<ScrubReport>>,
-}
-
-impl ScrubState {
-    pub(super) fn new(rate_bytes_per_s: u64) -> Self {
-        Self {
-            turn: Arc::new(tokio::sync::Semaphore::new(1)),
-            rate_bytes_per_s,
-            running: parking_lot::Mutex::default(),
-            last: parking_lot::Mutex::default(),
         }
     }
 }
