@@ -85,7 +85,10 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
     let extent_bytes = scan.superblocks[0].0.extent_bytes;
     let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
     let quarantined = scan.quarantined();
-    let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
+    let findings = scan.findings;
+    let unseen =
+        findings.nameless_records + findings.damaged_slabs + findings.unreadable_entries > 0;
+    let mut rebuild = Rebuild::new(&tier, &scan, unseen || !quarantined.is_empty());
     let mut files = std::mem::take(&mut scan.files);
     // In the order in which they stand on the devices, which is about the order of their names
     // where whole directories were promoted: the index then grows at its end.
