@@ -72,6 +72,13 @@ impl Specimen {
         SimDisk::from_images(self.sim, vec![self.image.clone()])
     }
 
+    /// Whether a byte looks like what fills the unused rest of records.
+    pub(crate) fn is_padding(&self, byte: u64) -> bool {
+        let mut found = [0];
+        self.image.read(byte, &mut found);
+        found[0] == forebay_nvme_tier::codec::PAD
+    }
+
     /// Where what stands, found by the magic bytes and, for whose it is, the ids in it.
     pub(crate) fn areas(&self, kind: Kind) -> Vec<Area> {
         let mut found = vec![area(Kind::Superblock, 0, 512), area(Kind::Superblock, 64 << 10, 512)];
