@@ -8,6 +8,7 @@ mod inbox;
 mod ledger;
 mod mover;
 mod node;
+mod scrub;
 mod shard;
 mod slots;
 mod stats;
@@ -19,3 +20,4 @@ pub use handle::{
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};
+pub use scrub::{ScrubOptions, ScrubReport, ScrubStatus};

@@ -19,6 +19,7 @@ use crate::handle::{
 };
 use crate::mover::Mover;
 use crate::node::DrainReport;
+use crate::scrub::{ScrubOptions, ScrubReport, ScrubStatus};
 use crate::shard::Surroundings;
 use crate::stats::{Counter, ShardStats};
 
@@ -130,6 +131,21 @@ impl Surface {
             total.1 += usage.class.count as u64;
         }
         total
+    }
+
+    fn scrub_status(&self) -> ScrubStatus {
+        let stats = &self.mover.stats;
+        ScrubStatus {
+            extents: stats.scrubbed_extents.get(),
+            bytes: stats.scrubbed_bytes.get(),
+            damaged: stats.scrub_damaged.get(),
+            unreadable: stats.scrub_unreadable.get(),
+            repaired: stats.scrub_repaired.get(),
+            quarantined: stats.scrub_quarantined.get(),
+            metadata_damaged: stats.scrub_metadata_damaged.get(),
+            running: *self.mover.scrub.running.lock(),
+            last: *self.mover.scrub.last.lock(),
+        }
     }
 
     fn read_percentiles(&self) -> (u64, u64) {
@@ -269,6 +285,10 @@ impl Handle for Surface {
         Ok(self.describe(&file))
     }
 
+    async fn scrub(&self, options: ScrubOptions, progress: &Progress) -> Result<ScrubReport> {
+        self.mover.scrub(options, progress).await
+    }
+
     async fn status(&self) -> NodeStatus {
         let usage = self.tier().usage();
         let mut devices = self.devices.clone();
@@ -306,6 +326,7 @@ impl Handle for Surface {
             read_p50_ns,
             read_p99_ns,
             draining: self.node.draining.load(Ordering::Relaxed),
+            scrub: self.scrub_status(),
         }
     }
 }

@@ -31,6 +31,7 @@ mod space;
 mod table;
 mod tier;
 mod usage;
+mod verify;
 
 pub use check::{BadExtent, CheckReport, check};
 pub use codec::{Mark, TierId};
@@ -47,3 +48,4 @@ pub use resident::Extent;
 pub use scan::Findings;
 pub use tier::Tier;
 pub use usage::{DeviceUsage, TierUsage};
+pub use verify::Looked;

@@ -23,7 +23,7 @@ use crate::reader::DeviceReader;
 use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
 use crate::usage::{Counters, DeviceCounters};
-use crate::{Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
+use crate::{Done, Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -85,7 +85,10 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
     let extent_bytes = scan.superblocks[0].0.extent_bytes;
     let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
     let quarantined = scan.quarantined();
-    let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
+    let findings = scan.findings;
+    let unseen =
+        findings.nameless_records + findings.damaged_slabs + findings.unreadable_entries > 0;
+    let mut rebuild = Rebuild::new(&tier, &scan, unseen || !quarantined.is_empty());
     let mut files = std::mem::take(&mut scan.files);
     // In the order in which they stand on the devices, which is about the order of their names
     // where whole directories were promoted: the index then grows at its end.
@@ -130,16 +133,20 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     })?;
     let mut reader = DeviceReader::new(device, pool)?;
     let count = u16::try_from(scan.superblocks.len()).expect("64 devices at most");
-    for (superblock, copy) in &mut scan.superblocks {
-        superblock.id_limit = limit;
-        superblock.sequence += 1;
-        write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
-            .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
-        *copy = 1 - *copy;
+    // Both copies, the older one first: with only one of them, one flipped bit would bring the
+    // lower limit back, and with it ids that are in use.
+    for _ in SUPERBLOCK_OFFSETS {
+        for (superblock, copy) in &mut scan.superblocks {
+            superblock.id_limit = limit;
+            superblock.sequence += 1;
+            write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
+                .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
+            *copy = 1 - *copy;
+        }
+        reader
+            .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
+            .map_err(|error| error.while_doing("flushing what was recovered"))?;
     }
-    reader
-        .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
-        .map_err(|error| error.while_doing("flushing what was recovered"))?;
     Ok(Ids::new(first, limit))
 }
 
@@ -246,7 +253,7 @@ impl<'a> Rebuild<'a> {
             return;
         }
         if record.dirty && !quarantined && copies[1].is_none() {
-            let refresh = Operation::Record(id, RecordOperation::Refresh);
+            let refresh = Operation::Record(id, RecordOperation::Refresh(Done::ignore()));
             self.tier.queue.lock().operations.push_back(refresh);
         }
         self.add_generation(scan, id, &record, quarantined, file);

@@ -28,6 +28,18 @@ pub(crate) struct Scan {
     /// The files as they were come across; some of them twice.
     pub(crate) order: Vec<FileId>,
     pub(crate) findings: Findings,
+    /// Damaged records of something dirty whose name is not legible.
+    nameless: Vec<Nameless>,
+    /// A record of something dirty may be missing: descriptors under no record are kept.
+    keep_orphans: bool,
+}
+
+/// What a damaged record still says, as far as that can be believed.
+#[derive(Clone, Copy, Debug)]
+struct Nameless {
+    file: FileId,
+    sequence: u64,
+    slot: SlotId,
 }
 
 /// The records of one file, and the extents that count under the newest.
@@ -92,6 +104,9 @@ pub struct Findings {
     pub damaged_records: u64,
     /// Descriptors that were damaged after they were written.
     pub damaged_descriptors: u64,
+    /// Records of dirty files that are damaged so that their names cannot be told, with no sound
+    /// copy: nothing on the tier that may belong to them is freed.
+    pub nameless_records: u64,
     /// Records and descriptors that the device could not read.
     pub unreadable_entries: u64,
 }
@@ -119,6 +134,8 @@ impl Scan {
             files: HashMap::new(),
             order: Vec::new(),
             findings,
+            nameless: Vec::new(),
+            keep_orphans: false,
         };
         scan.read_headers(&mut reader)?;
         scan.read_records(&mut reader)?;

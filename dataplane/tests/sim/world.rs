@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::{
-    DeviceStatus, Handle, NodeOptions, Parts, Progress, PromoteOptions, Residency, ShardParts,
-    Stepped,
+    DeviceStatus, Handle, NodeOptions, Parts, Progress, PromoteOptions, Residency, ScrubOptions,
+    ShardParts, Stepped,
 };
 use dma::{HugePages, Pool, SizeClass};
 use extent::{FileName, Kind};
@@ -233,7 +233,15 @@ async fn operate(running: &Running, model: &Model, seed: u64) {
         let name = &names[rng.random_range(0..names.len())];
         let progress = Progress::new();
         let options = PromoteOptions { durable: rng.random(), ..PromoteOptions::default() };
-        let result = match rng.random_range(0..5) {
+        let result = match rng.random_range(0..6) {
+            5 => match handle.scrub(scrub_options(), &progress).await {
+                // Whatever fails now and then is read again: nothing is really damaged.
+                Ok(report) => {
+                    assert_eq!((report.damaged, report.quarantined), (0, 0), "{report:?}");
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
             0 | 1 => handle.promote(name, options, &progress).await,
             2 => handle.release(name, None, None).await,
             3 => handle.demote(name, None, None, &progress).await,
@@ -245,6 +253,10 @@ async fn operate(running: &Running, model: &Model, seed: u64) {
         }
         tokio::time::sleep(Duration::from_micros(rng.random_range(1..400))).await;
     }
+}
+
+fn scrub_options() -> ScrubOptions {
+    ScrubOptions { rate_bytes_per_s: Some(1 << 40) }
 }
 
 fn mount(name: &str, silo: &SimSilo) -> Mount {

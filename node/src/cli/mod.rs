@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 pub(crate) use files::{
     DemoteArgs, FileArgs, JobsCommand, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs,
-    Selection, SiloCommand, UnpinArgs, WritebackArgs,
+    ScrubArgs, Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
     BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
@@ -118,6 +118,8 @@ pub(crate) enum Command {
     Jobs(JobsCommand),
     /// The node at a glance
     Status,
+    /// Read everything on the tier, and repair what does not hold
+    Scrub(ScrubArgs),
     /// Silos that the node reaches
     #[command(subcommand)]
     Silo(SiloCommand),

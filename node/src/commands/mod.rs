@@ -4,6 +4,7 @@ mod device;
 mod files;
 mod jobs;
 mod node;
+mod scrub;
 mod tier;
 mod tier_report;
 
@@ -12,6 +13,7 @@ use extent::{Error, Result};
 pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};
 pub(crate) use jobs::{follow, jobs, watch};
 pub(crate) use node::{silo, status};
+pub(crate) use scrub::scrub;
 pub(crate) use tier::tier;
 
 /// Runs something asynchronous to its end, on this thread.

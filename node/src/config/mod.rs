@@ -103,6 +103,9 @@ impl From<DriverName> for Driver {
 pub(crate) struct TierSection {
     pub(crate) high_watermark: Option<f64>,
     pub(crate) low_watermark: Option<f64>,
+    pub(crate) scrub_rate: Option<Bytes>,
+    pub(crate) scrub_every: Option<String>,
+    pub(crate) dirty_copies: Option<u32>,
     pub(crate) extent_bytes: Option<Bytes>,
     pub(crate) checksum_block_bytes: Option<Bytes>,
     pub(crate) slab_bytes: Option<Bytes>,
@@ -161,6 +164,7 @@ mod tests {
         assert_eq!(config.node.listen.as_deref(), Some(DEFAULT_LISTEN), "as documented");
         assert_eq!(config.node.control.as_deref(), Some(DEFAULT_CONTROL), "as documented");
         assert_eq!(config.node.metrics.as_deref(), Some(DEFAULT_METRICS), "as documented");
+        assert_eq!(config.tier.scrub_every.as_deref(), Some("7d"), "as documented");
         assert!(config.silo.len() >= 2 && config.device.len() >= 2);
     }
 

@@ -119,6 +119,7 @@ async fn start(
     let handle = node.handle();
     let mut options = control::Options::new(settings.state_dir.join(CONTROL_DATABASE));
     options.expected_identity = Some(identity);
+    options.scrub_every = settings.tier.scrub_every;
     let control = Control::start(options, Arc::clone(&handle)).await.map_err(explain_identity)?;
     let control = Arc::new(control);
     // Every pin is known from here on: only now may anything be evicted.

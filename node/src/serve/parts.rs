@@ -63,6 +63,7 @@ fn options(settings: &Settings) -> Result<NodeOptions> {
     if let Some(micros) = settings.spin_us {
         options.spin_ns = Some(micros.saturating_mul(NANOS_PER_MICRO));
     }
+    options.scrub_bytes_per_s = settings.tier.scrub_bytes_per_s;
     if let Some(credits) = settings.credits {
         options.credits = credits;
     }

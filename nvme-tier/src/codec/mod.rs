@@ -9,6 +9,10 @@
 //! a whole record is all zero (padding is [`PAD`]). So a record with an all-zero block was never
 //! completely written, or is half erased: nobody was ever told of it, or nobody needs it any more.
 //! A record without one that fails its CRC *was* there and has been damaged since.
+//!
+//! **Stranger or damaged?** A record of an earlier use of its place, or of another tier, is whole: its
+//! CRC holds. One that does not hold is ours if at most one field of its identity is wrong, so that
+//! a flipped bit does not pass one of our records off as rubbish that may be written over.
 
 mod descriptor;
 mod record;
@@ -78,6 +82,11 @@ pub enum Found<T> {
     Torn,
     /// It was whole and has been damaged since; with what can still be told.
     Damaged(Option<T>),
+}
+
+/// Whether something that does not hold was ours: which fields of its identity are right.
+pub(crate) fn was_ours(identity: &[bool]) -> bool {
+    identity.iter().filter(|is_right| !**is_right).count() <= 1
 }
 
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {

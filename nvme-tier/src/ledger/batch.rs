@@ -13,6 +13,7 @@ use crate::generation::Facts;
 use crate::holdings::SlotId;
 use crate::layout::{HEADER_OFFSETS, Purpose, SUPERBLOCK_OFFSETS};
 use crate::space::{Opening, Window};
+use crate::verify::{Look, Looked};
 use crate::{Done, Extent, File, FileGeneration};
 
 /// How far a batch is. Each phase begins when every write and flush of the one before has ended.
@@ -36,11 +37,13 @@ pub(super) struct Batch {
     pub(super) openings: Vec<Opening>,
     pub(super) windows: Vec<Window>,
     pub(super) repairs: Vec<(DeviceIndex, u32)>,
-    /// The counter limit that is being made durable.
+    /// The counter limit that is being made durable, in one of the two superblocks.
     pub(super) id_limit: Option<u64>,
     pub(super) publishes: Vec<Publish>,
     pub(super) erasures: Vec<Erasure>,
     pub(super) flushes: Vec<Done<()>>,
+    /// What is looked at before anything that it may be about is written.
+    pub(super) looks: Vec<(Look, Done<Looked>)>,
     pub(super) runs: Vec<Run>,
 }
 
@@ -116,6 +119,7 @@ impl Batch {
             publishes: Vec::new(),
             erasures: Vec::new(),
             flushes: Vec::new(),
+            looks: Vec::new(),
             runs: Vec::new(),
         }
     }
@@ -128,12 +132,14 @@ impl Batch {
             && self.publishes.is_empty()
             && self.erasures.is_empty()
             && self.flushes.is_empty()
+            && self.looks.is_empty()
             && self.runs.is_empty()
     }
 
     pub(super) fn fail(self, error: &Error) {
         self.publishes.into_iter().for_each(|publish| publish.done.call(Err(error.duplicate())));
         self.flushes.into_iter().for_each(|done| done.call(Err(error.duplicate())));
+        self.looks.into_iter().for_each(|(_, done)| done.call(Err(error.duplicate())));
         self.runs.into_iter().for_each(|run| run.change.fail(error.duplicate()));
     }
 }
@@ -149,6 +155,7 @@ impl Ledger {
         let Some(mut batch) = self.batch.take() else { return false };
         let next = match batch.phase {
             Phase::Prepare => {
+                self.looked(&mut batch);
                 self.flush_all(prepared_devices(&batch, &self.superblocks));
                 Phase::FlushPrepared
             }
@@ -185,6 +192,7 @@ impl Ledger {
 
     /// Writes what makes room: slab headers, erasures of entries never used, the counter's limit.
     pub(super) fn prepare(&mut self, batch: &Batch) {
+        self.look(batch);
         let opened = batch.openings.iter().map(|opening| (opening.device, opening.slab));
         for (device, slab) in opened.chain(batch.repairs.iter().copied()) {
             let space = self.space.device(device);
@@ -224,7 +232,9 @@ impl Ledger {
         if let Some(limit) = batch.id_limit.take()
             && !self.space.healthy().is_empty()
         {
-            self.tier.ids.raise(limit);
+            // The other copy still says what was durable before: the next batch writes that one.
+            let other = std::mem::replace(&mut self.id_limit, limit);
+            self.tier.ids.raise(other.min(limit));
         }
         batch.openings.clear();
         batch.repairs.clear();

@@ -59,6 +59,11 @@ impl RecordBook {
         self.bury(file)
     }
 
+    /// Where the newest record of a file stands.
+    pub(crate) fn newest(&self, file: FileId) -> Vec<SlotId> {
+        self.files.get(&file).into_iter().flat_map(|entry| entry.newest).flatten().collect()
+    }
+
     /// Whether records older than the newest may still be on a device.
     pub(crate) fn has_stale(&self, file: FileId) -> bool {
         self.files.get(&file).is_some_and(|entry| entry.stale > 0)

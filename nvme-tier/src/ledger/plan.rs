@@ -29,7 +29,8 @@ impl Ledger {
     pub(super) fn begin(&mut self) -> bool {
         let mut batch = Batch::new();
         let can_write = !self.space.healthy().is_empty();
-        if can_write && self.tier.ids.left() < RESERVE / 2 {
+        let renew = std::mem::take(&mut self.renew_superblocks);
+        if can_write && (renew || self.tier.ids.left() < RESERVE / 2) {
             batch.id_limit = Some(self.tier.ids.next_limit());
         }
         batch.repairs = std::mem::take(&mut self.repairs);
@@ -58,8 +59,12 @@ impl Ledger {
             match operation {
                 Operation::Flush(done) => batch.flushes.push(done),
                 Operation::Publish { extent, generation, done } => {
-                    self.plan_publish(batch, extent, generation, done);
+                    self.plan_publish(batch, extent, generation, true, done);
                 }
+                Operation::Describe { extent, generation, done } => {
+                    self.plan_publish(batch, extent, generation, false, done);
+                }
+                Operation::Look(look, done) => batch.looks.push((look, done)),
                 Operation::Record(file, operation) if files.insert(file) => {
                     if let Some(run) = self.plan_record(file, operation) {
                         batch.runs.push(run);
@@ -91,6 +96,7 @@ impl Ledger {
         batch: &mut Batch,
         extent: Arc<Extent>,
         generation: Arc<FileGeneration>,
+        is_new: bool,
         done: Done<()>,
     ) {
         let current = generation.peek(extent.index());
@@ -101,8 +107,10 @@ impl Ledger {
         }
         match self.tier.ids.take() {
             Ok(sequence) => {
-                self.space.occupy(extent.slot(), &extent);
-                self.admit(&extent, generation.file_id());
+                if is_new {
+                    self.space.occupy(extent.slot(), &extent);
+                    self.admit(&extent, generation.file_id());
+                }
                 batch.publishes.push(Publish { extent, generation, sequence, done });
             }
             Err(error) => done.call(Err(error)),
@@ -151,11 +159,14 @@ impl Ledger {
                 let facts = Facts { mark, ..generation.facts() };
                 self.plan_facts(home, &file, generation, facts, done)
             }
-            RecordOperation::Refresh => {
-                let file = known?;
+            RecordOperation::Refresh(done) => {
+                let Some(file) = known else {
+                    done.call(Err(moved_on()));
+                    return None;
+                };
                 let generation = file.newest();
                 let facts = generation.facts();
-                self.plan_facts(home, &file, generation, facts, Done::ignore())
+                self.plan_facts(home, &file, generation, facts, done)
             }
         }
     }

@@ -65,6 +65,8 @@ impl Ledger {
     /// Opens slabs, readies slots and evicts, for what the batch and those who wait need.
     pub(super) fn make_room(&mut self, batch: &mut Batch) {
         self.room_for_records(batch);
+        // What the last batch erased is free by now: nobody is refused beside a free slot.
+        self.grant();
         let mut wanted: BTreeMap<Class, usize> = BTreeMap::new();
         self.starved.iter().for_each(|reserve| *wanted.entry(reserve.class).or_default() += 1);
         for (class, count) in wanted {

@@ -105,6 +105,8 @@ impl Scan {
                     self.order.push(record.file);
                     let file = self.files.entry(record.file).or_default();
                     file.damaged.push((record, slot));
+                } else if let (file, sequence, true) = FileRecord::trace(bytes) {
+                    self.nameless.push(super::Nameless { file, sequence, slot });
                 }
                 // Unless it turns out to be the only trace of something dirty.
                 Entry::Stale
@@ -142,14 +144,19 @@ impl Scan {
             let newest = file.record.as_ref().map_or(0, |record| record.sequence);
             let damaged = std::mem::take(&mut file.damaged);
             let lost = damaged.into_iter().filter(|(record, _)| record.dirty);
-            let lost = lost.filter(|(record, _)| record.sequence > newest);
+            let sound = file.record.clone();
+            let lost = lost.filter(|(record, _)| {
+                record.sequence > newest
+                    && !sound.as_ref().is_some_and(|sound| sound.says_the_same(record))
+            });
             for (record, slot) in lost {
                 // The only trace of something that only existed here.
                 entries.push((slot, Entry::Withheld));
                 let known = file.record.as_ref().map_or(0, |record| record.sequence);
                 if !file.lost_record || record.sequence > known {
                     file.lost_record = true;
-                    file.record = Some(record);
+                    // What was dirty is never forgotten: that flag is what was damaged.
+                    file.record = Some(FileRecord { tombstone: false, ..record });
                 }
             }
             if file.lost_record {
@@ -166,6 +173,25 @@ impl Scan {
         self.findings.stale_entries += stale;
         entries.into_iter().for_each(|(slot, entry)| self.set_entry(slot, entry));
         self.files.retain(|_, file| file.record.is_some());
+        let unreadable = self.findings.unreadable_entries + self.findings.damaged_slabs > 0;
+        self.keep_nameless();
+        self.keep_orphans = unreadable || self.findings.nameless_records > 0;
+    }
+
+    /// Keeps damaged records that are not the other copy of a sound one: they are all that is left
+    /// of something dirty.
+    fn keep_nameless(&mut self) {
+        let sequences = self.files.values().filter_map(|file| file.record.as_ref());
+        let sequences: std::collections::HashSet<u64> =
+            sequences.map(|record| record.sequence).collect();
+        for nameless in std::mem::take(&mut self.nameless) {
+            let explained =
+                self.files.contains_key(&nameless.file) || sequences.contains(&nameless.sequence);
+            if !explained {
+                self.findings.nameless_records += 1;
+                self.set_entry(nameless.slot, Entry::Withheld);
+            }
+        }
     }
 
     fn on_descriptor(&mut self, table: &Table, slot: SlotId, bytes: &[u8]) {
@@ -197,8 +223,9 @@ impl Scan {
         checksums: Box<[u32]>,
         slot: SlotId,
     ) -> Entry {
-        let Some(file) = self.files.get_mut(&descriptor.file) else { return Entry::Stale };
-        let Some(record) = file.record.as_ref() else { return Entry::Stale };
+        let orphan = if self.keep_orphans { Entry::Withheld } else { Entry::Stale };
+        let Some(file) = self.files.get_mut(&descriptor.file) else { return orphan };
+        let Some(record) = file.record.as_ref() else { return orphan };
         let same = record.attempt == descriptor.attempt
             && record.generation == descriptor.generation
             && !record.tombstone;

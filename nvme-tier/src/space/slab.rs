@@ -112,6 +112,12 @@ impl Slab {
         self.occupants[slot as usize] = Arc::downgrade(extent);
     }
 
+    /// Whether an extent is the one in a slot, as far as the ledger has come.
+    pub(crate) fn is_occupied_by(&self, slot: u32, extent: &Arc<Extent>) -> bool {
+        let occupant = self.occupants.get(slot as usize);
+        occupant.is_some_and(|occupant| std::ptr::eq(occupant.as_ptr(), Arc::as_ptr(extent)))
+    }
+
     /// Nobody holds the slot any more; its entry is to be erased.
     pub(crate) fn begin_erase(&mut self, slot: u32) {
         self.erasing += 1;

@@ -85,6 +85,8 @@ pub(super) struct Platter {
     volatile: bool,
     /// What reads find.
     current: Vec<Image>,
+    /// What was there before the last write, wherever there was one.
+    previous: Vec<Image>,
     /// What survives for certain.
     durable: Vec<Image>,
     /// Ended writes in the order of their end.
@@ -122,6 +124,7 @@ impl Platter {
             block_bytes: block_bytes as usize,
             volatile,
             current: images.clone(),
+            previous: images.clone(),
             durable: images,
             ended: VecDeque::new(),
             running: Vec::new(),
@@ -132,6 +135,10 @@ impl Platter {
 
     pub(super) fn current(&self, device: DeviceIndex) -> &Image {
         &self.current[usize::from(device.0)]
+    }
+
+    pub(super) fn previous(&self, device: DeviceIndex) -> &Image {
+        &self.previous[usize::from(device.0)]
     }
 
     pub(super) fn durable(&self) -> &[Image] {
@@ -168,8 +175,12 @@ impl Platter {
         pending.record.completed = completed;
         pending.forsaken = !completed;
         if happened {
-            let at = pending.record.at;
-            self.current[usize::from(at.device.0)].write(at.offset, &pending.record.data);
+            let (at, data) = (pending.record.at, &pending.record.data);
+            let device = usize::from(at.device.0);
+            let mut before = vec![0; data.len()];
+            self.current[device].read(at.offset, &mut before);
+            self.previous[device].write(at.offset, &before);
+            self.current[device].write(at.offset, data);
         }
         if self.volatile || !completed {
             self.ended.push_back(pending);

@@ -174,6 +174,12 @@ fn each_fault_does_what_it_says() {
     bench.write(5, 1, 10).expect("reported as good");
     assert_eq!(mark(&bench.disk, 5), 9);
 
+    bench.write(6, 1, 7).expect("healthy");
+    bench.write(6, 1, 8).expect("healthy");
+    bench.fault(Operation::Read, Fault::Stale);
+    assert_eq!(bench.read(6).expect("reported as good"), vec![7; BLOCK]);
+    assert_eq!(bench.read(6).expect("only the first"), vec![8; BLOCK]);
+
     bench.fault(Operation::Write, Fault::Misdirect);
     bench.write(5, 1, 11).expect("reported as good");
     let landed = bench.disk.unflushed().last().expect("there").at;
