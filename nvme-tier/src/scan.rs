@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 
-use crate::codec::{FileRecord, SUPERBLOCK_BYTES, Superblock};
+use crate::codec::{FileRecord, Place, SUPERBLOCK_BYTES, Superblock, seal_of};
 use crate::device::{Device, DeviceIndex, Location};
 use crate::holdings::SlotId;
-use crate::layout::{self, Class, Layout, PAGE_BYTES, SUPERBLOCK_OFFSETS};
+use crate::ids::RESERVE;
+use crate::layout::{self, Class, Layout, PAGE_BYTES, RECORD_BYTES, SUPERBLOCK_OFFSETS};
 use crate::reader::{DeviceReader, Piece};
 
 pub(crate) use slabs::{SlabHealth, SlabScan};
@@ -40,10 +41,30 @@ pub(crate) struct FileScan {
     /// Where older ones stand.
     pub(crate) stale: Vec<SlotId>,
     /// Damaged ones whose name is still legible.
-    damaged: Vec<(FileRecord, SlotId)>,
+    damaged: Vec<DamagedRecord>,
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
+}
+
+/// A damaged record whose name is still legible. What else it says may be what is damaged.
+#[derive(Debug)]
+struct DamagedRecord {
+    record: FileRecord,
+    slot: SlotId,
+    place: Place,
+    /// The CRC32C that it had when it was whole.
+    seal: u32,
+}
+
+impl DamagedRecord {
+    /// Whether it said what `sound` says before it was damaged: then nothing is lost with it,
+    /// whatever sequence it seems to have now.
+    fn was_copy_of(&self, sound: &FileRecord) -> bool {
+        let mut bytes = [0; RECORD_BYTES];
+        sound.encode(&self.place, &mut bytes);
+        seal_of(&bytes) == self.seal
+    }
 }
 
 /// A descriptor that counts.
@@ -201,8 +222,9 @@ fn read_superblocks(
     })?;
     let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
         (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
-        (_, Some(b)) => Ok((b, 0)),
-        (Some(a), None) => Ok((a, 1)),
+        (Some(_), Some(b)) => Ok((b, 0)),
+        (None, Some(b)) => Ok((alone(b), 0)),
+        (Some(a), None) => Ok((alone(a), 1)),
         (None, None) if traces[index] => Err(Kind::Corrupt.error(format!(
             "both superblocks of device {index} are damaged: do not format it if anything on it is \
              dirty, but have it repaired"
@@ -212,6 +234,12 @@ fn read_superblocks(
         ))),
     };
     found.into_iter().enumerate().map(choose).collect()
+}
+
+/// The only superblock of two that holds. The other one may have been the newer, and have promised
+/// ids beyond this one's limit: at most as many as are reserved at a time.
+fn alone(superblock: Superblock) -> Superblock {
+    Superblock { id_limit: superblock.id_limit.saturating_add(RESERVE), ..superblock }
 }
 
 fn layout_of(

@@ -1,7 +1,7 @@
 use extent::Result;
 
-use super::{Entry, FoundExtent, Scan};
-use crate::codec::{Descriptor, FileRecord, Found, Place};
+use super::{DamagedRecord, Entry, FoundExtent, Scan};
+use crate::codec::{Descriptor, FileRecord, Found, Place, seal_of};
 use crate::device::{DeviceIndex, Location};
 use crate::holdings::SlotId;
 use crate::layout::{self, Layout, Purpose, Shape, TABLE_OFFSET, to_usize};
@@ -104,7 +104,7 @@ impl Scan {
                 if let Some(record) = record {
                     self.order.push(record.file);
                     let file = self.files.entry(record.file).or_default();
-                    file.damaged.push((record, slot));
+                    file.damaged.push(DamagedRecord { record, slot, place, seal: seal_of(bytes) });
                 }
                 // Unless it turns out to be the only trace of something dirty.
                 Entry::Stale
@@ -141,9 +141,13 @@ impl Scan {
         for file in self.files.values_mut() {
             let newest = file.record.as_ref().map_or(0, |record| record.sequence);
             let damaged = std::mem::take(&mut file.damaged);
-            let lost = damaged.into_iter().filter(|(record, _)| record.dirty);
-            let lost = lost.filter(|(record, _)| record.sequence > newest);
-            for (record, slot) in lost {
+            let is_copy = |damaged: &DamagedRecord| {
+                file.record.as_ref().is_some_and(|newest| damaged.was_copy_of(newest))
+            };
+            let lost = damaged.into_iter().filter(|damaged| {
+                damaged.record.dirty && damaged.record.sequence > newest && !is_copy(damaged)
+            });
+            for DamagedRecord { record, slot, .. } in lost.collect::<Vec<_>>() {
                 // The only trace of something that only existed here.
                 entries.push((slot, Entry::Withheld));
                 let known = file.record.as_ref().map_or(0, |record| record.sequence);
