@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 
+use crate::bugs::{self, Bug};
 use crate::codec::{FileRecord, Place, SUPERBLOCK_BYTES, Superblock, seal_of};
 use crate::device::{Device, DeviceIndex, Location};
 use crate::holdings::SlotId;
@@ -63,7 +64,7 @@ impl DamagedRecord {
     fn was_copy_of(&self, sound: &FileRecord) -> bool {
         let mut bytes = [0; RECORD_BYTES];
         sound.encode(&self.place, &mut bytes);
-        seal_of(&bytes) == self.seal
+        seal_of(&bytes) == self.seal && !bugs::is(Bug::DamagedCopyIsNewer)
     }
 }
 
@@ -189,7 +190,8 @@ impl FileScan {
     /// Whether something that only existed here is lost, now or at an earlier start.
     pub(crate) fn is_quarantined(&self) -> bool {
         let Some(record) = &self.record else { return false };
-        let missing = self.extents.len() < record.extents_written as usize;
+        let missing = self.extents.len() < record.extents_written as usize
+            && !bugs::is(Bug::LostExtentUnnoticed);
         let marked = record.mark == Some(crate::Mark::Quarantined);
         !record.tombstone && (self.lost_record || record.dirty && (missing || marked))
     }
@@ -221,7 +223,9 @@ fn read_superblocks(
         found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
     })?;
     let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
-        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
+        (Some(a), Some(b)) if (a.sequence > b.sequence) != bugs::is(Bug::OlderSuperblock) => {
+            Ok((a, 1))
+        }
         (Some(_), Some(b)) => Ok((b, 0)),
         (None, Some(b)) => Ok((alone(b), 0)),
         (Some(a), None) => Ok((alone(a), 1)),
@@ -239,7 +243,8 @@ fn read_superblocks(
 /// The only superblock of two that holds. The other one may have been the newer, and have promised
 /// ids beyond this one's limit: at most as many as are reserved at a time.
 fn alone(superblock: Superblock) -> Superblock {
-    Superblock { id_limit: superblock.id_limit.saturating_add(RESERVE), ..superblock }
+    let more = if bugs::is(Bug::LoneSuperblockBelieved) { 0 } else { RESERVE };
+    Superblock { id_limit: superblock.id_limit.saturating_add(more), ..superblock }
 }
 
 fn layout_of(

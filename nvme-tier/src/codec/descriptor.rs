@@ -2,6 +2,7 @@ use extent::codec::{Reader, Writer};
 use extent::{Attempt, ExtentIndex, FileId, Generation};
 
 use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal};
+use crate::bugs::{self, Bug};
 use crate::layout::{checksums_in_page, descriptor_page_bytes};
 
 const MAGIC: [u8; 4] = *b"4bED";
@@ -127,8 +128,10 @@ impl Page {
             && reader.u128() == place.tier.0
             && reader.u16() == place.at.device.0;
         let pages = if ours { reader.u16() } else { 0 };
-        let here = ours && reader.u64() == place.at.offset && reader.u64() == place.epoch;
-        if !here || !is_sealed(page) {
+        let here = ours
+            && (reader.u64() == place.at.offset || bugs::is(Bug::DescriptorAnywhere))
+            && (reader.u64() == place.epoch || bugs::is(Bug::AnyEpoch));
+        if !here || !is_sealed(page) && !bugs::is(Bug::DescriptorUnchecked) {
             if has_blank_block(page, (block_bytes as usize).min(page.len())) {
                 return Found::Torn;
             }

@@ -2,6 +2,7 @@ use extent::codec::{Reader, Writer};
 use extent::{Attempt, FileId, FileName, Generation, SourceVersion};
 
 use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal};
+use crate::bugs::{self, Bug};
 use crate::layout::{RECORD_BYTES, extent_count};
 
 const MAGIC: [u8; 4] = *b"4bFR";
@@ -130,12 +131,16 @@ impl FileRecord {
             && reader.u16() == VERSION
             && reader.u16() == place.at.device.0
             && reader.u128() == place.tier.0
-            && reader.u64() == place.at.offset
+            && (reader.u64() == place.at.offset || bugs::is(Bug::RecordAnywhere))
             && reader.u64() == place.epoch;
-        if ours && is_sealed(bytes) {
+        let torn = || has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES));
+        let whole = is_sealed(bytes)
+            || bugs::is(Bug::RecordUnchecked)
+            || bugs::is(Bug::TornRecordBelieved) && torn();
+        if ours && whole {
             return Self::fields(&mut reader).map_or(Found::Damaged(None), Found::Sound);
         }
-        if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES)) {
+        if torn() {
             return Found::Torn;
         }
         if !ours {

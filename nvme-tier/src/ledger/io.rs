@@ -5,6 +5,7 @@ use dma::{Buffer, Frozen, HugePages, Pool, SizeClass, Source};
 use extent::{Error, Kind, Result};
 
 use crate::Extent;
+use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, PAD, Place, SlabHeader, Superblock};
 use crate::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use crate::layout::{PAGE_BYTES, RECORD_BYTES, to_usize};
@@ -161,8 +162,15 @@ impl Io {
         for Completion { token, command, result } in completions.drain(..) {
             let Some(on) = self.flying.remove(&token.0) else { continue };
             if let Err(error) = result {
-                let doing =
-                    if matches!(command, Command::Flush(_)) { "a flush" } else { "a write" };
+                let flush = matches!(command, Command::Flush(_));
+                if flush && bugs::is(Bug::FailedFlushRetried) {
+                    self.push(Job::Flush(on));
+                    continue;
+                }
+                if bugs::is(if flush { Bug::FailedFlushIgnored } else { Bug::FailedWriteIgnored }) {
+                    continue;
+                }
+                let doing = if flush { "a flush" } else { "a write" };
                 self.fail(on, format!("{doing} failed: {error}"));
             }
         }

@@ -1,5 +1,5 @@
 //! What of the unflushed writes a power cut leaves.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use forebay_nvme_tier::device::sim::{Event, Survival, WriteRecord};
 use rand::Rng;

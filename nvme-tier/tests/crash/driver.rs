@@ -1,5 +1,5 @@
 //! A run of a few operations, several at once, and what was told of them.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! All short workloads on healthy disks, and some of them on failing ones.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -23,7 +25,7 @@ pub fn enumerate(workloads: &[Workload], effort: Effort) -> Counts {
         while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
             match enumerate_group(group, effort) {
                 Ok(more) => counts += more,
-                Err(what) => panic!("{what}"),
+                Err(Failure { what, .. }) => panic!("{what}"),
             }
         }
         counts
@@ -36,15 +38,34 @@ pub fn enumerate(workloads: &[Workload], effort: Effort) -> Counts {
     })
 }
 
-/// The same in this thread, with what went wrong first.
-pub fn enumerate_group(workloads: &[Workload], effort: Effort) -> Result<Counts, String> {
+/// What went wrong, and after how many different images.
+pub struct Failure {
+    pub what: String,
+    pub after: u64,
+}
+
+/// The same in this thread, up to what goes wrong first.
+pub fn enumerate_group(workloads: &[Workload], effort: Effort) -> Result<Counts, Failure> {
     let (mut beginnings, mut judge) = (Beginnings::default(), Judge::new(effort));
     for (seed, workload) in (0..).zip(workloads) {
-        let run = beginnings.play(workload, FaultPlan::new());
-        let judged = judge.cut_everywhere(&run, seed);
-        judged.map_err(|what| format!("{workload:?}: {what}\n{:#?}", run.changes))?;
+        let judged = calmly(|| {
+            let run = beginnings.play(workload, FaultPlan::new());
+            let judged = judge.cut_everywhere(&run, seed);
+            judged.map_err(|what| format!("{workload:?}: {what}\n{:#?}", run.changes))
+        });
+        let after = judge.counts.schedules();
+        judged.map_err(|what| Failure { what, after })?;
     }
     Ok(judge.counts)
+}
+
+/// A panic is a failure like others.
+pub fn calmly(body: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let text = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast::<&str>().map_or_else(|_| "a panic".into(), |t| (*t).into()),
+    };
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(text(panic)))
 }
 
 /// One of each `step` workloads.
@@ -54,18 +75,22 @@ pub fn share(step: usize) -> Vec<Workload> {
 
 /// Workloads in which a device fails a flush or a write, each of the first few in turn. What was
 /// acknowledged is there after a cut all the same.
-pub fn fail_everywhere(workloads: &[Workload], effort: Effort) -> Result<Counts, String> {
+pub fn fail_everywhere(workloads: &[Workload], effort: Effort) -> Result<Counts, Failure> {
     let (mut beginnings, mut judge) = (Beginnings::default(), Judge::new(effort));
     for workload in workloads {
         for operation in [Operation::Flush, Operation::Write] {
             for nth in 1..=8 {
                 let rule = FaultRule::new(operation, When::Nth(nth), Fault::Fail);
-                let run = beginnings.play(workload, FaultPlan::new().with(rule));
-                let judged = judge.cut_everywhere(&run, nth);
-                judged.map_err(|what| {
-                    let changes = &run.changes;
-                    format!("{workload:?}, {operation:?} {nth} fails: {what}\n{changes:#?}")
-                })?;
+                let judged = calmly(|| {
+                    let run = beginnings.play(workload, FaultPlan::new().with(rule));
+                    let judged = judge.cut_everywhere(&run, nth);
+                    judged.map_err(|what| {
+                        let changes = &run.changes;
+                        format!("{workload:?}, {operation:?} {nth} fails: {what}\n{changes:#?}")
+                    })
+                });
+                let after = judge.counts.schedules();
+                judged.map_err(|what| Failure { what, after })?;
             }
         }
     }
@@ -80,4 +105,13 @@ pub fn committing(step: usize) -> Vec<Workload> {
         })
     };
     all().into_iter().filter(commits).step_by(step).collect()
+}
+
+/// All workloads in an order in which those that follow each other have little in common, for
+/// finding something soon.
+pub fn scattered(count: usize) -> Vec<Workload> {
+    // A prime, so that every one gets its turn.
+    const STRIDE: usize = 9973;
+    let all = all();
+    (0..count).map(|at| all[at * STRIDE % all.len()].clone()).collect()
 }

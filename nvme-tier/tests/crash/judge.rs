@@ -1,5 +1,5 @@
 //! Recovers what a crash left, once for each different image, and says whether that is legal.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::HashMap;
 use std::ops::AddAssign;

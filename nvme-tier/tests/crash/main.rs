@@ -59,7 +59,7 @@ const STEP: usize = 211;
 #[test]
 fn a_device_that_fails_takes_back_nothing() {
     let counts = enumeration::fail_everywhere(&enumeration::committing(97), FEW);
-    let counts = counts.unwrap_or_else(|what| panic!("{what}"));
+    let counts = counts.unwrap_or_else(|failure| panic!("{}", failure.what));
     assert!(counts.schedules() > 500, "{counts:?}");
 }
 
@@ -68,33 +68,33 @@ const FEW: Effort = Effort { all_subsets_of: 3, samples: 4, torn: 1, nested_one_
 #[test]
 fn what_rots_or_lands_elsewhere_is_never_believed() {
     let ways = rot::damage_everything(&enumeration::share(397));
-    let ways = ways.unwrap_or_else(|what| panic!("{what}"));
+    let ways = ways.unwrap_or_else(|failure| panic!("{}", failure.what));
     assert!(ways > 500, "{ways}");
 }
 
 #[test]
 fn every_cut_of_a_few_operations_leaves_old_or_new() {
-    random::play(3, random::few_operations).unwrap_or_else(|what| panic!("{what}"));
+    random::play(3, random::few_operations).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]
 fn small_blocks_tear_records_and_descriptors() {
-    random::play(2, random::small_blocks).unwrap_or_else(|what| panic!("{what}"));
+    random::play(2, random::small_blocks).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]
 fn two_devices_commit_as_one() {
-    random::play(2, random::two_devices).unwrap_or_else(|what| panic!("{what}"));
+    random::play(2, random::two_devices).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]
 fn long_runs_reuse_slots_and_survive() {
-    random::play(2, random::long_run).unwrap_or_else(|what| panic!("{what}"));
+    random::play(2, random::long_run).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]
 fn what_a_new_process_found_survives_a_power_cut() {
-    random::play(8, random::new_process).unwrap_or_else(|what| panic!("{what}"));
+    random::play(8, random::new_process).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What a file may be after a cut, and what it is found as.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::BTreeSet;
 use std::fmt;

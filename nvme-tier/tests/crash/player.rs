@@ -1,5 +1,5 @@
 //! Plays a workload on simulated disks that record it.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

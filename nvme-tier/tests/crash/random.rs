@@ -1,5 +1,5 @@
 //! Random runs, each kind from a seed.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use forebay_nvme_tier::device::sim::{SimDisk, SimOptions};
 use forebay_nvme_tier::device::{DeviceIndex, Location};
@@ -7,6 +7,7 @@ use forebay_nvme_tier::device::{DeviceIndex, Location};
 use crate::common::{Rig, pattern, small_disk, small_format};
 use crate::cuts::Effort;
 use crate::driver::{run, run_on};
+use crate::enumeration::{Failure, calmly};
 use crate::judge::{Counts, Judge};
 use crate::model::Run;
 
@@ -14,14 +15,19 @@ use crate::model::Run;
 pub type Kind = fn(u64) -> (Run, Effort);
 
 /// Plays the first `few` seeds of a kind, or those that `FOREBAY_SIM_SEEDS` says.
-pub fn play(few: u64, kind: Kind) -> Result<Counts, String> {
+pub fn play(few: u64, kind: Kind) -> Result<Counts, Failure> {
     let mut counts = Counts::default();
     for seed in seeds(few) {
-        let (run, effort) = kind(seed);
-        let mut judge = Judge::new(effort);
-        let judged = judge.cut_everywhere(&run, seed);
-        judged.map_err(|what| format!("{what}\n{:#?}", run.changes))?;
-        counts += judge.counts;
+        let mut judged = Counts::default();
+        let outcome = calmly(|| {
+            let (run, effort) = kind(seed);
+            let mut judge = Judge::new(effort);
+            let outcome = judge.cut_everywhere(&run, seed);
+            judged = judge.counts;
+            outcome.map_err(|what| format!("{what}\n{:#?}", run.changes))
+        });
+        counts += judged;
+        outcome.map_err(|what| Failure { what, after: counts.schedules() })?;
     }
     Ok(counts)
 }

@@ -4,7 +4,7 @@
 //! it was one of its descriptors, quarantined; what is clean is right, or gone, or quarantined. And
 //! records and descriptors that stood on the device at any moment turn up in other places, or in
 //! their own under a later epoch: they change nothing.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::HashSet;
 
@@ -15,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::common::{Rig, options, pool};
+use crate::enumeration::{Failure, calmly};
 use crate::model::{Content, Observed, Run, observe};
 use crate::player::Beginnings;
 use crate::workload::Workload;
@@ -27,15 +28,20 @@ const TABLE: u64 = 8 << 10;
 const MAGICS: [&[u8]; 4] = [b"4bay", b"4bSH", b"4bED", b"4bFR"];
 
 /// Damages the end of each workload in every way. How many ways there were.
-pub fn damage_everything(workloads: &[Workload]) -> Result<u64, String> {
+pub fn damage_everything(workloads: &[Workload]) -> Result<u64, Failure> {
     let mut beginnings = Beginnings::default();
     let mut ways = 0;
     for (seed, workload) in (0..).zip(workloads) {
-        let run = beginnings.play(workload, FaultPlan::new());
-        let mut rot = Rot::new(&run, seed);
-        let outcome = rot.rot_every_sector().and_then(|()| rot.displace_everything());
-        outcome.map_err(|what| format!("{workload:?}: {what}\n{:#?}", run.changes))?;
-        ways += rot.ways;
+        let mut tried = 0;
+        let outcome = calmly(|| {
+            let run = beginnings.play(workload, FaultPlan::new());
+            let mut rot = Rot::new(&run, seed)?;
+            let outcome = rot.rot_every_sector().and_then(|()| rot.displace_everything());
+            tried = rot.ways;
+            outcome.map_err(|what| format!("{workload:?}: {what}\n{:#?}", run.changes))
+        });
+        ways += tried;
+        outcome.map_err(|what| Failure { what, after: ways })?;
     }
     Ok(ways)
 }
@@ -51,7 +57,7 @@ struct Rot<'a> {
 }
 
 impl<'a> Rot<'a> {
-    fn new(run: &'a Run, seed: u64) -> Self {
+    fn new(run: &'a Run, seed: u64) -> Result<Self, String> {
         let mut recorder = run.recorder.clone();
         let disk = recorder.crash_at(recorder.moments(), &mut |_| Survival::Whole);
         let mut rot = Self {
@@ -62,8 +68,8 @@ impl<'a> Rot<'a> {
             rng: SmallRng::seed_from_u64(seed),
             ways: 0,
         };
-        rot.sound = rot.find(&[]).expect("what is not damaged is sound");
-        rot
+        rot.sound = rot.find(&[])?;
+        Ok(rot)
     }
 
     /// What recovery makes of the disk with these pieces replaced.

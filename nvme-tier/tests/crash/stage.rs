@@ -1,5 +1,5 @@
 //! Several things at once on one tier, in one thread, and a log of what was asked and answered.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -11,7 +11,7 @@ use extent::{FileName, Kind, Result};
 use forebay_nvme_tier::{Done, Extent, File, Tier};
 use parking_lot::Mutex;
 
-use crate::common::Rig;
+use crate::common::{EXTENT, Rig, name};
 use crate::model::{Change, Content, Run, Vouched};
 
 /// Steps after which something that was to end is taken to hang.
@@ -145,15 +145,21 @@ impl Stage {
         self.log.borrow_mut().held.push((extent, bytes));
     }
 
-    /// Everything comes to rest; readers find what they began to read.
+    /// Everything comes to rest. Readers find what they began to read, whatever is written after.
     pub fn finish(self) -> Run {
         let (mut rig, log) = (self.rig.into_inner(), self.log.into_inner());
         rig.settle();
+        let recorder = rig.disk.recorder().expect("it was recorded");
+        let mut number = 0;
+        while !log.held.is_empty() && number < 64 {
+            let length = if number % 2 == 0 { EXTENT } else { 9000 };
+            let _perhaps_no_room = rig.write_file(&name(&format!("t/{number}")), length, &[], 999);
+            number += 1;
+        }
         for (extent, bytes) in log.held {
             let now = rig.read(&extent);
             assert!(now.is_some_and(|now| now == bytes), "a reader's extent changed: {extent:?}");
         }
-        rig.settle();
         Run {
             names: self.names,
             changes: log.changes,
@@ -161,7 +167,7 @@ impl Stage {
             dropped: log.dropped,
             blind: log.blind,
             attempts: log.attempts,
-            recorder: rig.disk.recorder().expect("it was recorded"),
+            recorder,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! All short workloads: what they begin from, what is done, and how closely together.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::fmt;
 
