@@ -8,6 +8,8 @@ use std::thread;
 
 use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, When};
 
+use parking_lot::Mutex;
+
 use crate::cuts::Effort;
 use crate::judge::{Counts, Judge};
 use crate::player::Beginnings;
@@ -16,26 +18,29 @@ use crate::workload::{Op, Workload, all};
 /// Workloads that follow each other share most of their images: they are judged together.
 const GROUP: usize = 400;
 const THREADS: usize = 2;
+/// A prime that no number of workloads or groups is a multiple of: each gets its turn.
+const SCATTER: usize = 9973;
 
-/// Cuts the power everywhere in every workload given.
-pub fn enumerate(workloads: &[Workload], effort: Effort) -> Counts {
-    let (next, groups) = (AtomicUsize::new(0), workloads.chunks(GROUP).collect::<Vec<_>>());
+/// Cuts the power everywhere in every workload given, and tells how far it is after each group: so
+/// that a run that takes an hour and is ended has said something. The groups come in a scattered order.
+pub fn enumerate(workloads: &[Workload], effort: Effort, told: impl Fn(&Counts) + Sync) -> Counts {
+    let groups: Vec<_> = workloads.chunks(GROUP).collect();
+    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Counts::default()));
+    let group = |at: usize| (at < groups.len()).then(|| groups[at * SCATTER % groups.len()]);
     let work = || {
-        let mut counts = Counts::default();
-        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(group) = group(next.fetch_add(1, Ordering::Relaxed)) {
             match enumerate_group(group, effort) {
-                Ok(more) => counts += more,
+                Ok(more) => {
+                    let mut sum = sum.lock();
+                    *sum += more;
+                    told(&sum);
+                }
                 Err(Failure { what, .. }) => panic!("{what}"),
             }
         }
-        counts
     };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        let mut counts = Counts::default();
-        threads.into_iter().for_each(|t| counts += t.join().expect("says what it found"));
-        counts
-    })
+    thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
+    sum.into_inner()
 }
 
 /// What went wrong, and after how many different images.
@@ -110,8 +115,6 @@ pub fn committing(step: usize) -> Vec<Workload> {
 /// All workloads in an order in which those that follow each other have little in common, for
 /// finding something soon.
 pub fn scattered(count: usize) -> Vec<Workload> {
-    // A prime, so that every one gets its turn.
-    const STRIDE: usize = 9973;
     let all = all();
-    (0..count).map(|at| all[at * STRIDE % all.len()].clone()).collect()
+    (0..count).map(|at| all[at * SCATTER % all.len()].clone()).collect()
 }
