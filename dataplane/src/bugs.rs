@@ -22,8 +22,6 @@ pub enum Bug {
     FirstDamageBelieved,
     /// A block of which part is written again loses the rest.
     RestOfBlockLost,
-    /// A commit does not wait until its last blocks are on the device.
-    CommitBeforeStored,
     /// The generation that a caller expects is not compared with the one there is.
     ExpectedIgnored,
 }
@@ -71,7 +69,7 @@ mod seeded {
 #[cfg(feature = "seeded-bugs")]
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::ReadUnverified,
         Self::ReplyBeforeData,
         Self::BlockStartServed,
@@ -79,7 +77,6 @@ impl Bug {
         Self::ReleasedIsHole,
         Self::FirstDamageBelieved,
         Self::RestOfBlockLost,
-        Self::CommitBeforeStored,
         Self::ExpectedIgnored,
     ];
 }

@@ -30,8 +30,8 @@ pub enum Bug {
     FailedWriteIgnored,
     /// A record's checksum is not compared.
     RecordUnchecked,
-    /// A record of which blocks are missing passes for a whole one.
-    TornRecordBelieved,
+    /// A record that was never written whole passes for one that was, and was damaged.
+    TornTakenForDamaged,
     /// A record counts wherever it stands.
     RecordAnywhere,
     /// Of a file's records the oldest counts.
@@ -123,7 +123,7 @@ impl Bug {
         Self::FailedFlushRetried,
         Self::FailedWriteIgnored,
         Self::RecordUnchecked,
-        Self::TornRecordBelieved,
+        Self::TornTakenForDamaged,
         Self::RecordAnywhere,
         Self::OldestRecordWins,
         Self::OneRecordCopy,

@@ -12,7 +12,6 @@ use super::open::{gone, open_body};
 use super::session::Handle;
 use super::write::Span;
 use super::{Caller, Request, Shard, ZERO_BYTES};
-use crate::bugs::{self, Bug};
 use crate::inbox::Message;
 use crate::slots::Key;
 
@@ -111,7 +110,7 @@ impl Shard {
             self.store_zeroes(draft, index, first, end);
         }
         let Some(state) = self.drafts.get_mut(draft) else { return };
-        if !state.is_quiet() && !bugs::is(Bug::CommitBeforeStored) {
+        if !state.is_quiet() {
             return;
         }
         if let Some(error) = state.error() {

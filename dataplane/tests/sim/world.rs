@@ -104,12 +104,17 @@ impl World {
         let operator_seed = self.rng.random();
         let operator = operate(&running, &self.model, operator_seed);
         let all = futures::future::join_all(players.iter_mut().map(|player| player.play(40)));
-        // Joined before the cut: what is acknowledged is noted before the power goes.
-        let ((), _) = futures::future::join(operator, all).await;
+        // What is acknowledged is noted at once, so that the power can go in the middle of anything.
+        let all = futures::future::join(operator, all);
+        let in_the_middle = self.rng.random_ratio(1, 3);
+        let patience = Duration::from_micros(self.rng.random_range(500..10_000));
+        let patience = if in_the_middle { patience } else { Duration::from_secs(100_000) };
+        let over = tokio::time::timeout(patience, all).await.is_ok();
         self.disk.set_faults(FaultPlan::new());
         self.data.set_faults(Faults::default());
         self.out.set_faults(Faults::default());
-        running.stop(self.rng.random()).await;
+        let gently = self.rng.random::<bool>() && over;
+        running.stop(gently).await;
     }
 
     /// What was not flushed survives, or not, or in part, block by block.

@@ -133,14 +133,13 @@ impl FileRecord {
             && reader.u128() == place.tier.0
             && (reader.u64() == place.at.offset || bugs::is(Bug::RecordAnywhere))
             && reader.u64() == place.epoch;
-        let torn = || has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES));
-        let whole = is_sealed(bytes)
-            || bugs::is(Bug::RecordUnchecked)
-            || bugs::is(Bug::TornRecordBelieved) && torn();
+        let whole = is_sealed(bytes) || bugs::is(Bug::RecordUnchecked);
         if ours && whole {
             return Self::fields(&mut reader).map_or(Found::Damaged(None), Found::Sound);
         }
-        if torn() {
+        if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES))
+            && !bugs::is(Bug::TornTakenForDamaged)
+        {
             return Found::Torn;
         }
         if !ours {

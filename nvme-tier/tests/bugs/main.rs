@@ -106,7 +106,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         | Bug::LostExtentUnnoticed
         | Bug::OneHeader
         | Bug::LoneSuperblockBelieved => Catcher::Rot,
-        Bug::UnflushedWindows => Catcher::SmallBlocks,
+        Bug::UnflushedWindows | Bug::TornTakenForDamaged => Catcher::SmallBlocks,
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
         _ => Catcher::Enumeration,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use extent::{FileName, Kind, Result};
+use forebay_nvme_tier::device::sim::FaultPlan;
 use forebay_nvme_tier::{Done, Extent, File, Tier};
 use parking_lot::Mutex;
 
@@ -150,6 +151,7 @@ impl Stage {
         let (mut rig, log) = (self.rig.into_inner(), self.log.into_inner());
         rig.settle();
         let recorder = rig.disk.recorder().expect("it was recorded");
+        rig.disk.set_faults(FaultPlan::new());
         let mut number = 0;
         while !log.held.is_empty() && number < 64 {
             let length = if number % 2 == 0 { EXTENT } else { 9000 };
