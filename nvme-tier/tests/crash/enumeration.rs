@@ -24,7 +24,8 @@ const SCATTER: usize = 9973;
 /// Cuts the power everywhere in every workload given, and tells how far it is after each group: so
 /// that a run that takes an hour and is ended has said something. The groups come in a scattered order.
 pub fn enumerate(workloads: &[Workload], effort: Effort, told: impl Fn(&Counts) + Sync) -> Counts {
-    let groups: Vec<_> = workloads.chunks(GROUP).collect();
+    let size = GROUP.min(workloads.len().div_ceil(THREADS));
+    let groups: Vec<_> = workloads.chunks(size).collect();
     let (next, sum) = (AtomicUsize::new(0), Mutex::new(Counts::default()));
     let group = |at: usize| (at < groups.len()).then(|| groups[at * SCATTER % groups.len()]);
     let work = || {

@@ -29,8 +29,6 @@ mod rot;
 mod stage;
 mod workload;
 
-use std::time::Instant;
-
 use common::{Rig, small_disk, small_format};
 use cuts::Effort;
 use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimOptions, When};
@@ -41,14 +39,12 @@ fn every_cut_of_every_short_workload_leaves_old_or_new() {
     let step = std::env::var("FOREBAY_CRASH_STEP").ok();
     let step = step.map(|text| text.parse().expect("FOREBAY_CRASH_STEP is a number"));
     let workloads = enumeration::share(step.unwrap_or(STEP));
-    let begun = Instant::now();
     let told = |counts: &Counts| {
         let Counts { runs, prefixes, choices, images, nested } = counts;
         println!(
             "{runs} workloads, {prefixes} prefixes, {choices} choices of what survives: {images} \
-             different images, and {nested} of cuts during their recovery: {} schedules after {} s",
-            counts.schedules(),
-            begun.elapsed().as_secs()
+             different images, and {nested} of cuts during their recovery: {} schedules",
+            counts.schedules()
         );
     };
     let counts = enumeration::enumerate(&workloads, Effort::FULL, told);
