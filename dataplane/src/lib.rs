@@ -2,6 +2,10 @@
 //! tier. The control plane sees only [`Handle`].
 #![forbid(unsafe_code)]
 
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 mod clock;
 mod handle;
 mod inbox;

@@ -25,6 +25,11 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use extent::{Kind, Result};
 
+const _: () = assert!(
+    !nvme_tier::SEEDED_BUGS,
+    "a node is never built with the mistakes that tests make on purpose"
+);
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -6,6 +6,7 @@ use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
 use parking_lot::RwLock;
 
 use crate::Extent;
+use crate::bugs::{self, Bug};
 use crate::codec::Mark;
 use crate::file::Pins;
 use crate::layout;
@@ -206,9 +207,9 @@ impl FileGeneration {
     /// Whether its extents may go: the silo has them, and nobody asked to keep them.
     pub(crate) fn is_evictable(&self, now_unix_ms: u64) -> bool {
         let facts = self.facts.read();
-        facts.state == State::Clean
+        (facts.state == State::Clean || bugs::is(Bug::DirtyEvicted))
             && facts.mark != Some(Mark::Quarantined)
-            && !self.is_pinned(now_unix_ms)
+            && (!self.is_pinned(now_unix_ms) || bugs::is(Bug::PinnedEvicted))
     }
 
     /// The resident extent, without counting a use.
@@ -235,6 +236,9 @@ impl FileGeneration {
         drop(extents);
         self.resident_extents.fetch_sub(1, Ordering::Relaxed);
         self.resident_bytes.fetch_sub(u64::from(extent.length()), Ordering::Relaxed);
+        if bugs::is(Bug::ReadersIgnored) {
+            extent.give_back_although_held();
+        }
         drop(removed);
         true
     }

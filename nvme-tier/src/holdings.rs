@@ -115,10 +115,16 @@ impl SlotHold {
     }
 }
 
-impl Drop for SlotHold {
-    fn drop(&mut self) {
+impl SlotHold {
+    pub(crate) fn give_back(&self) {
         let returned = Returned { slot: self.slot, described: self.described };
         self.holdings.returned.lock().push(returned);
         self.holdings.signal.raise();
+    }
+}
+
+impl Drop for SlotHold {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dma::Pool;
 use extent::{FileId, FileName, Kind, Result};
 
+use crate::bugs::{self, Bug};
 use crate::clock;
 use crate::codec::{FileRecord, Mark};
 use crate::device::{Command, Device, DeviceIndex};
@@ -135,16 +136,18 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     let count = u16::try_from(scan.superblocks.len()).expect("64 devices at most");
     // Both copies, the older one first: with only one of them, one flipped bit would bring the
     // lower limit back, and with it ids that are in use.
-    for _ in SUPERBLOCK_OFFSETS {
+    let copies = if bugs::is(Bug::OneSuperblockRaised) { 1 } else { SUPERBLOCK_OFFSETS.len() };
+    for _ in 0..copies {
         for (superblock, copy) in &mut scan.superblocks {
-            superblock.id_limit = limit;
+            superblock.id_limit = if bugs::is(Bug::IdsReused) { first } else { limit };
             superblock.sequence += 1;
             write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
                 .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
             *copy = 1 - *copy;
         }
+        let devices = (0..count).filter(|_| !bugs::is(Bug::UnflushedRecovery));
         reader
-            .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
+            .run(devices.map(|index| Command::Flush(DeviceIndex(index))))
             .map_err(|error| error.while_doing("flushing what was recovered"))?;
     }
     Ok(Ids::new(first, limit))

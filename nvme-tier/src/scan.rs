@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 
-use crate::codec::{FileRecord, SUPERBLOCK_BYTES, Superblock};
+use crate::bugs::{self, Bug};
+use crate::codec::{FileRecord, Place, SUPERBLOCK_BYTES, Superblock, seal_of};
 use crate::device::{Device, DeviceIndex, Location};
 use crate::holdings::SlotId;
-use crate::layout::{self, Class, Layout, PAGE_BYTES, SUPERBLOCK_OFFSETS};
+use crate::layout::{self, Class, Layout, PAGE_BYTES, RECORD_BYTES, SUPERBLOCK_OFFSETS};
 use crate::reader::{DeviceReader, Piece};
 
 pub(crate) use slabs::{SlabHealth, SlabScan};
@@ -52,10 +53,30 @@ pub(crate) struct FileScan {
     /// Where older ones stand.
     pub(crate) stale: Vec<SlotId>,
     /// Damaged ones whose name is still legible.
-    damaged: Vec<(FileRecord, SlotId)>,
+    damaged: Vec<DamagedRecord>,
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
+}
+
+/// A damaged record whose name is still legible. What else it says may be what is damaged.
+#[derive(Debug)]
+struct DamagedRecord {
+    record: FileRecord,
+    slot: SlotId,
+    place: Place,
+    /// The CRC32C that it had when it was whole.
+    seal: u32,
+}
+
+impl DamagedRecord {
+    /// Whether it said what `sound` says before it was damaged: then nothing is lost with it,
+    /// whatever sequence it seems to have now.
+    fn was_copy_of(&self, sound: &FileRecord) -> bool {
+        let mut bytes = [0; RECORD_BYTES];
+        sound.encode(&self.place, &mut bytes);
+        seal_of(&bytes) == self.seal && !bugs::is(Bug::DamagedCopyIsNewer)
+    }
 }
 
 /// A descriptor that counts.
@@ -185,7 +206,8 @@ impl FileScan {
     /// Whether something that only existed here is lost, now or at an earlier start.
     pub(crate) fn is_quarantined(&self) -> bool {
         let Some(record) = &self.record else { return false };
-        let missing = self.extents.len() < record.extents_written as usize;
+        let missing = self.extents.len() < record.extents_written as usize
+            && !bugs::is(Bug::LostExtentUnnoticed);
         let marked = record.mark == Some(crate::Mark::Quarantined);
         !record.tombstone && (self.lost_record || record.dirty && (missing || marked))
     }
@@ -217,7 +239,9 @@ fn read_superblocks(
         found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
     })?;
     let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
-        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
+        (Some(a), Some(b)) if (a.sequence > b.sequence) != bugs::is(Bug::OlderSuperblock) => {
+            Ok((a, 1))
+        }
         (_, Some(b)) => Ok((b, 0)),
         (Some(a), None) => Ok((a, 1)),
         (None, None) if traces[index] => Err(Kind::Corrupt.error(format!(

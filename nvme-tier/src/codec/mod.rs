@@ -24,6 +24,7 @@ use std::fmt;
 use extent::checksum::crc32c;
 
 use crate::device::Location;
+use crate::layout::RECORD_BYTES;
 
 pub use descriptor::Descriptor;
 pub use record::{FileRecord, Mark};
@@ -105,6 +106,12 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     let end = bytes.len() - 4;
     let sum = crc32c(&bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The CRC32C that a record carries at the end of its first [`RECORD_BYTES`], right or not.
+pub(crate) fn seal_of(record: &[u8]) -> u32 {
+    let seal = &record[RECORD_BYTES - 4..RECORD_BYTES];
+    u32::from_le_bytes(seal.try_into().expect("four bytes"))
 }
 
 /// Whether the CRC32C in the last four bytes holds.

@@ -2,6 +2,7 @@ use extent::codec::{Reader, Writer};
 use extent::{Attempt, FileId, FileName, Generation, SourceVersion};
 
 use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal, was_ours};
+use crate::bugs::{self, Bug};
 use crate::layout::{RECORD_BYTES, extent_count};
 
 const MAGIC: [u8; 4] = *b"4bFR";
@@ -135,14 +136,16 @@ impl FileRecord {
             reader.u16() == VERSION,
             reader.u16() == place.at.device.0,
             reader.u128() == place.tier.0,
-            reader.u64() == place.at.offset,
+            reader.u64() == place.at.offset || bugs::is(Bug::RecordAnywhere),
             reader.u64() == place.epoch,
         ];
-        let sealed = is_sealed(bytes);
+        let sealed = is_sealed(bytes) || bugs::is(Bug::RecordUnchecked);
         if sealed && !identity.contains(&false) {
             return Self::fields(&mut reader).map_or(Found::Damaged(None), Found::Sound);
         }
-        if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES)) {
+        if has_blank_block(bytes, (block_bytes as usize).min(RECORD_BYTES))
+            && !bugs::is(Bug::TornTakenForDamaged)
+        {
             return Found::Torn;
         }
         if sealed || !was_ours(&identity) {
@@ -160,12 +163,6 @@ impl FileRecord {
         let (sequence, file) = (reader.u64(), FileId(reader.u128()));
         reader.skip(FLAGS_AT - SEQUENCE_AT - 24);
         (file, sequence, reader.u16() & DIRTY != 0)
-    }
-
-    /// Whether a damaged record would tell nothing that this sound one does not, apart from its
-    /// sequence: it is the other copy, or a refreshed one.
-    pub(crate) fn says_the_same(&self, damaged: &Self) -> bool {
-        *self == Self { sequence: self.sequence, ..damaged.clone() }
     }
 
     fn fields(reader: &mut Reader<'_>) -> Option<Self> {

@@ -6,6 +6,7 @@ use extent::{Error, FileId, Kind};
 
 use super::io::{DeviceSet, Job};
 use super::{Erasure, Ledger};
+use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, SlabHeader, Superblock};
 use crate::device::{DeviceIndex, Location};
 use crate::file::Pins;
@@ -156,7 +157,12 @@ impl Ledger {
         let next = match batch.phase {
             Phase::Prepare => {
                 self.looked(&mut batch);
-                self.flush_all(prepared_devices(&batch, &self.superblocks));
+                let devices = prepared_devices(&batch, &self.superblocks);
+                self.flush_all(if bugs::is(Bug::UnflushedWindows) {
+                    DeviceSet::default()
+                } else {
+                    devices
+                });
                 Phase::FlushPrepared
             }
             Phase::FlushPrepared => {
@@ -176,7 +182,8 @@ impl Ledger {
             }
             Phase::Record => {
                 let mut homes = DeviceSet::default();
-                batch.runs.iter().for_each(|run| homes.insert(run.home));
+                let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedRecords));
+                runs.for_each(|run| homes.insert(run.home));
                 self.flush_all(homes);
                 Phase::FlushRecords
             }
@@ -199,7 +206,8 @@ impl Ledger {
             let state = space.slab(slab);
             let Some(purpose) = state.purpose else { continue };
             let header = SlabHeader { epoch: state.epoch, purpose };
-            for within in HEADER_OFFSETS {
+            let copies = if bugs::is(Bug::OneHeader) { 1 } else { 2 };
+            for within in HEADER_OFFSETS.into_iter().take(copies) {
                 let offset = space.layout().slab_offset(slab) + within;
                 let at = Location { device, offset };
                 let place = crate::codec::Place { tier: self.tier.id, at, epoch: header.epoch };
@@ -309,8 +317,10 @@ impl Ledger {
         if !batch.flushes.is_empty() {
             self.all_devices().iter().for_each(|device| devices.insert(device));
         }
-        batch.erasures.iter().for_each(|erasure| devices.insert(erasure.slot().device));
-        batch.runs.iter().fold(devices, |devices, run| devices.union(run.change.devices()))
+        let erasures = batch.erasures.iter().filter(|_| !bugs::is(Bug::UnflushedErasures));
+        erasures.for_each(|erasure| devices.insert(erasure.slot().device));
+        let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedDescriptors));
+        runs.fold(devices, |devices, run| devices.union(run.change.devices()))
     }
 
     /// Erased entries are free, and explicit flushes done.

@@ -5,6 +5,7 @@ use dma::{Buffer, Frozen, HugePages, Pool, SizeClass, Source, Target};
 use extent::{Error, Kind, Result};
 
 use crate::Extent;
+use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, PAD, Place, SlabHeader, Superblock};
 use crate::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use crate::layout::{PAGE_BYTES, RECORD_BYTES, to_usize};
@@ -201,6 +202,14 @@ impl Io {
                 Command::Flush(_) => "a flush",
             };
             if let Err(error) = result {
+                let flush = doing == "a flush";
+                if flush && bugs::is(Bug::FailedFlushRetried) {
+                    self.push(Job::Flush(on));
+                    continue;
+                }
+                if bugs::is(if flush { Bug::FailedFlushIgnored } else { Bug::FailedWriteIgnored }) {
+                    continue;
+                }
                 self.fail(on, format!("{doing} failed: {error}"));
             }
         }

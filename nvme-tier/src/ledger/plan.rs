@@ -8,6 +8,7 @@ use extent::{Attempt, Error, FileId, FileName, Generation, Kind, Result, SourceV
 
 use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};
+use crate::bugs::{self, Bug};
 use crate::codec::{FileRecord, Mark};
 use crate::device::DeviceIndex;
 use crate::file::check_expected;
@@ -273,6 +274,11 @@ impl Ledger {
             extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
             written: true,
         };
+        if let Some(newest) = newest.as_ref().filter(|_| bugs::is(Bug::OldSlotsTooEarly)) {
+            for extent in newest.resident(0..u32::MAX) {
+                newest.remove(&extent);
+            }
+        }
         let source = newest.and_then(|newest| newest.base());
         let facts = Facts { state: State::Dirty, mark: None, source };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
@@ -348,7 +354,7 @@ impl Ledger {
         };
         let record =
             record_of(file.id(), file.name().clone(), &generation.shape(), &facts, sequence);
-        let was_dirty = generation.state() == State::Dirty;
+        let was_dirty = generation.state() == State::Dirty && !bugs::is(Bug::OneRecordCopy);
         let change = Change::Facts { generation, facts, done };
         let mut run = self.run(file.id(), home, record, true, change);
         if was_dirty {
@@ -366,6 +372,7 @@ impl Ledger {
         change: Change,
     ) -> Run {
         let twice = record.dirty || record.tombstone || self.book.has_stale(file);
+        let twice = twice && !bugs::is(Bug::OneRecordCopy);
         Run {
             file,
             record: Arc::new(record),

@@ -8,6 +8,7 @@ use extent::Kind;
 
 use super::batch::Batch;
 use super::{Erasure, Ledger};
+use crate::bugs::{self, Bug};
 use crate::device::DeviceIndex;
 use crate::holdings::SlotHold;
 use crate::layout::{Class, Purpose, to_usize};
@@ -28,7 +29,7 @@ impl Ledger {
             if self.io.failed().contains(returned.slot.device) {
                 continue;
             }
-            if returned.described {
+            if returned.described && !bugs::is(Bug::OldSlotsTooEarly) {
                 let epoch = self.space.begin_erase(returned.slot);
                 self.erasures.push_back(Erasure::Descriptor { slot: returned.slot, epoch });
             } else {

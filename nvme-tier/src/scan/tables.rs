@@ -1,7 +1,8 @@
 use extent::Result;
 
-use super::{Entry, FoundExtent, Scan};
-use crate::codec::{Descriptor, FileRecord, Found, Place};
+use super::{DamagedRecord, Entry, FoundExtent, Scan};
+use crate::bugs::{self, Bug};
+use crate::codec::{Descriptor, FileRecord, Found, Place, seal_of};
 use crate::device::{DeviceIndex, Location};
 use crate::holdings::SlotId;
 use crate::layout::{self, Layout, Purpose, Shape, TABLE_OFFSET, to_usize};
@@ -104,7 +105,7 @@ impl Scan {
                 if let Some(record) = record {
                     self.order.push(record.file);
                     let file = self.files.entry(record.file).or_default();
-                    file.damaged.push((record, slot));
+                    file.damaged.push(DamagedRecord { record, slot, place, seal: seal_of(bytes) });
                 } else if let (file, sequence, true) = FileRecord::trace(bytes) {
                     self.nameless.push(super::Nameless { file, sequence, slot });
                 }
@@ -125,6 +126,17 @@ impl Scan {
             self.order.push(record.file);
         }
         let newest = file.record.as_ref().map(|newest| newest.sequence);
+        // From here on the one that is there counts as newer, if it is older.
+        let newest = match newest {
+            Some(newest) if bugs::is(Bug::OldestRecordWins) && newest != record.sequence => {
+                if newest < record.sequence {
+                    Some(u64::MAX)
+                } else {
+                    None
+                }
+            }
+            newest => newest,
+        };
         match newest {
             Some(newest) if record.sequence < newest => file.stale.push(slot),
             Some(newest) if record.sequence == newest => file.slots.push(slot),
@@ -143,13 +155,14 @@ impl Scan {
         for file in self.files.values_mut() {
             let newest = file.record.as_ref().map_or(0, |record| record.sequence);
             let damaged = std::mem::take(&mut file.damaged);
-            let lost = damaged.into_iter().filter(|(record, _)| record.dirty);
             let sound = file.record.clone();
-            let lost = lost.filter(|(record, _)| {
-                record.sequence > newest
-                    && !sound.as_ref().is_some_and(|sound| sound.says_the_same(record))
+            let is_copy = |damaged: &DamagedRecord| {
+                sound.as_ref().is_some_and(|sound| damaged.was_copy_of(sound))
+            };
+            let lost = damaged.into_iter().filter(|damaged| {
+                damaged.record.dirty && damaged.record.sequence > newest && !is_copy(damaged)
             });
-            for (record, slot) in lost {
+            for DamagedRecord { record, slot, .. } in lost {
                 // The only trace of something that only existed here.
                 entries.push((slot, Entry::Withheld));
                 let known = file.record.as_ref().map_or(0, |record| record.sequence);
@@ -226,8 +239,8 @@ impl Scan {
         let orphan = if self.keep_orphans { Entry::Withheld } else { Entry::Stale };
         let Some(file) = self.files.get_mut(&descriptor.file) else { return orphan };
         let Some(record) = file.record.as_ref() else { return orphan };
-        let same = record.attempt == descriptor.attempt
-            && record.generation == descriptor.generation
+        let same = (record.attempt == descriptor.attempt || bugs::is(Bug::AnyAttempt))
+            && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
             && !record.tombstone;
         if !same {
             return if file.lost_record { Entry::Withheld } else { Entry::Stale };
