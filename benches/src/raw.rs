@@ -109,7 +109,7 @@ fn keep_up(
         for _ in 0..ROUNDS {
             while completions.len() < batch {
                 // In one system call: hands over what is queued, waits, and takes what has ended.
-                queue.sleep(&[], None)?;
+                queue.gather(batch - completions.len())?;
                 queue.poll(completions);
             }
             done += completions.len() as u64;

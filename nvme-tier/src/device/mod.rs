@@ -160,6 +160,17 @@ pub trait Device: Send {
     /// As [`Device::kick`].
     fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool>;
 
+    /// Hands over what is queued, then sleeps until `count` commands, or all of those in flight, are
+    /// there to poll: for work of which only the whole matters, it spares a wake-up for each. It
+    /// may return early.
+    ///
+    /// # Errors
+    /// As [`Device::kick`].
+    fn gather(&mut self, count: usize) -> Result<()> {
+        let _ = count;
+        self.sleep(&[], None).map(drop)
+    }
+
     /// Announces memory that commands will use, so that its pages are pinned once rather than
     /// for each command. Optional: commands on other memory work too, but cost more.
     ///

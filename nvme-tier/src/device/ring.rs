@@ -110,15 +110,15 @@ impl Ring {
         }
     }
 
-    /// Hands over what is queued and sleeps until there is a completion, or the time is over. May
-    /// return early.
-    pub(super) fn sleep(&mut self, limit: Option<Duration>) -> io::Result<()> {
+    /// Hands over what is queued and sleeps until there are so many completions, or the time is
+    /// over. May return early.
+    pub(super) fn sleep(&mut self, count: usize, limit: Option<Duration>) -> io::Result<()> {
         self.enable()?;
         let slept = match limit {
-            None => self.uring.submitter().submit_and_wait(1),
+            None => self.uring.submitter().submit_and_wait(count),
             Some(limit) if self.uring.parameters().is_feature_ext_arg() => {
                 let time = Timespec::from(limit);
-                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+                self.uring.submitter().submit_with_args(count, &SubmitArgs::new().timespec(&time))
             }
             // Linux before 5.11 posts completions without being entered, and so can be polled.
             Some(limit) => self.uring.submitter().submit().inspect(|_| {

@@ -139,6 +139,24 @@ impl UringDevice {
         Ok(())
     }
 
+    /// Sleeps until so many entries completed, and takes them.
+    fn sleep_for(&mut self, count: usize, limit: Option<Duration>) -> Result<()> {
+        match self.ring.sleep(count, limit) {
+            Ok(()) => self.note_submitted(),
+            // The caller comes again, and sleeps on the new ring.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
+            Err(e) => {
+                let error = broken(e);
+                self.give_up(&error);
+                return Err(error);
+            }
+        }
+        let mut ripe = mem::take(&mut self.ripe);
+        self.collect(&mut ripe);
+        self.ripe = ripe;
+        Ok(())
+    }
+
     /// The ring was entered; a kernel short of memory may have left some of it queued.
     fn note_submitted(&mut self) {
         if self.ring.queued() == 0 {
@@ -295,20 +313,19 @@ impl Device for UringDevice {
                 unsafe { self.ring.push(&entry) };
             }
         }
-        match self.ring.sleep(limit) {
-            Ok(()) => self.note_submitted(),
-            // The caller comes again, and sleeps on the new ring.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
-            Err(e) => {
-                let error = broken(e);
-                self.give_up(&error);
-                return Err(error);
-            }
-        }
-        let mut ripe = mem::take(&mut self.ripe);
-        self.collect(&mut ripe);
-        self.ripe = ripe;
+        self.sleep_for(1, limit)?;
         Ok(self.watches.were_rung())
+    }
+
+    fn gather(&mut self, count: usize) -> Result<()> {
+        if self.broken {
+            return Err(Kind::Io.error("the device's queue broke: its log says why"));
+        }
+        // Pieces of commands count as completions, too, so this may return early.
+        match count.min(self.in_flight()).saturating_sub(self.ripe.len()) {
+            0 => Ok(()),
+            missing => self.sleep_for(missing, None),
+        }
     }
 
     /// As the trait has it, but a limit on locked memory is no error: it is logged once, and

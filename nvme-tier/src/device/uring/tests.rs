@@ -461,6 +461,27 @@ fn a_sleep_misses_no_completion() {
 }
 
 #[test]
+fn gathering_ends_when_there_is_nothing_more_to_come() {
+    let file = new_file("gather");
+    let mut device = queue(&[&file], false, 8).expect("a queue");
+    let pool = pool(8);
+    let mut completions = Vec::new();
+    device.gather(3).expect("nothing to wait for");
+    for wanted in [1, 5, 8, 100] {
+        for tag in 0..8 {
+            let from = Source::Buffer(pool.take(1).expect("free"), 0..BLOCK);
+            device.submit(Token(tag), Command::Write { at: at(tag), from }).expect("room");
+        }
+        while completions.len() < wanted.min(8) {
+            device.gather(wanted - completions.len()).expect("a sound queue");
+            device.poll(&mut completions);
+        }
+        completions.extend(drain(&mut device));
+        assert_eq!(completions.drain(..).count(), 8);
+    }
+}
+
+#[test]
 fn a_sleep_ends_for_another_descriptor_each_time_and_at_its_limit() {
     let file = new_file("others");
     let mut device = queue(&[&file], false, 4).expect("a queue");
