@@ -8,6 +8,7 @@ pub mod cases;
 pub mod clock;
 pub mod files;
 pub mod http;
+mod marks;
 pub mod node;
 pub mod pairs;
 pub mod process;

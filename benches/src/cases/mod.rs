@@ -44,7 +44,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 9] = [
+pub const ALL: [Case; 12] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -54,6 +54,9 @@ pub const ALL: [Case; 9] = [
     idle::CASE,
     start::CASE,
     nvme::PASSTHROUGH,
+    nvme::VFIO,
+    nvme::VFIO_VERIFIED,
+    nvme::DOORBELLS,
 ];
 
 /// The case of a name.
@@ -96,11 +99,13 @@ impl Case {
     /// Whether it runs a node, and so needs the node's binary.
     #[must_use]
     pub fn needs_node(&self) -> bool {
-        self.terms.case != nvme::PASSTHROUGH.terms.case
+        let on_devices = [nvme::PASSTHROUGH, nvme::VFIO, nvme::VFIO_VERIFIED, nvme::DOORBELLS];
+        on_devices.iter().all(|case| case.terms.case != self.terms.case)
     }
 
     fn is_limit(&self) -> bool {
-        [idle::CASE.terms.case, start::CASE.terms.case].contains(&self.terms.case)
+        let limits = [idle::CASE, start::CASE, nvme::DOORBELLS];
+        limits.iter().any(|limit| limit.terms.case == self.terms.case)
     }
 }
 

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use extent::Result;
-use nvme_tier::device::Driver;
+use nvme_tier::device::{Driver, NvmeFunction};
 
 use super::{Case, Contest};
-use crate::pairs::{Duel, Terms};
+use crate::pairs::{Duel, Measure, Terms};
 use crate::raw::Load;
 use crate::rivals::fio::{Fio, Job, Source, Tuning};
 use crate::setup::Setup;
@@ -21,23 +21,103 @@ const CORE: usize = 1;
 /// Our passthrough queue.
 pub(super) const PASSTHROUGH: Case = Case {
     terms: Terms { case: "passthru-read-4k", unit: "reads/s", target: 1.0 },
-    about: "random 4 KiB reads by NVMe passthrough against fio io_uring_cmd, one core each",
+    about: "random 4 KiB reads by NVMe passthrough against fio's best on the same namespace, one core each",
     set_up: set_up_passthrough,
 };
 
+/// Our driver, on a controller that costs nothing.
+pub(super) const VFIO: Case = Case {
+    terms: Terms { case: "vfio-read-4k", unit: "reads/s", target: 3.0 },
+    about: "random 4 KiB reads by our own NVMe driver against fio's best on an equal controller of the kernel's (stretch 4)",
+    set_up: |setup| set_up_vfio(setup, &VFIO, false),
+};
+
+/// The same on a controller that keeps its data, which is compared.
+pub(super) const VFIO_VERIFIED: Case = Case {
+    terms: Terms { case: "vfio-read-4k-file", unit: "reads/s", target: 1.5 },
+    about: "the same on controllers that keep data, and every block that we read is compared (stretch 1.8)",
+    set_up: |setup| set_up_vfio(setup, &VFIO_VERIFIED, true),
+};
+
+/// How seldom our driver rings.
+pub(super) const DOORBELLS: Case = Case {
+    terms: Terms { case: "vfio-doorbells", unit: "doorbells/read", target: 1.0 },
+    about: "submission doorbells a read at depth 32: at most 1/8 (stretch 1/24)",
+    set_up: set_up_doorbells,
+};
+
+const MOST_DOORBELLS: f64 = 1.0 / 8.0;
+
 fn set_up_passthrough(setup: &Setup) -> Result<Contest, Setback> {
     let Some(namespace) = namespaces().into_iter().next() else {
-        return Err(Setback::Skipped(needs_lab(PASSTHROUGH.terms.case)));
+        return Err(Setback::Skipped(needs_lab(&PASSTHROUGH, "backing=null,size=2G", "")));
     };
-    Rivalry::set_up(setup, &namespace, namespace.clone(), Driver::Passthrough)
+    Rivalry::set_up(&namespace, load(setup, namespace.clone(), Driver::Passthrough))
 }
 
-/// What to say where there is no namespace.
-fn needs_lab(case: &str) -> String {
+fn set_up_vfio(setup: &Setup, case: &Case, verified: bool) -> Result<Contest, Setback> {
+    let (Some(namespace), Some(ours)) = (namespaces().into_iter().next(), controllers()?.pop())
+    else {
+        let controller = if verified { "size=2G" } else { "backing=null,size=2G" };
+        return Err(Setback::Skipped(needs_lab(case, controller, ",driver=vfio")));
+    };
+    let load = Load { verified, ..load(setup, ours, Driver::Vfio) };
+    Rivalry::set_up(&namespace, load)
+}
+
+fn set_up_doorbells(setup: &Setup) -> Result<Contest, Setback> {
+    let Some(ours) = controllers()?.pop() else {
+        return Err(Setback::Skipped(needs_lab(
+            &DOORBELLS,
+            "backing=null,size=2G",
+            ",driver=vfio",
+        )));
+    };
+    let mut load = load(setup, ours, Driver::Vfio);
+    load.tune()?;
+    let measure = Box::new(Doorbells { load });
+    Ok(Contest::Limit { measure, limit: MOST_DOORBELLS, least: 0.0 })
+}
+
+fn load(setup: &Setup, path: PathBuf, driver: Driver) -> Load {
+    Load {
+        path,
+        driver,
+        block_bytes: BLOCK_BYTES,
+        depth: setup.depth.unwrap_or(DEPTH),
+        batch: 1,
+        seconds: setup.seconds,
+        core: Some(CORE),
+        verified: false,
+    }
+}
+
+/// What to say where there is no namespace, or no controller of ours beside it.
+fn needs_lab(case: &Case, controller: &str, ours: &str) -> String {
+    let case = case.terms.case;
+    let second =
+        if ours.is_empty() { String::new() } else { format!(" --nvme {controller}{ours}") };
     format!(
-        "needs an NVMe namespace: run it in the lab, ci/lab/run --nvme backing=null,size=2G -- \
-         target/release/compare {case}"
+        "needs NVMe controllers: run it in the lab, ci/lab/run --timeout 900 --huge-pages 64 --nvme \
+         {controller}{second} -- target/release/compare {case}"
     )
+}
+
+/// The controllers that are ours to drive, by their PCI addresses.
+fn controllers() -> Result<Vec<PathBuf>> {
+    let all = NvmeFunction::all()?.into_iter();
+    let ours = all.filter(|function| function.driver.as_deref() == Some("vfio-pci"));
+    Ok(ours.map(|function| function.address.to_string().into()).collect())
+}
+
+struct Doorbells {
+    load: Load,
+}
+
+impl Measure for Doorbells {
+    fn measure(&mut self) -> Result<f64> {
+        Ok(self.load.run()?.doorbells_per_read)
+    }
 }
 
 /// The namespaces that the kernel's driver has, by their character devices.
@@ -64,23 +144,8 @@ struct Rivalry {
 }
 
 impl Rivalry {
-    fn set_up(
-        setup: &Setup,
-        namespace: &std::path::Path,
-        ours: PathBuf,
-        driver: Driver,
-    ) -> Result<Contest, Setback> {
+    fn set_up(namespace: &std::path::Path, load: Load) -> Result<Contest, Setback> {
         let fio = Fio::find()?;
-        let depth = setup.depth.unwrap_or(DEPTH);
-        let load = Load {
-            path: ours,
-            driver,
-            block_bytes: BLOCK_BYTES,
-            depth,
-            batch: 1,
-            seconds: setup.seconds,
-            core: Some(CORE),
-        };
         let mut rivalry =
             Self { load, fio, namespace: namespace.to_owned(), tuning: Tuning::default() };
         rivalry.load.tune()?;
@@ -101,7 +166,7 @@ impl Rivalry {
 
 impl Duel for Rivalry {
     fn ours(&mut self) -> Result<f64> {
-        self.load.run()
+        Ok(self.load.run()?.reads_per_second)
     }
 
     fn rival(&mut self) -> Result<f64> {
@@ -110,6 +175,6 @@ impl Duel for Rivalry {
 
     fn rival_name(&self) -> String {
         let Load { depth, batch, .. } = self.load;
-        format!("(batch {batch}), fio io_uring_cmd depth {depth}, {}", self.tuning)
+        format!("(batch {batch}), fio depth {depth}, {}", self.tuning)
     }
 }

@@ -11,7 +11,7 @@ use crate::verdict::Setback;
 /// How many requests go to the kernel, and are taken from it, at a time: both are tried.
 const BATCHES: [usize; 2] = [1, 8];
 /// On a namespace there are more ways, see [`Tuning`].
-const NAMESPACE_BATCHES: [usize; 4] = [1, 4, 8, 16];
+const NAMESPACE_BATCHES: [usize; 3] = [1, 8, 16];
 /// Huge pages are set aside by whoever runs the machine; without them, fio refuses.
 const HUGE_PAGES: [bool; 2] = [false, true];
 const PROBE_SECONDS: u64 = 2;
@@ -62,11 +62,13 @@ pub struct Tuning {
     pub huge_pages: bool,
     /// Whether the kernel polls for completions (a namespace's only).
     pub polls: bool,
+    /// Whether it goes through the block layer (a namespace's only).
+    pub by_block: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { batch: 1, waits: false, huge_pages: false, polls: false }
+        Self { batch: 1, waits: false, huge_pages: false, polls: false, by_block: false }
     }
 }
 
@@ -77,6 +79,7 @@ impl std::fmt::Display for Tuning {
             (self.waits, ", waiting for as many"),
             (self.huge_pages, ", huge pages"),
             (self.polls, ", polled"),
+            (self.by_block, ", as a block device"),
         ];
         said.iter().filter(|(so, _)| *so).try_for_each(|(_, words)| f.write_str(words))
     }
@@ -89,7 +92,8 @@ pub enum Source<'a> {
     File(&'a Path),
     /// An NBD export, by its URI.
     Nbd(&'a str),
-    /// An NVMe namespace by its character device, with NVMe commands, from one processor.
+    /// An NVMe namespace by its character device, from one processor: with NVMe commands, or as
+    /// the block device that it is as well.
     Namespace(&'a Path, usize),
 }
 
@@ -142,7 +146,9 @@ fn tunings(source: Source<'_>) -> Vec<Tuning> {
     for batch in NAMESPACE_BATCHES {
         for waits in [false, true] {
             for polls in if has_polled { &[false, true][..] } else { &[false] } {
-                all.push(Tuning { batch, waits, polls: *polls, ..Tuning::default() });
+                for by_block in [false, true] {
+                    all.push(Tuning { batch, waits, polls: *polls, by_block, ..Tuning::default() });
+                }
             }
         }
     }
@@ -181,6 +187,15 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         Source::Nbd(uri) => {
             arguments.extend(["--ioengine=nbd".to_owned(), format!("--uri={uri}")]);
         }
+        Source::Namespace(path, core) if job.tuning.by_block => arguments.extend([
+            "--ioengine=io_uring".to_owned(),
+            "--direct=1".to_owned(),
+            "--registerfiles=1".to_owned(),
+            "--fixedbufs=1".to_owned(),
+            format!("--hipri={}", u8::from(job.tuning.polls)),
+            format!("--cpus_allowed={core}"),
+            format!("--filename={}", block_device(path)),
+        ]),
         Source::Namespace(path, core) => arguments.extend([
             "--ioengine=io_uring_cmd".to_owned(),
             "--cmd_type=nvme".to_owned(),
@@ -192,6 +207,11 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         ]),
     }
     arguments
+}
+
+/// `/dev/nvme0n1` for `/dev/ng0n1`.
+fn block_device(path: &Path) -> String {
+    path.display().to_string().replacen("/ng", "/nvme", 1)
 }
 
 /// On a namespace everything that has ended is taken at once.

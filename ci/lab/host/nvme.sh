@@ -1,8 +1,8 @@
 # NVMe controllers: a specification such as "size=1G,lba=4096,backing=null" in, QEMU's arguments out.
 
-# Appends controller INDEX as SPECIFICATION says to `nvme`.
+# Appends controller INDEX as SPECIFICATION says to `nvme`, and who is to drive it to `drivers`.
 add_controller() {
-    local index=$1 spec=$2 size=1G lba=512 backing=file mdts=7 queues=8 ms=0 pi=0
+    local index=$1 spec=$2 size=1G lba=512 backing=file mdts=7 queues=8 ms=0 pi=0 driver=$default_driver
     local field fields key value
     IFS=, read -ra fields <<<"$spec"
     for field in "${fields[@]}"; do
@@ -15,9 +15,12 @@ add_controller() {
             queues) expect "$field" "$value" '[1-9][0-9]{0,2}' "1 to 999"; queues=$value ;;
             ms) expect "$field" "$value" '0|8|16|64' "0, 8, 16 or 64 bytes"; ms=$value ;;
             pi) expect "$field" "$value" '[0-3]' "0 (none) to 3"; pi=$value ;;
-            *) usage_error "--nvme: unknown key in '$field'; there are size, lba, backing, mdts, queues, ms, pi" ;;
+            driver) expect "$field" "$value" 'nvme|vfio' "nvme or vfio"; driver=$value ;;
+            *) usage_error "--nvme: unknown key in '$field'; there are size, lba, backing, mdts, queues, ms, pi, driver" ;;
         esac
     done
+    [ "$driver" = nvme ] || $iommu || usage_error "VFIO needs the IOMMU: the guest's kernel has none without"
+    drivers+=("$driver")
     [ "$pi" -eq 0 ] || [ "$ms" -ge 8 ] || usage_error "--nvme $spec: pi needs ms=8 or more"
     [ "$pi" -eq 0 ] || [ "$backing" != null ] || usage_error "--nvme $spec: backing=null keeps no protection data"
 

@@ -3,6 +3,7 @@
  * The guest marks sections with instructions that do nothing and that no compiler makes:
  *   xchg %cx,%cx  a section begins
  *   xchg %dx,%dx  it ends and counts
+ *   xchg %di,%di  it ends, counts, and was one submission
  *   xchg %si,%si  it ends and does not count
  * For a guest with one processor. QEMU's plugin interface, version 1 (docs/devel/tcg-plugins.rst); its header
  * is not packaged everywhere, so what is used of it is declared here. */
@@ -30,7 +31,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum { ADD_U64 = 0, NO_REGISTERS = 0 };
 
-static uint64_t executed, begin, counted, sections;
+static uint64_t executed, begin, counted, sections, submissions;
 static int is_inside;
 
 static void on_begin(unsigned cpu, void *data)
@@ -46,14 +47,15 @@ static void on_end(unsigned cpu, void *data)
     if (is_inside && data) {
         /* The marker itself was counted, too. */
         counted += executed - begin - 1;
-        sections++;
+        ++*(uint64_t *)data;
     }
     is_inside = 0;
 }
 
 static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
 {
-    static const uint8_t begins[] = {0x66, 0x87, 0xc9}, keeps[] = {0x66, 0x87, 0xd2}, drops[] = {0x66, 0x87, 0xf6};
+    static const uint8_t begins[] = {0x66, 0x87, 0xc9}, keeps[] = {0x66, 0x87, 0xd2}, submits[] = {0x66, 0x87, 0xff},
+                         drops[] = {0x66, 0x87, 0xf6};
     size_t count = qemu_plugin_tb_n_insns(tb);
     (void)id;
     for (size_t i = 0; i < count; i++) {
@@ -69,6 +71,8 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_begin, NO_REGISTERS, NULL);
         else if (!memcmp(data, keeps, sizeof keeps))
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_end, NO_REGISTERS, &sections);
+        else if (!memcmp(data, submits, sizeof submits))
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_end, NO_REGISTERS, &submissions);
         else if (!memcmp(data, drops, sizeof drops))
             qemu_plugin_register_vcpu_insn_exec_cb(insn, on_end, NO_REGISTERS, NULL);
     }
@@ -78,8 +82,8 @@ static void on_exit_(plugin_id id, void *data)
 {
     char line[128];
     (void)id, (void)data;
-    snprintf(line, sizeof line, "%llu instructions in %llu sections\n", (unsigned long long)counted,
-             (unsigned long long)sections);
+    snprintf(line, sizeof line, "%llu instructions, %llu submissions, %llu other sections\n", (unsigned long long)counted,
+             (unsigned long long)submissions, (unsigned long long)sections);
     qemu_plugin_outs(line);
 }
 

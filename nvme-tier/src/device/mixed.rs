@@ -10,7 +10,7 @@ use extent::{Kind, Result};
 
 use super::polled::PolledQueue;
 use super::wait::until_readable;
-use super::{Command, Completion, Device, DeviceIndex, Geometry, Token, UringDevice};
+use super::{Command, Completion, Device, DeviceIndex, Geometry, HandedOver, Token, UringDevice};
 
 /// The longest sleep while a polled device has work: it wakes nobody.
 const POLL_PAUSE: Duration = Duration::from_micros(50);
@@ -116,6 +116,28 @@ impl Device for MixedDevice {
             None if others.is_empty() => Ok(false),
             None => Ok(until_readable(others, limit)),
         }
+    }
+
+    /// Of polled devices alone nothing is slept for: the caller polls anyway.
+    fn gather(&mut self, count: usize) -> Result<()> {
+        match &mut self.uring {
+            Some(uring) if self.polled.iter().all(|queue| queue.in_flight() == 0) => {
+                uring.gather(count)
+            }
+            _ => {
+                self.kick()?;
+                std::hint::spin_loop();
+                Ok(())
+            }
+        }
+    }
+
+    fn handed_over(&self) -> HandedOver {
+        let sum = |a: HandedOver, b: HandedOver| HandedOver {
+            commands: a.commands + b.commands,
+            doorbells: a.doorbells + b.doorbells,
+        };
+        self.polled.iter().map(PolledQueue::handed_over).fold(HandedOver::default(), sum)
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {

@@ -110,6 +110,15 @@ impl Command {
     }
 }
 
+/// What a queue has handed to its devices.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct HandedOver {
+    /// Commands of the device's own protocol.
+    pub commands: u64,
+    /// Writes of a submission doorbell: a device is told of several commands at once.
+    pub doorbells: u64,
+}
+
 /// A command's end.
 #[derive(Debug)]
 pub struct Completion {
@@ -169,6 +178,12 @@ pub trait Device: Send {
     fn gather(&mut self, count: usize) -> Result<()> {
         let _ = count;
         self.sleep(&[], None).map(drop)
+    }
+
+    /// How much was handed to devices that are driven from here, since the queue was made; nothing
+    /// for what the kernel drives.
+    fn handed_over(&self) -> HandedOver {
+        HandedOver::default()
     }
 
     /// Announces memory that commands will use, so that its pages are pinned once rather than

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::device::nvme::{
     CompletionEntry, DataPointer, IdentifyNamespace, PAGE_BYTES, Protection, SubmissionEntry, io,
 };
-use crate::device::{Command, Completion, Geometry, Token, admit};
+use crate::device::{Command, Completion, Geometry, HandedOver, Token, admit};
 
 /// How often an NVMe command is sent again that failed for a reason that may pass.
 const MOST_TRIES: u8 = 4;
@@ -569,6 +569,10 @@ impl PolledQueue {
     /// Commands submitted and not yet reported complete.
     pub(in crate::device) fn in_flight(&self) -> usize {
         self.operations.len() - self.free_operations.len()
+    }
+
+    pub(in crate::device) fn handed_over(&self) -> HandedOver {
+        self.submission.handed_over()
     }
 
     /// Maps memory for many commands to come.

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
 use super::doorbell::Doorbell;
+use crate::device::HandedOver;
 use crate::device::nvme::{CompletionEntry, SubmissionEntry};
 
 /// A submission queue (Base 3.3.1). Whoever pushes sees to it that there is room: it allows fewer
@@ -17,6 +18,7 @@ pub(super) struct SubmissionRing {
     tail: u16,
     rung: u16,
     doorbell: Doorbell,
+    handed_over: HandedOver,
 }
 
 /// A completion queue (Base 3.3.1.2).
@@ -50,7 +52,8 @@ impl SubmissionRing {
         doorbell: Doorbell,
     ) -> Self {
         assert!(count.is_power_of_two());
-        Self { entries, mask: count - 1, tail: 0, rung: 0, doorbell }
+        let handed_over = HandedOver::default();
+        Self { entries, mask: count - 1, tail: 0, rung: 0, doorbell, handed_over }
     }
 
     /// Adds an entry, of which the controller learns when the doorbell is rung.
@@ -74,10 +77,17 @@ impl SubmissionRing {
         self.tail.wrapping_sub(self.rung) & self.mask
     }
 
+    /// What the controller was told of so far.
+    pub(super) fn handed_over(&self) -> HandedOver {
+        self.handed_over
+    }
+
     /// Rings the doorbell once for all of them.
     #[inline]
     pub(super) fn ring(&mut self) {
         if self.tail != self.rung {
+            self.handed_over.commands += u64::from(self.unrung());
+            self.handed_over.doorbells += 1;
             self.rung = self.tail;
             self.doorbell.ring(self.tail);
         }
