@@ -5,7 +5,7 @@ use std::sync::Arc;
 use extent::{Kind, Result};
 
 use super::nvme::{Health, IdentifyNamespace};
-use super::polled::{Controller, ControllerOptions, PolledQueue};
+use super::polled::{Controller, ControllerOptions, PolledQueue, Regions};
 use super::vfio::{Container, PciAddress, VfioFunction};
 use super::{Geometry, MediaOptions, PciName};
 
@@ -17,6 +17,7 @@ const MAX_TRANSFER_BYTES: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct NvmeBus {
     container: Option<Arc<Container>>,
+    regions: Arc<Regions>,
     controllers: Vec<(PciAddress, Arc<Controller>)>,
 }
 
@@ -40,7 +41,8 @@ impl NvmeBus {
             None => Arc::clone(self.container.insert(Arc::new(Container::new()?))),
         };
         let function = VfioFunction::open(container, address)?;
-        let controller = Controller::open(Arc::new(function), ControllerOptions::default())?;
+        let controller =
+            Controller::open(Arc::new(function), &self.regions, ControllerOptions::default())?;
         self.controllers.push((address, Arc::clone(&controller)));
         Ok(controller)
     }

@@ -139,10 +139,12 @@ impl IdentifyNamespace {
         }
         let protection = protection(page, metadata_bytes, flbas, block_bytes)?;
         let nsfeat = page[24];
-        let atomic_blocks = if nsfeat & 0b10 != 0 {
-            u32::from(u16_at(page, 36)) + 1
-        } else {
-            controller.atomic_blocks_power_fail
+        let nawupf = u16_at(page, 36);
+        let atomic_blocks = match (nsfeat & 0b10 != 0, nawupf, u16_at(page, 42)) {
+            // NABO: the boundaries of what is atomic lie elsewhere than at multiples of it.
+            (true, _, 1..) => 1,
+            (true, 1.., _) => u32::from(nawupf) + 1,
+            _ => controller.atomic_blocks_power_fail,
         };
         let preferred = if nsfeat & 1 << 4 != 0 { u32::from(u16_at(page, 64)) + 1 } else { 1 };
         Ok(Self {

@@ -47,9 +47,9 @@ impl Status {
     pub(in crate::device) fn is_worth_a_retry(self) -> bool {
         let transient = matches!(
             (self.code_type(), self.code()),
-            // Data Transfer Error, Internal Error, aborted for one of several reasons, Namespace
-            // Not Ready, Reservation-free transient conditions.
-            (GENERIC, 0x04 | 0x06..=0x0a | 0x82)
+            // Data Transfer Error, Internal Error, aborted for one of several reasons, Command
+            // Interrupted, Transient Transport Error, Namespace Not Ready.
+            (GENERIC, 0x04 | 0x06..=0x0a | 0x21 | 0x22 | 0x82)
         );
         transient && !self.says_do_not_retry()
     }
@@ -70,6 +70,8 @@ impl Status {
             (GENERIC, 0x0b) => "Invalid Namespace or Format",
             (GENERIC, 0x13) => "PRP Offset Invalid",
             (GENERIC, 0x20) => "Namespace is Write Protected",
+            (GENERIC, 0x21) => "Command Interrupted",
+            (GENERIC, 0x22) => "Transient Transport Error",
             (GENERIC, 0x80) => "LBA Out of Range",
             (GENERIC, 0x81) => "Capacity Exceeded",
             (GENERIC, 0x82) => "Namespace Not Ready",

@@ -42,8 +42,10 @@ pub(super) struct AdminQueue {
     /// How long a command may take.
     limit: Duration,
     next_cid: u16,
-    /// Event requests that the controller holds.
+    /// Which event requests the controller holds: a bit for each id.
     listening: u16,
+    /// Whether a command was not answered: then only a reset helps.
+    silent: bool,
     events: Vec<AsynchronousEvent>,
 }
 
@@ -75,6 +77,7 @@ impl AdminQueue {
             limit,
             next_cid: 0,
             listening: 0,
+            silent: false,
             events,
         })
     }
@@ -85,6 +88,7 @@ impl AdminQueue {
         self.submission.clear();
         self.completion.clear();
         self.listening = 0;
+        self.silent = false;
         self.registers.write_u32(offset::AQA, AdminQueueAttributes::of(ENTRIES).0);
         self.registers.write_u64(offset::ASQ, self.memory.iova(0));
         self.registers.write_u64(offset::ACQ, self.memory.iova(COMPLETIONS_AT));
@@ -123,6 +127,7 @@ impl AdminQueue {
                 );
             }
             if begin.elapsed() > self.limit {
+                self.silent = true;
                 return Err(Kind::Io.error(format!(
                     "{doing}: the controller did not answer in {} s",
                     self.limit.as_secs_f32()
@@ -149,13 +154,19 @@ impl AdminQueue {
         Ok(self.memory.copy(DATA_AT, length))
     }
 
+    /// Whether it has left a command without an answer.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     /// Has the controller tell of what happens to it, with so many requests at once.
     pub(super) fn listen(&mut self, allowed: u16) {
-        while self.listening < allowed.min(MOST_EVENTS) {
-            let opcode = admin::ASYNCHRONOUS_EVENT_REQUEST;
-            let cid = FIRST_EVENT_CID + self.listening;
-            self.submission.push(&SubmissionEntry::new(opcode, cid, 0));
-            self.listening += 1;
+        for id in 0..allowed.min(MOST_EVENTS) {
+            if self.listening >> id & 1 == 0 {
+                let opcode = admin::ASYNCHRONOUS_EVENT_REQUEST;
+                self.submission.push(&SubmissionEntry::new(opcode, FIRST_EVENT_CID + id, 0));
+                self.listening |= 1 << id;
+            }
         }
         self.submission.ring();
     }
@@ -176,7 +187,8 @@ impl AdminQueue {
             if completion.cid < FIRST_EVENT_CID {
                 return Some(completion);
             }
-            self.listening = self.listening.saturating_sub(1);
+            let id = completion.cid - FIRST_EVENT_CID;
+            self.listening &= !1u16.checked_shl(id.into()).unwrap_or(0);
             match completion.status() {
                 status if status.is_success() && self.events.len() < usize::from(MOST_EVENTS) => {
                     self.events.push(AsynchronousEvent(completion.result));

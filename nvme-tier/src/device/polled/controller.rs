@@ -32,7 +32,8 @@ impl Default for ControllerOptions {
     fn default() -> Self {
         Self {
             tick: Duration::from_millis(100),
-            command_ticks: 100,
+            // Thirty seconds, as the kernel's own driver has it.
+            command_ticks: 300,
             admin_limit: Duration::from_secs(10),
             shadow_doorbells: true,
             sgl: true,
@@ -46,8 +47,12 @@ pub(in crate::device) struct Controller {
     // In this order: the watch ends before the shutdown.
     tender: Option<Tender>,
     core: Arc<Core>,
-    mapped: Mutex<HashMap<RegionId, Weak<Mapping>>>,
+    regions: Arc<Regions>,
 }
+
+/// The regions that are mapped in one IO address space: once for all controllers in it.
+#[derive(Debug, Default)]
+pub(in crate::device) struct Regions(Mutex<HashMap<RegionId, Weak<Mapping>>>);
 
 impl Controller {
     /// Takes a controller over: resets, enables and identifies it.
@@ -57,6 +62,7 @@ impl Controller {
     /// says what cannot be; [`Kind::Unsupported`]; [`Kind::NoSpace`].
     pub(in crate::device) fn open(
         host: Arc<dyn Host>,
+        regions: &Arc<Regions>,
         options: ControllerOptions,
     ) -> Result<Arc<Self>> {
         let name = host.name();
@@ -72,7 +78,7 @@ impl Controller {
             sgl = identity.has_sgl && options.sgl,
             "driving an NVMe controller"
         );
-        let mut controller = Self { tender: None, core, mapped: Mutex::default() };
+        let mut controller = Self { tender: None, core, regions: Arc::clone(regions) };
         controller.tender = Some(Tender::start(&controller.core)?);
         Ok(Arc::new(controller))
     }
@@ -138,9 +144,9 @@ impl Controller {
         self.core.health()
     }
 
-    /// A region as the controller reaches it: mapped once for all queues.
+    /// A region as the controller reaches it: mapped once for all queues and neighbours.
     pub(super) fn map(&self, region: &Arc<Region>) -> Result<Arc<Mapping>> {
-        let mut mapped = self.mapped.lock();
+        let mut mapped = self.regions.0.lock();
         if let Some(known) = mapped.get(&region.id()).and_then(Weak::upgrade) {
             return Ok(known);
         }

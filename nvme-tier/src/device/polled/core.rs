@@ -27,6 +27,13 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// Aborts that may wait to be sent; one too many is asked for again a tick later.
 const MOST_ABORTS: usize = 64;
 
+/// One that is reset this often within so many ticks will not get better.
+const MOST_RESETS: usize = 5;
+const RESETS_TICKS: u32 = 600;
+
+/// No life that there is.
+const NO_RESET: u32 = u32::MAX;
+
 /// Where a controller is in its life: how often it was reset, and whether it works. A queue
 /// remembers the value under which it was made, and looks whether that still holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +48,7 @@ impl Life {
         Self(resets << 2 | phase)
     }
 
-    fn resets(self) -> u32 {
+    pub(super) fn resets(self) -> u32 {
         self.0 >> 2
     }
 
@@ -70,8 +77,13 @@ pub(super) struct Core {
     uses_doorbells: AtomicBool,
     /// Which queue ids are taken; the first is the admin queue's.
     queue_ids: Mutex<Vec<bool>>,
-    aborts: ArrayQueue<(u16, u16)>,
-    reset_wanted: AtomicBool,
+    aborts: ArrayQueue<(Life, u16, u16)>,
+    /// The life that is to end with a reset.
+    reset_wanted: AtomicU32,
+    /// When it was reset of late.
+    resets: Mutex<Vec<u32>>,
+    /// Namespaces in use, as they were when they were opened.
+    namespaces: Mutex<Vec<(u32, IdentifyNamespace)>>,
     death: Mutex<Option<String>>,
 }
 
@@ -124,9 +136,18 @@ impl Core {
             about: Mutex::default(),
             queue_ids: Mutex::new(vec![true]),
             aborts: ArrayQueue::new(MOST_ABORTS),
-            reset_wanted: AtomicBool::new(false),
+            reset_wanted: AtomicU32::new(NO_RESET),
+            resets: Mutex::default(),
+            namespaces: Mutex::default(),
             death: Mutex::new(None),
         };
+        // A doorbell for the admin queue and one I/O queue at least.
+        if core.most_queues() == 0 {
+            return Err(Kind::Corrupt.error(format!(
+                "its doorbells are {} bytes apart, and its registers have no room for any",
+                capabilities.doorbell_stride()
+            )));
+        }
         // What is not quiet when this fails must not reach memory that is given back.
         core.start(&mut core.admin.lock()).inspect_err(|_| core.quiet())?;
         core.set_life(Life::new(0, Life::WORKING));
@@ -144,15 +165,20 @@ impl Core {
         let identity = features::identify_controller(queue)?;
         let granted = features::queue_pairs(queue)?;
         let mut ids = self.queue_ids.lock();
-        let wanted = usize::from(granted) + 1;
+        let wanted = usize::from(granted).min(self.most_queues()) + 1;
         if ids.len() < wanted {
             ids.resize(wanted, false);
         }
         drop(ids);
-        if let (Some(doorbells), true) = (&self.doorbells, identity.has_doorbell_buffers) {
-            features::use_doorbell_buffers(queue, doorbells.iovas())?;
-            self.uses_doorbells.store(true, Ordering::Relaxed);
-        }
+        let shadowed = match &self.doorbells {
+            Some(doorbells) if identity.has_doorbell_buffers => {
+                features::use_doorbell_buffers(queue, doorbells.iovas())
+                    .inspect_err(|error| tracing::warn!(%error, "no shadow doorbells"))
+                    .is_ok()
+            }
+            _ => false,
+        };
+        self.uses_doorbells.store(shadowed, Ordering::Relaxed);
         if let Err(error) = features::announce_events(queue) {
             tracing::debug!(%error, name = self.host.name(), "events are not announced");
         }
@@ -162,6 +188,12 @@ impl Core {
             .ok();
         *self.about.lock() = About { identity: Some(identity), health };
         Ok(())
+    }
+
+    /// How many I/O queues have their doorbells in the registers that are mapped.
+    fn most_queues(&self) -> usize {
+        let room = self.registers.extent().1.saturating_sub(offset::DOORBELLS);
+        (room / (2 * self.capabilities.doorbell_stride())).saturating_sub(1)
     }
 
     /// Clears CC.EN and waits until the controller has stopped.
@@ -233,13 +265,18 @@ impl Core {
         }
         tracing::error!(name = self.host.name(), why, "resetting an NVMe controller");
         self.set_life(Life::new(life.resets(), Life::RESETTING));
-        self.reset_wanted.store(false, Ordering::Relaxed);
         while self.aborts.pop().is_some() {}
         if self.disable().is_err() {
             self.quiet();
             let _as_far_as_possible = self.host.set_bus_master(true);
         }
-        match self.start(&mut queue) {
+        let started = match self.is_beyond_hope() {
+            true => {
+                Err(Kind::Io.error(format!("it was reset {MOST_RESETS} times within a minute")))
+            }
+            false => self.start(&mut queue).and_then(|()| self.compare_namespaces(&mut queue)),
+        };
+        match started {
             Ok(()) => {
                 tracing::warn!(name = self.host.name(), "the NVMe controller is back");
                 self.set_life(Life::new(life.resets() + 1, Life::WORKING));
@@ -249,6 +286,35 @@ impl Core {
                 self.die(&format!("it did not come back after a reset ({why}): {error}"));
             }
         }
+    }
+
+    /// Notes a reset, and whether there were too many.
+    fn is_beyond_hope(&self) -> bool {
+        let (mut resets, now) = (self.resets.lock(), self.ticks());
+        resets.retain(|then| now.wrapping_sub(*then) < RESETS_TICKS);
+        resets.push(now);
+        resets.len() > MOST_RESETS
+    }
+
+    /// Whether the namespaces in use are still as they were when they were opened.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if one was formatted otherwise, shrunk or taken away.
+    pub(super) fn compare_namespaces(&self, queue: &mut AdminQueue) -> Result<()> {
+        let identity = self.identity();
+        for (nsid, before) in self.namespaces.lock().iter() {
+            let now = features::identify_namespace(queue, *nsid, &identity)?;
+            let is_same = now.block_bytes == before.block_bytes
+                && now.protection == before.protection
+                && now.blocks >= before.blocks;
+            if !is_same {
+                return Err(Kind::Io.error(format!(
+                    "namespace {nsid} was changed by somebody else, from {} to {} blocks of {} bytes",
+                    before.blocks, now.blocks, now.block_bytes
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The controller is of no more use; from here on all commands fail.
@@ -279,12 +345,22 @@ impl Core {
         self.quiet();
     }
 
-    /// Makes a queue pair.
+    /// Makes a queue pair; in which life.
     ///
     /// # Errors
-    /// As the controller answers.
-    pub(super) fn create_queues(&self, place: &QueuePlace) -> Result<()> {
-        features::create_queues(&mut self.admin.lock(), place)
+    /// As the controller answers; [`Kind::Io`] if it does not work just now.
+    pub(super) fn create_queues(&self, place: &QueuePlace) -> Result<Life> {
+        // A reset holds the same lock from its begin to its end.
+        let mut queue = self.admin.lock();
+        let life = self.life();
+        if life.is_dead() {
+            return Err(self.obituary());
+        }
+        if !life.is_working() {
+            return Err(Kind::Io.error(format!("{} is being reset", self.host.name())));
+        }
+        features::create_queues(&mut queue, place)?;
+        Ok(life)
     }
 
     /// Takes a queue pair away.
@@ -335,7 +411,12 @@ impl Core {
     }
 
     pub(super) fn namespace(&self, nsid: u32) -> Result<IdentifyNamespace> {
-        features::identify_namespace(&mut self.admin.lock(), nsid, &self.identity())
+        let identity = self.identity();
+        let namespace = features::identify_namespace(&mut self.admin.lock(), nsid, &identity)?;
+        let mut namespaces = self.namespaces.lock();
+        namespaces.retain(|(known, _)| *known != nsid);
+        namespaces.push((nsid, namespace));
+        Ok(namespace)
     }
 
     /// Whether there is a volatile write cache and it is on.
@@ -373,23 +454,29 @@ impl Core {
     }
 
     /// Asks for a command to be aborted, some time soon.
-    pub(super) fn want_abort(&self, queue: u16, cid: u16) {
-        if self.aborts.push((queue, cid)).is_err() {
+    pub(super) fn want_abort(&self, life: Life, queue: u16, cid: u16) {
+        if self.aborts.push((life, queue, cid)).is_err() {
             tracing::debug!("more aborts than can wait");
         }
     }
 
+    /// The next command to abort, unless a reset has ended it already.
     pub(super) fn next_abort(&self) -> Option<(u16, u16)> {
-        self.aborts.pop()
+        loop {
+            let (life, queue, cid) = self.aborts.pop()?;
+            if life == self.life() {
+                return Some((queue, cid));
+            }
+        }
     }
 
-    /// Asks for a reset, some time soon.
-    pub(super) fn want_reset(&self) {
-        self.reset_wanted.store(true, Ordering::Relaxed);
+    /// Asks for this life to end with a reset, some time soon.
+    pub(super) fn want_reset(&self, life: Life) {
+        self.reset_wanted.store(life.0, Ordering::Relaxed);
     }
 
     pub(super) fn is_reset_wanted(&self) -> bool {
-        self.reset_wanted.load(Ordering::Relaxed)
+        self.reset_wanted.load(Ordering::Relaxed) == self.life().0
     }
 
     /// Why nothing works any more.

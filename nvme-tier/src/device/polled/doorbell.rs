@@ -104,9 +104,14 @@ impl Doorbell {
         unsafe { self.register.as_ptr().write_volatile(u32::from(value)) };
     }
 
-    /// As before it was ever rung.
+    /// As before it was ever rung, in memory as well: an earlier queue of the same id may have left
+    /// its values there. Only while the controller has no such queue.
     pub(super) fn clear(&mut self) {
         self.last = 0;
+        for word in self.shadow.iter().flat_map(|shadow| [shadow.value, shadow.event]) {
+            // SAFETY: the shadow is inside memory that the queue keeps.
+            unsafe { word.as_ptr().write_volatile(0) };
+        }
     }
 }
 

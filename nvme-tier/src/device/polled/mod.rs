@@ -25,6 +25,6 @@ mod tender;
 #[cfg(test)]
 mod tests;
 
-pub(super) use controller::{Controller, ControllerOptions};
+pub(super) use controller::{Controller, ControllerOptions, Regions};
 pub(super) use host::{Host, Registers};
 pub(super) use queue::PolledQueue;

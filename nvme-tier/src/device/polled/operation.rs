@@ -27,10 +27,8 @@ pub(super) struct Operation {
     pub(super) outstanding: u16,
     /// How often it was begun anew after a reset.
     pub(super) restarts: u8,
-    /// Whether its abort was asked for.
-    pub(super) is_aborted: bool,
-    /// The tick at which it was submitted.
-    pub(super) born: u32,
+    /// How often the controller had been reset when a flush was submitted.
+    pub(super) resets: u32,
     pub(super) failure: Option<Error>,
 }
 
@@ -45,8 +43,7 @@ impl Operation {
             issued: 0,
             outstanding: 0,
             restarts: 0,
-            is_aborted: false,
-            born: 0,
+            resets: 0,
             failure: None,
         }
     }
@@ -77,13 +74,18 @@ pub(super) struct Part {
     /// Which operation; [`Part::FREE`] while the id is free.
     pub(super) operation: u16,
     pub(super) tries: u8,
+    /// Whether its abort was asked for.
+    pub(super) is_aborted: bool,
+    /// The tick at which it was sent.
+    pub(super) born: u32,
     /// Bytes into the operation.
     pub(super) offset: u32,
     pub(super) length: u32,
 }
 
 impl Part {
-    pub(super) const FREE: Self = Self { operation: u16::MAX, tries: 0, offset: 0, length: 0 };
+    pub(super) const FREE: Self =
+        Self { operation: u16::MAX, tries: 0, is_aborted: false, born: 0, offset: 0, length: 0 };
 
     pub(super) fn is_free(&self) -> bool {
         self.operation == u16::MAX

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use dma::{Region, RegionId, Span};
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
 
 use super::Controller;
 use super::core::{Core, Life};
@@ -54,6 +54,12 @@ pub(in crate::device) struct PolledQueue {
     free_parts: Vec<u16>,
     /// Operations of which something has still to be issued.
     waiting: VecDeque<u16>,
+    /// Command ids to be sent again at the next tick: what was in the way may have passed by then.
+    parked: Vec<u16>,
+    /// Whether the queues exist.
+    is_made: bool,
+    /// How often the controller had been reset when this queue last flushed.
+    flushed_resets: u32,
     /// Operations that have ended without the controller.
     ended: Vec<u16>,
     last_tick: u32,
@@ -150,21 +156,30 @@ impl PolledQueue {
             free_parts: (0..parts).rev().collect(),
             waiting: VecDeque::with_capacity(depth),
             ended: Vec::with_capacity(depth),
+            parked: Vec::with_capacity(usize::from(parts)),
+            is_made: false,
+            flushed_resets: core.life().resets(),
             last_tick: core.ticks(),
         };
-        queue.create().inspect_err(|_| core.give_queue_id_back(id))?;
+        queue.create()?;
         Ok(queue)
     }
 
+    /// Makes the queues, empty, in the controller's present life.
     fn create(&mut self) -> Result<()> {
-        let core = &self.core;
-        core.create_queues(&QueuePlace {
+        // The controller has no such queue: nothing of an earlier one may be found in its memory.
+        self.memory.memory.zero(0, self.memory.completions_at + self.memory.completion_bytes);
+        self.submission.clear();
+        self.completion.clear();
+        self.life = self.core.create_queues(&QueuePlace {
             id: self.id,
             submission_iova: self.memory.memory.iova(0),
             submission_entries: self.submission.entries(),
             completion_iova: self.memory.memory.iova(self.memory.completions_at),
             completion_entries: self.completion.entries(),
-        })
+        })?;
+        self.is_made = true;
+        Ok(())
     }
 
     /// Queues a command; as [`Device::submit`](crate::device::Device::submit).
@@ -177,8 +192,10 @@ impl PolledQueue {
         let Some(number) = self.free_operations.last().copied() else { return Err(command) };
         let simple = match &command {
             Command::Read { at, into } => self.prepare_simple(io::READ, at.offset, into.span()),
-            Command::Write { at, from } => self.prepare_simple(io::WRITE, at.offset, from.span()),
-            Command::Flush(_) => None,
+            Command::Write { at, from } if !self.namespace.read_only => {
+                self.prepare_simple(io::WRITE, at.offset, from.span())
+            }
+            Command::Write { .. } | Command::Flush(_) => None,
         };
         let Some((entry, part, iova, hold)) = simple else {
             self.submit_any(token, command);
@@ -191,8 +208,8 @@ impl PolledQueue {
         operation.hold = hold;
         operation.iova = iova;
         (operation.length, operation.issued, operation.outstanding) = (part.length, part.length, 1);
-        operation.born = self.core.ticks();
-        self.parts[usize::from(entry.cid())] = Part { operation: number, ..part };
+        let born = self.core.ticks();
+        self.parts[usize::from(entry.cid())] = Part { operation: number, born, ..part };
         self.submission.push(&entry);
         Ok(())
     }
@@ -226,7 +243,7 @@ impl PolledQueue {
         let entry = SubmissionEntry::new(opcode, cid, self.namespace.nsid)
             .with_blocks(offset >> shift, length >> shift)
             .with_data(data);
-        Some((entry, Part { operation: 0, tries: 0, offset: 0, length }, iova, hold))
+        Some((entry, Part { length, ..Part::FREE }, iova, hold))
     }
 
     #[inline]
@@ -248,7 +265,7 @@ impl PolledQueue {
         // A flush has no bytes; one stands for it, so that there is something to issue.
         operation.length = u32::try_from(command.length().max(1)).unwrap_or(u32::MAX);
         operation.issued = 0;
-        operation.born = self.core.ticks();
+        operation.resets = self.flushed_resets;
         operation.command = Some(command);
         match prepared {
             Ok((iova, hold)) => {
@@ -272,7 +289,7 @@ impl PolledQueue {
             return Err(admit::read_only());
         }
         let span = match command {
-            Command::Flush(_) => return Ok((0, Hold::default())),
+            Command::Flush(_) => return self.prepare_flush().map(|()| (0, Hold::default())),
             Command::Read { into, .. } => into.span(),
             Command::Write { from, .. } => from.span(),
         };
@@ -281,6 +298,21 @@ impl PolledQueue {
             return Err(Kind::Invalid.error("memory for NVMe must begin at a multiple of 4 bytes"));
         }
         self.places.hold(&self.controller, span)
+    }
+
+    /// A reset may have cost what was in the volatile cache. Whoever flushes next has to learn of
+    /// it, whether or not anything was in flight at the time.
+    fn prepare_flush(&mut self) -> Result<()> {
+        let resets = self.core.life().resets();
+        let before = mem::replace(&mut self.flushed_resets, resets);
+        if before == resets || !self.namespace.geometry.volatile_cache {
+            return Ok(());
+        }
+        Err(Kind::Io.error(format!(
+            "flushing {}: the NVMe controller was reset since the last flush, and what was written \
+             before may be lost",
+            self.core.host.name()
+        )))
     }
 
     /// Issues what is left of an operation, as far as there are command ids. Whether that was all.
@@ -293,10 +325,9 @@ impl PolledQueue {
             }
             let Some(cid) = self.free_parts.pop() else { return false };
             let length = self.namespace.part_length(operation);
-            let part = Part { operation: number, tries: 0, offset: operation.issued, length };
+            let part = Part { operation: number, offset: operation.issued, length, ..Part::FREE };
             operation.issued += length;
             operation.outstanding += 1;
-            self.parts[usize::from(cid)] = part;
             self.send(cid, part);
         }
     }
@@ -304,6 +335,8 @@ impl PolledQueue {
     /// Writes a part's submission entry.
     #[inline]
     fn send(&mut self, cid: u16, part: Part) {
+        let born = self.core.ticks();
+        self.parts[usize::from(cid)] = Part { born, is_aborted: false, ..part };
         let namespace = &self.namespace;
         let operation = &self.operations[usize::from(part.operation)];
         let (opcode, at) = match operation.command.as_ref().expect("in flight") {
@@ -361,6 +394,7 @@ impl PolledQueue {
         }
         if tick != self.last_tick {
             self.last_tick = tick;
+            self.send_parked();
             self.look_for_late_ones(tick);
         }
     }
@@ -392,13 +426,13 @@ impl PolledQueue {
     fn settle(&mut self, entry: CompletionEntry) -> bool {
         let part = &mut self.parts[usize::from(entry.cid)];
         let status = entry.status();
-        if status.is_worth_a_retry() && part.tries < MOST_TRIES {
+        let is_flush =
+            matches!(self.operations[usize::from(part.operation)].command, Some(Command::Flush(_)));
+        // A flush that failed is none, and one that succeeds later does not vouch for it.
+        if status.is_worth_a_retry() && part.tries < MOST_TRIES && !is_flush {
             part.tries += 1;
-            let part = *part;
             tracing::debug!(%status, "sending an NVMe command again");
-            self.send(entry.cid, part);
-            // Nobody else rings for it.
-            self.kick();
+            self.parked.push(entry.cid);
             return false;
         }
         let part = mem::replace(part, Part::FREE);
@@ -433,7 +467,7 @@ impl PolledQueue {
             queue = self.id,
             "an NVMe controller completed a command that is not in flight"
         );
-        self.core.want_reset();
+        self.core.want_reset(self.life);
     }
 
     /// Hands an operation back.
@@ -449,7 +483,7 @@ impl PolledQueue {
             None => Ok(()),
             Some(error) => Err(error),
         };
-        (operation.restarts, operation.is_aborted) = (0, false);
+        operation.restarts = 0;
         completions.push(Completion { token: operation.token, command, result });
         self.free_operations.push(number);
     }
@@ -474,22 +508,31 @@ impl PolledQueue {
         self.kick();
     }
 
+    #[cold]
+    fn send_parked(&mut self) {
+        while let Some(cid) = self.parked.pop() {
+            let part = self.parts[usize::from(cid)];
+            self.send(cid, part);
+        }
+        // Nobody else rings for them.
+        self.kick();
+    }
+
     /// Commands that take too long are aborted, and if that does not help the controller is reset.
     #[cold]
     fn look_for_late_ones(&mut self, tick: u32) {
         let core = &self.core;
         let limit = core.options.command_ticks;
-        for (cid, part) in (0..).zip(&self.parts) {
+        for (cid, part) in (0..).zip(&mut self.parts) {
             if part.is_free() {
                 continue;
             }
-            let operation = &mut self.operations[usize::from(part.operation)];
-            let age = tick.wrapping_sub(operation.born);
+            let age = tick.wrapping_sub(part.born);
             if age > 2 * limit {
-                core.want_reset();
-            } else if age > limit && !operation.is_aborted {
-                operation.is_aborted = true;
-                core.want_abort(self.id, cid);
+                core.want_reset(self.life);
+            } else if age > limit && !part.is_aborted {
+                part.is_aborted = true;
+                core.want_abort(self.life, self.id, cid);
             }
         }
     }
@@ -500,43 +543,49 @@ impl PolledQueue {
     fn follow(&mut self, completions: &mut Vec<Completion>) {
         let life = self.core.life();
         if life.is_dead() {
-            self.fail_all(completions);
-        } else if life.is_working() {
-            self.begin_anew(completions, life);
+            let error = self.core.obituary();
+            self.fail_all(completions, &error);
+        } else if life.is_working() && self.in_flight() > 0 {
+            self.begin_anew(completions);
         }
         // Else it is being reset: come again.
     }
 
-    fn fail_all(&mut self, completions: &mut Vec<Completion>) {
+    fn fail_all(&mut self, completions: &mut Vec<Completion>, why: &Error) {
         self.forget_parts();
+        let name = self.core.host.name();
         for number in self.busy() {
             let operation = &mut self.operations[usize::from(number)];
-            let error = self.core.obituary();
-            let doing = operation.describe(&self.core.host.name());
-            operation.failure.get_or_insert_with(|| error.while_doing(doing));
+            let doing = operation.describe(&name);
+            operation.failure.get_or_insert_with(|| why.kind().error(format!("{doing}: {why}")));
             self.finish(number, completions);
         }
     }
 
-    fn begin_anew(&mut self, completions: &mut Vec<Completion>, life: Life) {
+    fn begin_anew(&mut self, completions: &mut Vec<Completion>) {
         self.forget_parts();
-        self.submission.clear();
-        self.completion.clear();
-        self.memory.memory.zero(self.memory.completions_at, self.memory.completion_bytes);
+        self.is_made = false;
         if let Err(error) = self.create() {
             tracing::error!(%error, queue = self.id, "a queue could not be made again after a reset");
-            self.core.want_reset();
-            return;
+            return self.fail_all(completions, &error);
         }
-        self.life = life;
-        let (tick, name) = (self.core.ticks(), self.core.host.name());
+        let name = self.core.host.name();
+        if self.namespace.geometry.volatile_cache {
+            // Those in flight fail here, in the place of the next one.
+            let has_flush =
+                self.operations.iter().any(|o| matches!(o.command, Some(Command::Flush(_))));
+            if has_flush {
+                self.flushed_resets = self.life.resets();
+            }
+        }
         for number in self.busy() {
             let operation = &mut self.operations[usize::from(number)];
             // What a flush covers may have gone with the reset: only its caller can know.
-            let is_flush = matches!(operation.command, Some(Command::Flush(_)));
+            let is_flush = matches!(operation.command, Some(Command::Flush(_)))
+                && operation.resets != self.life.resets();
             if operation.failure.is_none() && !is_flush && operation.restarts < MOST_RESTARTS {
                 operation.restarts += 1;
-                (operation.issued, operation.born, operation.is_aborted) = (0, tick, false);
+                operation.issued = 0;
                 self.waiting.push_back(number);
                 continue;
             }
@@ -556,6 +605,7 @@ impl PolledQueue {
         let parts = u16::try_from(self.parts.len()).expect("command ids have 16 bits");
         self.free_parts.extend((0..parts).rev());
         self.waiting.clear();
+        self.parked.clear();
         self.operations.iter_mut().for_each(|operation| operation.outstanding = 0);
     }
 
@@ -614,9 +664,7 @@ impl Namespace {
             nsid,
             block_shift: identity.block_bytes.trailing_zeros(),
             block_mask: u64::from(geometry.block_bytes) - 1,
-            takes_simple: !read_only
-                && identity.protection.is_none()
-                && identity.boundary_bytes == 0,
+            takes_simple: identity.protection.is_none() && identity.boundary_bytes == 0,
             geometry,
             part_bytes: u32::try_from((most / block * block).max(block)).expect("at most 1 MiB"),
             boundary_bytes: identity.boundary_bytes,
@@ -688,7 +736,7 @@ impl Drop for PolledQueue {
             self.poll(&mut completions);
             completions.clear();
             if begin.elapsed() > DRAIN_LIMIT && !asked {
-                self.core.want_reset();
+                self.core.want_reset(self.life);
                 asked = true;
             }
             if self.in_flight() > 0 {
@@ -696,8 +744,20 @@ impl Drop for PolledQueue {
             }
         }
         let core = &self.core;
-        let is_made = core.life() == self.life;
-        let is_gone = !is_made || core.delete_queues(self.id).is_ok();
+        // Until a reset is over, nobody knows what the controller still writes to.
+        let settle = || {
+            while !core.life().is_working() && !core.life().is_dead() {
+                thread::sleep(DRAIN_PAUSE);
+            }
+        };
+        settle();
+        let is_there = self.is_made && core.life() == self.life;
+        let mut is_gone = !is_there || core.delete_queues(self.id).is_ok();
+        if !is_gone {
+            // Taken down by a reset in the meantime, if by nothing else.
+            settle();
+            is_gone = core.life() != self.life;
+        }
         if self.in_flight() > 0 || !is_gone {
             let leaked = self.in_flight();
             tracing::error!(leaked, "a queue could not be taken down: its memory is given up");

@@ -49,12 +49,18 @@ impl Drop for Tender {
 
 fn tend(core: &Core) {
     core.tick();
-    if core.life().is_dead() {
+    let life = core.life();
+    if life.is_dead() {
+        // The kernel waits for it all the same.
+        if core.host.is_wanted_back() {
+            core.host.release();
+        }
         return;
     }
     let status = ControllerStatus(core.registers.read_u32(offset::CSTS));
     if status.is_gone() {
         core.die("its registers read as ones: it was pulled, or lost its power");
+        core.host.release();
     } else if core.host.is_wanted_back() {
         core.die("the kernel takes it away");
         // The question was answered once; the answer holds.
@@ -68,6 +74,9 @@ fn tend(core: &Core) {
         hear_events(core);
         if core.ticks().is_multiple_of(HEALTH_TICKS) {
             read_health(core);
+        }
+        if core.with_admin(|admin| admin.is_silent()) {
+            core.want_reset(life);
         }
     }
 }
@@ -83,7 +92,6 @@ fn send_aborts(core: &Core) {
         let sent = core.with_admin(|admin| features::abort(admin, queue, cid));
         if let Err(error) = sent {
             tracing::warn!(name = core.host.name(), %error, "no abort");
-            core.want_reset();
         }
     }
 }
@@ -109,7 +117,10 @@ fn hear(core: &Core, event: AsynchronousEvent) {
         tracing::warn!(%error, "the event's log page cannot be read");
     }
     if event.says_namespaces_changed() {
-        tracing::warn!(name, "its namespaces have changed: what is past the end of one fails");
+        let same = core.with_admin(|admin| core.compare_namespaces(admin));
+        if let Err(error) = same {
+            return core.die(&error.to_string());
+        }
     }
     read_health(core);
 }
@@ -122,10 +133,6 @@ fn read_health(core: &Core) {
         }
         Err(error) => {
             tracing::warn!(name = core.host.name(), %error, "no health log");
-            // One that does not answer at all is not merely without a log.
-            if error.kind() == extent::Kind::Io {
-                core.want_reset();
-            }
         }
     }
 }

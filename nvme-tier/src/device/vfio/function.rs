@@ -19,6 +19,8 @@ use crate::device::polled::{Host, Registers};
 const COMMAND: u64 = 0x04;
 const MEMORY_SPACE: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
+/// Nobody hears interrupts of a controller that is polled.
+const INTERRUPT_DISABLE: u16 = 1 << 10;
 
 /// A PCI function that is ours: its registers are mapped, and it reaches what its container maps.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ impl Host for VfioFunction {
         let failed = |e| Error::io(format!("setting up {} on its bus", self.address), e);
         let mut word = [0; 2];
         open.device.read_exact_at(&mut word, open.config + COMMAND).map_err(failed)?;
-        let before = u16::from_le_bytes(word) | MEMORY_SPACE;
+        let before = u16::from_le_bytes(word) | MEMORY_SPACE | INTERRUPT_DISABLE;
         let after = if on { before | BUS_MASTER } else { before & !BUS_MASTER };
         open.device.write_all_at(&after.to_le_bytes(), open.config + COMMAND).map_err(failed)
     }

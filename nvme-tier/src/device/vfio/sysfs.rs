@@ -85,8 +85,10 @@ impl NvmeFunction {
         if function.driver.as_deref() != Some(VFIO) {
             load(VFIO)?;
             if let Err(error) = move_to(&function, Some(VFIO)) {
-                // Better with the driver that it came from than with none.
-                let _as_before = move_to(&function, None);
+                // As it was before, if it was with a driver.
+                if function.driver.is_some() {
+                    let _as_before = move_to(&function, None);
+                }
                 return Err(error);
             }
         }
@@ -130,6 +132,13 @@ impl NvmeFunction {
         let Some(group) = self.iommu_group else {
             return Some(no_iommu(address));
         };
+        if let Some(driver) = self.driver.as_deref().filter(|driver| ![NVME, VFIO].contains(driver))
+        {
+            return Some(Kind::Busy.error(format!(
+                "{address} is with the driver {driver}, and so perhaps in use by another program: \
+                 give it back to the kernel's nvme driver first"
+            )));
+        }
         let taken = |(_, driver): &&(PciAddress, Option<String>)| {
             driver.as_deref().is_some_and(|driver| driver != VFIO)
         };

@@ -131,3 +131,16 @@ fn a_queue_that_is_dropped_waits_for_what_is_in_flight() {
     assert!(model.aborts.load(Ordering::Relaxed) > 0);
     assert_eq!(pool.usage()[0].taken, 0);
 }
+
+#[test]
+fn a_queue_that_takes_the_place_of_another_starts_afresh() {
+    let behaviour = Behaviour { identify: Some(|page| page[257] = 1), ..Behaviour::default() };
+    let mut rig = Rig::new(behaviour, 4);
+    for round in 1..20 {
+        rig.one(rig.write(0, 4096, round)).result.expect("written");
+        rig.one(rig.write(4096, 4096, round)).result.expect("written");
+        // One id is free while there is no queue, and taken again by the next.
+        drop(std::mem::replace(&mut rig.queue, queue(&rig.controller, 4).expect("a queue")));
+        assert_eq!(bytes(rig.one(rig.read(0, 4096))), [round; 4096]);
+    }
+}

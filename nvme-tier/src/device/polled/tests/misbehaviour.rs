@@ -182,3 +182,92 @@ fn protected_blocks_that_rot_are_found_by_us() {
     let error = rig.one(rig.read(0, 4096)).result.expect_err("flipped where it lies");
     assert!(error.to_string().contains("block 3 fails"), "{error}");
 }
+
+#[test]
+fn a_flush_that_failed_is_not_tried_again() {
+    let mut rig = Rig::new(Behaviour { status: Some((0x06, 1)), ..Behaviour::default() }, 4);
+    let error = rig.one(Command::Flush(ZERO)).result.expect_err("it failed once");
+    assert!(error.to_string().contains("Internal Error"), "{error}");
+    rig.one(Command::Flush(ZERO)).result.expect("another one is another matter");
+}
+
+#[test]
+fn the_first_flush_after_a_reset_fails_and_vouches_for_nothing() {
+    for polls_between in [false, true] {
+        let mut rig = Rig::new(Behaviour::default(), 4);
+        rig.one(rig.write(0, 4096, 1)).result.expect("written");
+        rig.one(Command::Flush(ZERO)).result.expect("flushed");
+        rig.model.break_down();
+        let core = Arc::clone(rig.controller.core());
+        while core.life().resets() == 0 {
+            std::thread::yield_now();
+        }
+        if polls_between {
+            rig.one(rig.read(0, 4096)).result.expect("reads go on");
+        }
+        let error = rig.one(Command::Flush(ZERO)).result.expect_err("the cache may be gone");
+        assert!(error.to_string().contains("reset"), "{error}");
+        rig.one(Command::Flush(ZERO)).result.expect("from then on all is as before");
+    }
+}
+
+#[test]
+fn commands_end_although_no_queue_is_made_after_a_reset() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.model.change(|behaviour| (behaviour.swallow, behaviour.no_queues) = (1, true));
+    rig.submit(1, rig.read(0, 4096));
+    rig.queue.kick();
+    rig.wait_until("it is swallowed", |rig| rig.model.swallowed() == 1);
+    rig.model.break_down();
+    let error = rig.drain().remove(0).result.expect_err("no queue");
+    assert!(error.to_string().contains("Invalid Queue Identifier"), "{error}");
+    rig.model.change(|behaviour| behaviour.no_queues = false);
+    rig.one(rig.read(0, 4096)).result.expect("a later attempt");
+    assert_eq!(rig.controller.core().life().resets(), 1);
+}
+
+#[test]
+fn one_that_breaks_down_over_and_over_is_given_up() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    let begin = clock::now();
+    while !rig.controller.core().life().is_dead() {
+        rig.model.break_down();
+        rig.queue.poll(&mut Vec::new());
+        assert!(begin.elapsed() < PATIENCE, "reset for ever");
+        std::thread::yield_now();
+    }
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("lost");
+    assert!(error.to_string().contains("is lost"), "{error}");
+}
+
+#[test]
+fn one_without_a_health_log_works_all_the_same() {
+    let mut rig = Rig::new(Behaviour { no_logs: true, ..Behaviour::default() }, 4);
+    assert_eq!(rig.controller.health(), None);
+    let ticks = rig.controller.core().ticks();
+    // Past the next reading of the log.
+    rig.wait_until("a minute's ticks", |rig| rig.controller.core().ticks() > ticks + 700);
+    rig.one(rig.read(0, 4096)).result.expect("read");
+    assert_eq!(rig.controller.core().life().resets(), 0);
+}
+
+#[test]
+fn one_that_is_lost_is_still_given_back() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.model.change(|behaviour| behaviour.never_ready = true);
+    rig.model.break_down();
+    rig.wait_until("it is lost", |rig| rig.controller.core().life().is_dead());
+    rig.model.want_back();
+    rig.wait_until("it is given back", |rig| rig.model.released.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_namespace_that_somebody_else_changes_is_not_touched_any_more() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.one(rig.write(0, 4096, 1)).result.expect("written");
+    rig.model.change(|behaviour| behaviour.namespace = Some(|page| page[130] = 12));
+    rig.model.break_down();
+    rig.wait_until("it is given up", |rig| rig.controller.core().life().is_dead());
+    let error = rig.one(rig.write(0, 4096, 2)).result.expect_err("blocks of another size");
+    assert!(error.to_string().contains("changed by somebody else"), "{error}");
+}

@@ -42,7 +42,7 @@ fn open(behaviour: Behaviour) -> Result<(Arc<Model>, Arc<Controller>)> {
     let options = options(&behaviour);
     let model = Model::start(behaviour);
     let host: Arc<dyn super::Host> = Arc::clone(&model) as _;
-    Ok((model, Controller::open(host, options)?))
+    Ok((model, Controller::open(host, &Arc::default(), options)?))
 }
 
 fn queue(controller: &Arc<Controller>, depth: usize) -> Result<PolledQueue> {

@@ -50,6 +50,10 @@ pub(super) struct Behaviour {
     pub(super) mute: bool,
     /// Looks at its shadow doorbells all the time, and wants no other.
     pub(super) awake: bool,
+    /// Answers log pages with Invalid Log Page.
+    pub(super) no_logs: bool,
+    /// Makes no I/O queues.
+    pub(super) no_queues: bool,
     /// Flips a bit of what so many reads return.
     pub(super) rot: u32,
 }
@@ -60,6 +64,7 @@ pub(super) struct Model {
     state: Mutex<State>,
     stop: AtomicBool,
     wanted_back: AtomicBool,
+    pub(super) released: AtomicBool,
     pub(super) mapped: Mutex<BTreeMap<u64, u64>>,
     pub(super) resets: AtomicU32,
     pub(super) aborts: AtomicU32,
@@ -123,6 +128,7 @@ impl Model {
             state: Mutex::new(state),
             stop: AtomicBool::new(false),
             wanted_back: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             mapped: Mutex::default(),
             resets: AtomicU32::new(0),
             aborts: AtomicU32::new(0),
@@ -301,6 +307,14 @@ impl Model {
             completion,
         };
         let mut result = 0;
+        let creates = [admin::CREATE_COMPLETION_QUEUE, admin::CREATE_SUBMISSION_QUEUE]
+            .contains(&entry.opcode());
+        if creates && state.behaviour.no_queues {
+            return self.complete(state, 0, entry.cid(), 0, 0x4101);
+        }
+        if entry.opcode() == admin::GET_LOG_PAGE && state.behaviour.no_logs {
+            return self.complete(state, 0, entry.cid(), 0, 0x4109);
+        }
         match entry.opcode() {
             admin::IDENTIFY if state.behaviour.mute => return,
             admin::IDENTIFY => {
@@ -568,6 +582,7 @@ impl Host for Model {
     }
 
     fn release(&self) {
+        self.released.store(true, Ordering::Release);
         self.pull();
     }
 }
