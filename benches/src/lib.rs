@@ -14,4 +14,5 @@ pub mod process;
 pub mod rivals;
 pub mod setup;
 pub mod sys;
+pub mod tier;
 pub mod verdict;

@@ -1,11 +1,14 @@
 //! The cases, one a module.
 
+mod crc;
 mod http;
 mod idle;
 mod local;
+mod lookup;
 mod nbd;
 mod promote;
 mod read;
+mod recovery;
 mod start;
 mod tcp;
 
@@ -43,7 +46,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 8] = [
+pub const ALL: [Case; 12] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -52,6 +55,10 @@ pub const ALL: [Case; 8] = [
     promote::CASE,
     idle::CASE,
     start::CASE,
+    lookup::CASE,
+    recovery::SPEED,
+    recovery::MEMORY,
+    crc::CASE,
 ];
 
 /// The case of a name.
@@ -92,7 +99,8 @@ impl Case {
     }
 
     fn is_limit(&self) -> bool {
-        [idle::CASE.terms.case, start::CASE.terms.case].contains(&self.terms.case)
+        let limits = [idle::CASE, start::CASE, recovery::MEMORY];
+        limits.iter().any(|limit| limit.terms.case == self.terms.case)
     }
 }
 
