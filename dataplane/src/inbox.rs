@@ -39,7 +39,7 @@ pub(crate) enum Message {
         done: oneshot::Sender<Result<Reservation>>,
     },
     /// Read an extent, whole and verified, into this buffer.
-    Load { extent: Arc<Extent>, buffer: Buffer, done: oneshot::Sender<Result<Buffer>> },
+    Load { extent: Extent, buffer: Buffer, done: oneshot::Sender<Result<Buffer>> },
     /// Finish what runs and end.
     Stop,
 }

@@ -1,6 +1,6 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::iter::Chain;
 use std::ops::Bound;
 use std::str::Bytes;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use extent::{FileId, FileName};
 
 use crate::File;
+use crate::hash::IdMap;
 
 /// All files, by id and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    by_id: HashMap<FileId, Arc<File>>,
+    by_id: IdMap<Arc<File>>,
     by_name: BTreeMap<NameKey, Arc<File>>,
 }
 
@@ -153,6 +154,7 @@ mod tests {
             attempt: Attempt(1),
             length: 0,
             extent_bytes: 65536,
+            block_bytes: 4096,
             extents_written: 0,
             written: false,
         };

@@ -27,7 +27,7 @@ pub(crate) struct Reserve {
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// Describes a filled extent.
-    Publish { extent: Arc<Extent>, generation: Arc<FileGeneration>, done: Done<()> },
+    Publish { extent: Extent, generation: Arc<FileGeneration>, done: Done<()> },
     /// Makes durable whatever was written before.
     Flush(Done<()>),
     /// Writes a new record of one file.

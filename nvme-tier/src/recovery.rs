@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::eviction::Evictor;
 use crate::file::Pins;
 use crate::format::write_superblock;
 use crate::generation::{Facts, GenerationShape};
-use crate::holdings::{SlotHold, SlotId};
+use crate::holdings::SlotId;
 use crate::ids::{Ids, RESERVE};
-use crate::layout::{Purpose, SUPERBLOCK_OFFSETS};
+use crate::layout::{Class, Purpose, SUPERBLOCK_OFFSETS};
 use crate::ledger::book::RecordBook;
 use crate::ledger::io::Io;
 use crate::ledger::{Erasure, Parts};
@@ -23,7 +23,8 @@ use crate::reader::DeviceReader;
 use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
 use crate::usage::{Counters, DeviceCounters};
-use crate::{Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
+use crate::tier::TierParts;
+use crate::{File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -83,7 +84,16 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         ..Counters::default()
     };
     let extent_bytes = scan.superblocks[0].0.extent_bytes;
-    let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
+    let holdings = Arc::clone(&scan.holdings);
+    let tier = Tier::new(TierParts {
+        id: scan.tier(),
+        extent_bytes,
+        layout: scan.layouts[0],
+        options,
+        ids,
+        counters,
+        holdings,
+    });
     let quarantined = scan.quarantined();
     let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
     let mut files = std::mem::take(&mut scan.files);
@@ -94,7 +104,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
             rebuild.add_file(&scan, id, file);
         }
     }
-    let Rebuild { slabs, evictor, book, erasures, dirty, .. } = rebuild;
+    let Rebuild { space, evictor, book, erasures, dirty, .. } = rebuild;
     let repairs = repairs(&scan);
     let report = RecoveryReport {
         files: tier.index.read().len() as u64,
@@ -105,11 +115,9 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         findings: scan.findings,
         elapsed: begun.elapsed(),
     };
-    let devices = (0u16..).zip(slabs.into_iter().zip(&scan.layouts));
-    let devices = devices.map(|(i, (slabs, l))| DeviceSpace::new(DeviceIndex(i), *l, slabs));
     let ledger = Ledger::new(Parts {
         tier: Arc::clone(&tier),
-        space: Space::new(devices.collect()),
+        space,
         evictor,
         book,
         io,
@@ -158,7 +166,7 @@ fn repairs(scan: &Scan) -> Vec<(DeviceIndex, u32)> {
 /// What is put together from a scan.
 struct Rebuild<'a> {
     tier: &'a Arc<Tier>,
-    slabs: Vec<Vec<Slab>>,
+    space: Space,
     evictor: Evictor,
     book: RecordBook,
     erasures: VecDeque<Erasure>,
@@ -172,6 +180,7 @@ impl<'a> Rebuild<'a> {
         let mut erasures = VecDeque::new();
         let mut slabs = Vec::with_capacity(scan.slabs.len());
         let mut slots = 0;
+        let mut live: BTreeMap<Class, usize> = BTreeMap::new();
         let mut owned_stale: std::collections::HashSet<SlotId> = Default::default();
         scan.files.values().for_each(|file| owned_stale.extend(&file.stale));
         for (device, scanned) in (0u16..).zip(&scan.slabs) {
@@ -184,7 +193,12 @@ impl<'a> Rebuild<'a> {
                     built.push(unassigned);
                     continue;
                 };
-                let mut state = Slab::assigned(purpose, slab.epoch, slab.shape);
+                let mut state =
+                    Slab::assigned(purpose, slab.epoch, slab.shape, slab.shelf.clone());
+                if let Purpose::Data(class) = purpose {
+                    let count = slab.entries.iter().filter(|entry| **entry == Entry::Live).count();
+                    *live.entry(class).or_default() += count;
+                }
                 let virgin = slab.virgin_from();
                 state.virgin_from = u32::try_from(virgin).expect("32-bit slots");
                 for (slot, entry) in (0u32..).zip(&slab.entries[..virgin]) {
@@ -213,11 +227,19 @@ impl<'a> Rebuild<'a> {
             }
             slabs.push(built);
         }
+        let mut evictor = Evictor::new(slots);
+        for (class, count) in live {
+            evictor.expect_many(class, count);
+        }
+        let devices = (0u16..).zip(slabs.into_iter().zip(&scan.layouts));
+        let devices = devices.map(|(index, (slabs, layout))| {
+            DeviceSpace::new(DeviceIndex(index), *layout, Arc::clone(&scan.holdings), slabs)
+        });
         let keep_tombstones = scan.findings.unreadable_entries + scan.findings.damaged_slabs > 0;
         Self {
             tier,
-            slabs,
-            evictor: Evictor::new(slots),
+            space: Space::new(devices.collect()),
+            evictor,
             book: RecordBook::new(keep_tombstones),
             erasures,
             dirty: 0,
@@ -239,7 +261,7 @@ impl<'a> Rebuild<'a> {
         }
         let copies = [file.slots.first().copied(), file.slots.get(1).copied()];
         for slot in self.book.replace(id, copies, record.tombstone) {
-            self.slabs[usize::from(slot.device.0)][slot.slab as usize].begin_erase(slot.slot);
+            self.space.begin_erase(slot);
             self.erasures.push_back(Erasure::Record { slot, file: id });
         }
         if record.tombstone {
@@ -249,14 +271,14 @@ impl<'a> Rebuild<'a> {
             let refresh = Operation::Record(id, RecordOperation::Refresh);
             self.tier.queue.lock().operations.push_back(refresh);
         }
-        self.add_generation(scan, id, &record, quarantined, file);
+        self.add_generation(scan, id, record, quarantined, file);
     }
 
     fn add_generation(
         &mut self,
         scan: &Scan,
         id: FileId,
-        record: &FileRecord,
+        record: FileRecord,
         quarantined: bool,
         file: FileScan,
     ) {
@@ -265,33 +287,32 @@ impl<'a> Rebuild<'a> {
             attempt: record.attempt,
             length: record.length,
             extent_bytes: record.extent_bytes,
+            block_bytes: self.tier.checksum_block_bytes(),
             extents_written: record.extents_written,
             written: record.written,
         };
         let facts = Facts {
             state: if record.dirty { State::Dirty } else { State::Clean },
             mark: if quarantined { Some(Mark::Quarantined) } else { record.mark },
-            source: record.source.clone(),
+            source: record.source,
         };
         self.dirty += u64::from(record.dirty);
         self.tier.count(&facts, record.length);
         let pins: Arc<Pins> = Arc::default();
         let generation = FileGeneration::new(id, shape, Arc::clone(&pins), facts);
-        for found in file.extents {
-            let slot = found.slot;
-            let offset = scan.data_at(slot).offset;
-            let hold = SlotHold::new(&self.tier.holdings, slot, offset, true);
-            let weak = Arc::downgrade(&generation);
-            let extent = Extent::new(weak, found.index, found.length, found.checksums, hold);
-            let extent = Arc::new(extent);
-            self.slabs[usize::from(slot.device.0)][slot.slab as usize].occupy(slot.slot, &extent);
-            if let (false, Some(Purpose::Data(class))) = (record.dirty, scan.slab(slot).purpose()) {
-                self.evictor.admit(class, id, &extent);
+        generation.insert_all(file.extents.iter().map(|found| {
+            let shelf = scan.slab(found.slot).shelf.as_ref().expect("data slabs have shelves");
+            (found.index, shelf.hold(found.slot.slot))
+        }));
+        for found in &file.extents {
+            let ticket = self.space.occupy(found.slot, &generation, found.index);
+            if let (false, Some(Purpose::Data(class))) =
+                (record.dirty, scan.slab(found.slot).purpose())
+            {
+                self.evictor.admit(class, (id, found.index), ticket, &self.space);
             }
-            let inserted = generation.insert(extent);
-            debug_assert!(inserted.is_ok(), "duplicates were dropped");
         }
-        let file = File::new(id, record.name.clone(), pins, generation);
+        let file = File::new(id, record.name, pins, generation);
         self.tier.index.write().insert(&file);
     }
 }

@@ -4,14 +4,15 @@
 mod slabs;
 mod tables;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 
 use crate::codec::{FileRecord, SUPERBLOCK_BYTES, Superblock};
 use crate::device::{Device, DeviceIndex, Location};
-use crate::holdings::SlotId;
+use crate::hash::IdMap;
+use crate::holdings::{Holdings, SlotId};
 use crate::layout::{self, Class, Layout, PAGE_BYTES, SUPERBLOCK_OFFSETS};
 use crate::reader::{DeviceReader, Piece};
 
@@ -24,10 +25,12 @@ pub(crate) struct Scan {
     pub(crate) superblocks: Vec<(Superblock, usize)>,
     pub(crate) layouts: Vec<Layout>,
     pub(crate) slabs: Vec<Vec<SlabScan>>,
-    pub(crate) files: HashMap<FileId, FileScan>,
+    pub(crate) files: IdMap<FileScan>,
     /// The files as they were come across; some of them twice.
     pub(crate) order: Vec<FileId>,
     pub(crate) findings: Findings,
+    /// What the shelves of the slabs belong to.
+    pub(crate) holdings: Arc<Holdings>,
 }
 
 /// The records of one file, and the extents that count under the newest.
@@ -44,16 +47,17 @@ pub(crate) struct FileScan {
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
+    /// Its number among the files, for those who note what they find of it.
+    number: u32,
 }
 
 /// A descriptor that counts.
 #[derive(Debug)]
 pub(crate) struct FoundExtent {
     pub(crate) index: ExtentIndex,
-    pub(crate) length: u32,
     pub(crate) sequence: u64,
+    /// Its checksums are on the slab's shelf.
     pub(crate) slot: SlotId,
-    pub(crate) checksums: Box<[u32]>,
 }
 
 /// What an entry of a slab turned out to be.
@@ -116,7 +120,8 @@ impl Scan {
             superblocks,
             layouts,
             slabs: Vec::new(),
-            files: HashMap::new(),
+            files: IdMap::default(),
+            holdings: Arc::default(),
             order: Vec::new(),
             findings,
         };

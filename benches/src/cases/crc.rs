@@ -40,7 +40,7 @@ fn set_up(_: &Setup) -> Result<Contest, Setback> {
 
 impl Duel for Crc {
     fn ours(&mut self) -> Result<f64> {
-        rate(|| match self.memory.first_mismatch(BLOCK_BYTES, &self.expected) {
+        rate(|| match self.memory.first_mismatch(BLOCK_BYTES, self.expected.iter().copied()) {
             None => Ok(()),
             Some(block) => Err(Kind::Corrupt.error(format!("block {block} of memory changed"))),
         })

@@ -18,7 +18,7 @@ use crate::files;
 pub const EXTENT_BYTES: u64 = 16 << 10;
 /// Bytes that one checksum covers.
 pub const CHECKSUM_BLOCK_BYTES: u32 = 4096;
-const SLAB_BYTES: u64 = 1 << 30;
+const SLAB_BYTES: u64 = 256 << 20;
 const BLOCK_BYTES: u32 = 512;
 const QUEUE_DEPTH: usize = 64;
 

@@ -45,7 +45,7 @@ impl Lookups {
             for (id, index) in batch {
                 let extent = tier.file(*id).and_then(|file| file.newest().extent(*index));
                 let extent = extent.ok_or_else(missing)?;
-                black_box((extent.at(), extent.checksums()[0]));
+                black_box((extent.at(), extent.checksums().next()));
             }
             Ok(())
         })

@@ -220,7 +220,7 @@ impl Mover {
     }
 
     /// Has a shard read and verify an extent.
-    async fn load(&self, extent: Arc<Extent>, buffer: Buffer) -> Result<Buffer> {
+    async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
         let (done, receiver) = oneshot::channel();
         self.shard().send(Message::Load { extent, buffer, done });
         receiver.await.map_err(|_| stopped())?

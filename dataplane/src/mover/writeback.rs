@@ -178,7 +178,7 @@ impl Mover {
     async fn load_dirty(
         &self,
         generation: &Arc<FileGeneration>,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         mut buffer: Buffer,
     ) -> Result<Buffer> {
         let block = self.tier.checksum_block_bytes();

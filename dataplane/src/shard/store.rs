@@ -15,7 +15,7 @@ use crate::inbox::Fetched;
 /// all the same.
 pub(super) enum MoverOp {
     Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
-    Load { extent: Arc<Extent>, done: oneshot::Sender<Result<Buffer>> },
+    Load { extent: Extent, done: oneshot::Sender<Result<Buffer>> },
 }
 
 impl Shard {
@@ -35,7 +35,7 @@ impl Shard {
 
     pub(super) fn load(
         &mut self,
-        extent: Arc<Extent>,
+        extent: Extent,
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,
     ) {

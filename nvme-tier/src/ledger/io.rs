@@ -42,7 +42,7 @@ pub(crate) enum Job {
     Zero { at: Location, bytes: u64 },
     Superblock { at: Location, superblock: Superblock },
     Header { place: Place, header: SlabHeader },
-    Descriptor { place: Place, stride: u32, descriptor: Descriptor, extent: Arc<Extent> },
+    Descriptor { place: Place, stride: u32, descriptor: Descriptor, extent: Extent },
     Record { place: Place, record: Arc<FileRecord> },
     Flush(DeviceIndex),
 }
@@ -257,9 +257,9 @@ impl Io {
                 self.write(place.at, SlabHeader::BYTES.max(block), encode).ok_or(job)
             }
             Job::Descriptor { place, stride, descriptor, ref extent } => {
-                let checksums = extent.checksums();
+                let checksums: Vec<u32> = extent.checksums().collect();
                 let bytes = Descriptor::bytes(stride, checksums.len());
-                let encode = |into: &mut [u8]| descriptor.encode(&place, stride, checksums, into);
+                let encode = |into: &mut [u8]| descriptor.encode(&place, stride, &checksums, into);
                 self.write(place.at, bytes, encode).ok_or(job)
             }
             Job::Record { place, ref record } => {

@@ -1,34 +1,92 @@
-use extent::Result;
+use std::sync::Arc;
 
-use super::{Entry, FoundExtent, Scan};
+use extent::{ExtentIndex, Result};
+
+use super::{Entry, FileScan, FoundExtent, Scan};
 use crate::codec::{Descriptor, FileRecord, Found, Place};
 use crate::device::{DeviceIndex, Location};
+use crate::hash::IdMap;
 use crate::holdings::SlotId;
 use crate::layout::{self, Layout, Purpose, Shape, TABLE_OFFSET, to_usize};
-use crate::reader::DeviceReader;
+use crate::reader::{DeviceReader, Piece};
+use crate::shelf::Shelf;
+use crate::TierId;
+
+/// Tables smaller than this together are parsed where they are read: threads would not pay, and
+/// a simulated run has to be the same each time.
+const PARSE_BESIDE_BYTES: u64 = 64 << 20;
 
 /// One slab whose entries are read.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Table {
+    tier: TierId,
     device: DeviceIndex,
     slab: u32,
     epoch: u64,
     offset: u64,
     shape: Shape,
     layout: Layout,
+    shelf: Option<Arc<Shelf>>,
+}
+
+/// What a descriptor says that may count.
+#[derive(Clone, Copy)]
+struct Described {
+    entry: Entry,
+    /// The number of its file, if it counts.
+    file: u32,
+    index: ExtentIndex,
+    sequence: u64,
 }
 
 impl Scan {
     /// Reads every record.
     pub(super) fn read_records(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose == Purpose::Records);
-        self.read_tables(reader, &tables, Self::on_record)
+        let parse = |table: &Table, slot, bytes: &[u8]| {
+            FileRecord::decode(&table.place(slot), table.layout.block_bytes, bytes)
+        };
+        read_tables(reader, &tables, parse, |slots| match slots {
+            None => self.findings.unreadable_entries += 1,
+            Some(found) => found.for_each(|(slot, record)| self.on_record(slot, record)),
+        })
     }
 
     /// Reads every descriptor.
     pub(super) fn read_descriptors(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose != Purpose::Records);
-        self.read_tables(reader, &tables, Self::on_descriptor)
+        let mut extents: Vec<Vec<FoundExtent>> = Vec::new();
+        for (number, file) in (0u32..).zip(self.files.values_mut()) {
+            file.number = number;
+            extents.push(Vec::new());
+        }
+        let files = std::mem::take(&mut self.files);
+        let parse = |table: &Table, slot, bytes: &[u8]| table.describe(&files, slot, bytes);
+        read_tables(reader, &tables, parse, |slots| match slots {
+            None => self.findings.unreadable_entries += 1,
+            Some(found) => found.for_each(|(slot, described)| {
+                self.count(described.entry);
+                self.set_entry(slot, described.entry);
+                if described.entry == Entry::Live {
+                    let Described { index, sequence, .. } = described;
+                    extents[described.file as usize].push(FoundExtent { index, sequence, slot });
+                }
+            }),
+        })?;
+        self.files = files;
+        for file in self.files.values_mut() {
+            file.extents = std::mem::take(&mut extents[file.number as usize]);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, descriptor: Entry) {
+        match descriptor {
+            Entry::Torn => self.findings.torn_entries += 1,
+            Entry::Suspect => self.findings.damaged_descriptors += 1,
+            Entry::Stale => self.findings.stale_entries += 1,
+            Entry::Blank | Entry::Stranger | Entry::Live | Entry::Withheld => {}
+        }
     }
 
     fn tables(&self, wanted: impl Fn(Purpose) -> bool) -> Vec<Table> {
@@ -37,12 +95,14 @@ impl Scan {
             for (slab, scan) in (0u32..).zip(slabs) {
                 if scan.purpose().is_some_and(&wanted) {
                     tables.push(Table {
+                        tier: self.tier(),
                         device: DeviceIndex(device),
                         slab,
                         epoch: scan.epoch,
                         offset: layout.slab_offset(slab),
                         shape: scan.shape,
                         layout: *layout,
+                        shelf: scan.shelf.clone(),
                     });
                 }
             }
@@ -50,49 +110,8 @@ impl Scan {
         tables
     }
 
-    /// Reads tables in order with a deep queue, and hands over entry by entry. What cannot be read
-    /// stays withheld.
-    fn read_tables(
-        &mut self,
-        reader: &mut DeviceReader<'_>,
-        tables: &[Table],
-        on_entry: fn(&mut Self, &Table, SlotId, &[u8]),
-    ) -> Result<()> {
-        let mut pieces = Vec::with_capacity(tables.len());
-        for (number, table) in (0u64..).zip(tables) {
-            let at = Location { device: table.device, offset: table.offset + TABLE_OFFSET };
-            let unit = u64::from(table.shape.stride);
-            pieces.push(reader.pieces(at, table.shape.table_bytes(), unit, number));
-        }
-        reader.read(pieces.into_iter().flatten(), |piece, bytes| {
-            let table = &tables[to_usize(piece.tag)];
-            let stride = u64::from(table.shape.stride);
-            let first = (piece.at.offset - table.offset - TABLE_OFFSET) / stride;
-            let Ok(bytes) = bytes else {
-                self.findings.unreadable_entries += 1;
-                return;
-            };
-            for (number, entry) in (first..).zip(bytes.chunks_exact(to_usize(stride))) {
-                let slot = u32::try_from(number).expect("a slot's number");
-                on_entry(
-                    self,
-                    table,
-                    SlotId { device: table.device, slab: table.slab, slot },
-                    entry,
-                );
-            }
-        })
-    }
-
-    fn place(&self, table: &Table, slot: SlotId) -> Place {
-        let offset = table.offset + table.shape.entry_offset(slot.slot);
-        let at = Location { device: table.device, offset };
-        Place { tier: self.tier(), at, epoch: table.epoch }
-    }
-
-    fn on_record(&mut self, table: &Table, slot: SlotId, bytes: &[u8]) {
-        let place = self.place(table, slot);
-        let entry = match FileRecord::decode(&place, table.layout.block_bytes, bytes) {
+    fn on_record(&mut self, slot: SlotId, found: Found<FileRecord>) {
+        let entry = match found {
             Found::Blank => Entry::Blank,
             Found::Stranger => Entry::Stranger,
             Found::Torn => {
@@ -168,60 +187,6 @@ impl Scan {
         self.files.retain(|_, file| file.record.is_some());
     }
 
-    fn on_descriptor(&mut self, table: &Table, slot: SlotId, bytes: &[u8]) {
-        let place = self.place(table, slot);
-        let entry = match Descriptor::decode(&place, table.layout.block_bytes, bytes) {
-            Found::Blank => Entry::Blank,
-            Found::Stranger => Entry::Stranger,
-            Found::Torn => {
-                self.findings.torn_entries += 1;
-                Entry::Torn
-            }
-            Found::Damaged(_) => {
-                self.findings.damaged_descriptors += 1;
-                Entry::Suspect
-            }
-            Found::Sound((descriptor, checksums)) => {
-                let entry = self.add_descriptor(table, &descriptor, checksums, slot);
-                self.findings.stale_entries += u64::from(entry == Entry::Stale);
-                entry
-            }
-        };
-        self.set_entry(slot, entry);
-    }
-
-    fn add_descriptor(
-        &mut self,
-        table: &Table,
-        descriptor: &Descriptor,
-        checksums: Box<[u32]>,
-        slot: SlotId,
-    ) -> Entry {
-        let Some(file) = self.files.get_mut(&descriptor.file) else { return Entry::Stale };
-        let Some(record) = file.record.as_ref() else { return Entry::Stale };
-        let same = record.attempt == descriptor.attempt
-            && record.generation == descriptor.generation
-            && !record.tombstone;
-        if !same {
-            return if file.lost_record { Entry::Withheld } else { Entry::Stale };
-        }
-        let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
-        let blocks = length.div_ceil(table.layout.checksum_block_bytes) as usize;
-        let fits = u64::from(length) <= table.shape.slot_bytes;
-        if length == 0 || length != descriptor.length || blocks != checksums.len() || !fits {
-            self.findings.damaged_descriptors += 1;
-            return Entry::Suspect;
-        }
-        file.extents.push(FoundExtent {
-            index: descriptor.index,
-            length,
-            sequence: descriptor.sequence,
-            slot,
-            checksums,
-        });
-        Entry::Live
-    }
-
     /// Of several descriptors of one extent the newest counts; the others become stale.
     pub(crate) fn drop_duplicates(&mut self) {
         let mut stale = Vec::new();
@@ -238,4 +203,101 @@ impl Scan {
         self.findings.stale_entries += stale.len() as u64;
         stale.into_iter().for_each(|slot| self.set_entry(slot, Entry::Stale));
     }
+}
+
+impl Table {
+    fn place(&self, slot: u32) -> Place {
+        let offset = self.offset + self.shape.entry_offset(slot);
+        Place { tier: self.tier, at: Location { device: self.device, offset }, epoch: self.epoch }
+    }
+
+    /// What the descriptor of a slot says. The checksums of one that counts go to the shelf.
+    fn describe(&self, files: &IdMap<FileScan>, slot: u32, bytes: &[u8]) -> Described {
+        let nothing =
+            |entry| Described { entry, file: 0, index: ExtentIndex(0), sequence: 0 };
+        let mut checksums = Vec::new();
+        let block = self.layout.block_bytes;
+        match Descriptor::decode_into(&self.place(slot), block, bytes, &mut checksums) {
+            Found::Blank => nothing(Entry::Blank),
+            Found::Stranger => nothing(Entry::Stranger),
+            Found::Torn => nothing(Entry::Torn),
+            Found::Damaged(_) => nothing(Entry::Suspect),
+            Found::Sound(descriptor) => match self.judge(files, &descriptor, checksums.len()) {
+                Ok(file) => {
+                    let shelf = self.shelf.as_ref().expect("data slabs have shelves");
+                    shelf.set_checksums(slot, checksums.into_iter());
+                    let Descriptor { index, sequence, .. } = descriptor;
+                    Described { entry: Entry::Live, file, index, sequence }
+                }
+                Err(entry) => nothing(entry),
+            },
+        }
+    }
+
+    /// The number of the file that a sound descriptor belongs to, or what it is instead.
+    fn judge(
+        &self,
+        files: &IdMap<FileScan>,
+        descriptor: &Descriptor,
+        checksums: usize,
+    ) -> Result<u32, Entry> {
+        let file = files.get(&descriptor.file).ok_or(Entry::Stale)?;
+        let record = file.record.as_ref().ok_or(Entry::Stale)?;
+        let same = record.attempt == descriptor.attempt
+            && record.generation == descriptor.generation
+            && !record.tombstone;
+        if !same {
+            return Err(if file.lost_record { Entry::Withheld } else { Entry::Stale });
+        }
+        let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
+        let blocks = length.div_ceil(self.layout.checksum_block_bytes) as usize;
+        let fits = u64::from(length) <= self.shape.slot_bytes;
+        if length == 0 || length != descriptor.length || blocks != checksums || !fits {
+            return Err(Entry::Suspect);
+        }
+        Ok(file.number)
+    }
+}
+
+/// Reads tables in order with a deep queue, and hands over what their entries were parsed to, piece
+/// by piece; `None` for one that cannot be read and stays withheld.
+fn read_tables<T: Send>(
+    reader: &mut DeviceReader<'_>,
+    tables: &[Table],
+    parse: impl Fn(&Table, u32, &[u8]) -> T + Sync,
+    mut each: impl FnMut(Option<&mut dyn Iterator<Item = (SlotId, T)>>),
+) -> Result<()> {
+    let mut pieces = Vec::with_capacity(tables.len());
+    for (number, table) in (0u64..).zip(tables) {
+        let at = Location { device: table.device, offset: table.offset + TABLE_OFFSET };
+        let unit = u64::from(table.shape.stride);
+        pieces.push(reader.pieces(at, table.shape.table_bytes(), unit, number));
+    }
+    let pieces = pieces.into_iter().flatten();
+    let first_slot = |piece: &Piece| {
+        let table = &tables[to_usize(piece.tag)];
+        let before = piece.at.offset - table.offset - TABLE_OFFSET;
+        u32::try_from(before / u64::from(table.shape.stride)).expect("a slot's number")
+    };
+    let parse_all = |piece: &Piece, bytes: &[u8]| -> Vec<T> {
+        let table = &tables[to_usize(piece.tag)];
+        let entries = bytes.chunks_exact(table.shape.stride as usize);
+        (first_slot(piece)..).zip(entries).map(|(slot, entry)| parse(table, slot, entry)).collect()
+    };
+    let mut hand_over = |piece: &Piece, parsed: Result<Vec<T>>| {
+        let Table { device, slab, .. } = tables[to_usize(piece.tag)];
+        match parsed {
+            Err(_) => each(None),
+            Ok(parsed) => {
+                let slots = (first_slot(piece)..).map(|slot| SlotId { device, slab, slot });
+                each(Some(&mut slots.zip(parsed)));
+            }
+        }
+    };
+    if tables.iter().map(|table| table.shape.table_bytes()).sum::<u64>() < PARSE_BESIDE_BYTES {
+        return reader.read(pieces, |piece, bytes| {
+            hand_over(piece, bytes.map(|bytes| parse_all(piece, bytes)));
+        });
+    }
+    reader.read_parsed(pieces, parse_all, hand_over)
 }
