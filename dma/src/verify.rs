@@ -11,7 +11,7 @@ use crate::prefetch::prefetch_bytes;
 /// How far the processor is asked to read ahead, in bytes. Tuned on memory that no cache holds, which
 /// is what a device leaves: the checksum reads several streams at a time, and that keeps the
 /// processor's own prefetching from seeing where they go.
-const AHEAD_BYTES: usize = 2048;
+const AHEAD_BYTES: usize = 1024;
 
 /// The index of the first block of the memory whose CRC32C is not the expected one.
 ///

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::Extent;
 use crate::codec::Mark;
@@ -218,6 +218,17 @@ impl FileGeneration {
             && !self.is_pinned(now_unix_ms)
     }
 
+    /// Has the processor fetch what a lookup needs of it.
+    pub(crate) fn prefetch(&self) {
+        dma::prefetch(&self.extents);
+        dma::prefetch(&self.shape);
+    }
+
+    /// Its table; also for whoever has it locked already.
+    pub(crate) fn table_locked(&self) -> RwLockReadGuard<'_, ExtentTable> {
+        self.extents.read_recursive()
+    }
+
     /// Whether the extent at an index is the one in this slot.
     pub(crate) fn has(&self, index: ExtentIndex, slot: SlotId) -> bool {
         self.extents.read().find(index).is_some_and(|hold| hold.slot() == slot)
@@ -259,7 +270,7 @@ impl FileGeneration {
     /// Takes the extent at an index out, if it is still the one in this slot.
     pub(crate) fn remove(&self, index: ExtentIndex, slot: SlotId) -> bool {
         let mut extents = self.extents.write();
-        if !extents.find(index).is_some_and(|hold| hold.slot() == slot) {
+        if extents.find(index).is_none_or(|hold| hold.slot() != slot) {
             return false;
         }
         let removed = extents.remove(index);

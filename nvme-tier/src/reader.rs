@@ -238,8 +238,10 @@ impl<'a> DeviceReader<'a> {
     }
 }
 
-/// A piece that was read, and where its bytes are.
-type Landed = (Piece, (Buffer, Range<usize>));
+/// Where the bytes of a piece are.
+type Bytes = (Buffer, Range<usize>);
+/// A piece that was read.
+type Landed = (Piece, Bytes);
 
 /// Pieces on their way.
 struct Reading<I> {
@@ -247,7 +249,7 @@ struct Reading<I> {
     again: VecDeque<Piece>,
     flying: HashMap<u64, Piece>,
     completions: Vec<Completion>,
-    landed: Vec<(Piece, Result<(Buffer, Range<usize>)>)>,
+    landed: Vec<(Piece, Result<Bytes>)>,
 }
 
 impl<I: Iterator<Item = Piece>> Reading<I> {

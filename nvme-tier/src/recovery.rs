@@ -20,10 +20,10 @@ use crate::ledger::io::Io;
 use crate::ledger::{Erasure, Parts};
 use crate::operation::{Operation, RecordOperation};
 use crate::reader::DeviceReader;
-use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
+use crate::scan::{Entry, FileScan, Findings, FoundExtent, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
-use crate::usage::{Counters, DeviceCounters};
 use crate::tier::TierParts;
+use crate::usage::{Counters, DeviceCounters};
 use crate::{File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
@@ -193,8 +193,7 @@ impl<'a> Rebuild<'a> {
                     built.push(unassigned);
                     continue;
                 };
-                let mut state =
-                    Slab::assigned(purpose, slab.epoch, slab.shape, slab.shelf.clone());
+                let mut state = Slab::assigned(purpose, slab.epoch, slab.shape, slab.shelf.clone());
                 if let Purpose::Data(class) = purpose {
                     let count = slab.entries.iter().filter(|entry| **entry == Entry::Live).count();
                     *live.entry(class).or_default() += count;
@@ -271,7 +270,7 @@ impl<'a> Rebuild<'a> {
             let refresh = Operation::Record(id, RecordOperation::Refresh);
             self.tier.queue.lock().operations.push_back(refresh);
         }
-        self.add_generation(scan, id, record, quarantined, file);
+        self.add_generation(scan, id, record, quarantined, &file.extents);
     }
 
     fn add_generation(
@@ -280,7 +279,7 @@ impl<'a> Rebuild<'a> {
         id: FileId,
         record: FileRecord,
         quarantined: bool,
-        file: FileScan,
+        extents: &[FoundExtent],
     ) {
         let shape = GenerationShape {
             number: record.generation,
@@ -300,11 +299,11 @@ impl<'a> Rebuild<'a> {
         self.tier.count(&facts, record.length);
         let pins: Arc<Pins> = Arc::default();
         let generation = FileGeneration::new(id, shape, Arc::clone(&pins), facts);
-        generation.insert_all(file.extents.iter().map(|found| {
+        generation.insert_all(extents.iter().map(|found| {
             let shelf = scan.slab(found.slot).shelf.as_ref().expect("data slabs have shelves");
             (found.index, shelf.hold(found.slot.slot))
         }));
-        for found in &file.extents {
+        for found in extents {
             let ticket = self.space.occupy(found.slot, &generation, found.index);
             if let (false, Some(Purpose::Data(class))) =
                 (record.dirty, scan.slab(found.slot).purpose())

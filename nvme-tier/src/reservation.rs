@@ -26,12 +26,7 @@ pub(crate) enum ReservedFor {
 }
 
 impl Reservation {
-    pub(crate) fn new(
-        hold: Hold,
-        index: ExtentIndex,
-        length: u32,
-        purpose: ReservedFor,
-    ) -> Self {
+    pub(crate) fn new(hold: Hold, index: ExtentIndex, length: u32, purpose: ReservedFor) -> Self {
         Self { hold, index, length, purpose }
     }
 

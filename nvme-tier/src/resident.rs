@@ -18,8 +18,10 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// With checksum blocks of a power of two of bytes.
     pub(crate) fn new(hold: Hold, index: ExtentIndex, length: u32, block_bytes: u32) -> Self {
-        Self { hold, index, length, blocks: length.div_ceil(block_bytes) }
+        let blocks = (length + block_bytes - 1) >> block_bytes.trailing_zeros();
+        Self { hold, index, length, blocks }
     }
 
     /// Where its slot begins.

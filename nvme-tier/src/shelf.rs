@@ -19,8 +19,8 @@ const DESCRIBED: u32 = 1 << 24;
 /// Six bits, so that threads that count at the same time never carry into nothing.
 const USE: u32 = 1 << 26;
 
-/// About how many checksums are allocated at a time.
-const SUMS_AT_A_TIME: u32 = 1024;
+/// About how many checksums are allocated at a time: so many that the list of parts stays in a cache.
+const SUMS_AT_A_TIME: u32 = 16 << 10;
 
 /// The slots of one data slab.
 #[derive(Debug)]
@@ -31,7 +31,9 @@ pub(crate) struct Shelf {
     /// Where the first slot begins on the device.
     first: u64,
     slot_bytes: u64,
+    /// A power of two, as is the number of slots whose checksums are allocated together.
     sums_per_slot: u32,
+    slots_a_part: u32,
     slots: Box<[AtomicU32]>,
     /// Allocated when the first slot of each part is filled.
     sums: Box<[OnceLock<Box<[AtomicU32]>>]>,
@@ -51,9 +53,12 @@ pub(crate) struct ShelfShape {
 
 impl Shelf {
     pub(crate) fn new(holdings: &Arc<Holdings>, shape: ShelfShape) -> Arc<Self> {
-        let sums_per_slot = shape.slot_bytes.div_ceil(u64::from(shape.checksum_block_bytes));
+        let sums_per_slot = shape.slot_bytes / u64::from(shape.checksum_block_bytes);
         let sums_per_slot = u32::try_from(sums_per_slot).expect("bounded by the largest slot");
-        let parts = shape.slots.div_ceil(slots_at_a_time(sums_per_slot));
+        debug_assert!(sums_per_slot.is_power_of_two(), "{shape:?}");
+        let most = shape.slots.next_power_of_two();
+        let slots_a_part = (SUMS_AT_A_TIME / sums_per_slot).clamp(1, most);
+        let parts = shape.slots.div_ceil(slots_a_part);
         Arc::new(Self {
             holdings: Arc::clone(holdings),
             device: shape.device,
@@ -61,6 +66,7 @@ impl Shelf {
             first: shape.first,
             slot_bytes: shape.slot_bytes,
             sums_per_slot,
+            slots_a_part,
             slots: (0..shape.slots).map(|_| AtomicU32::new(0)).collect(),
             sums: (0..parts).map(|_| OnceLock::new()).collect(),
         })
@@ -92,11 +98,9 @@ impl Shelf {
     /// Notes the checksums of what is in a slot. Readers see them if they find the slot in its
     /// generation's table, where it is put afterwards.
     pub(crate) fn set_checksums(&self, slot: u32, checksums: impl Iterator<Item = u32>) {
-        let at_a_time = slots_at_a_time(self.sums_per_slot);
-        let part = self.sums[(slot / at_a_time) as usize].get_or_init(|| {
-            (0..at_a_time * self.sums_per_slot).map(|_| AtomicU32::new(0)).collect()
-        });
-        let begin = (slot % at_a_time * self.sums_per_slot) as usize;
+        let (part, begin) = self.place(slot);
+        let count = self.slots_a_part * self.sums_per_slot;
+        let part = self.sums[part].get_or_init(|| (0..count).map(|_| AtomicU32::new(0)).collect());
         let places = &part[begin..begin + self.sums_per_slot as usize];
         for (place, sum) in places.iter().zip(checksums) {
             place.store(sum, Ordering::Relaxed);
@@ -105,16 +109,17 @@ impl Shelf {
 
     /// The first `count` checksums of what is in a slot.
     pub(crate) fn checksums(&self, slot: u32, count: u32) -> &[AtomicU32] {
-        let at_a_time = slots_at_a_time(self.sums_per_slot);
-        let Some(part) = self.sums[(slot / at_a_time) as usize].get() else { return &[] };
-        let begin = (slot % at_a_time * self.sums_per_slot) as usize;
-        &part[begin..begin + count as usize]
+        let (part, begin) = self.place(slot);
+        self.sums[part].get().map_or(&[], |part| &part[begin..begin + count as usize])
     }
-}
 
-/// How many slots' checksums are allocated together.
-fn slots_at_a_time(sums_per_slot: u32) -> u32 {
-    (SUMS_AT_A_TIME / sums_per_slot).max(1)
+    /// Where a slot's checksums are: which part, and where in it.
+    fn place(&self, slot: u32) -> (usize, usize) {
+        // Shifts and masks, not divisions: lookups come through here.
+        let part = slot >> self.slots_a_part.trailing_zeros();
+        let within = slot & (self.slots_a_part - 1);
+        (part as usize, (within << self.sums_per_slot.trailing_zeros()) as usize)
+    }
 }
 
 /// Use of a slot: it is not used for anything else before the last of them is dropped, on whichever
@@ -163,11 +168,6 @@ impl Hold {
         let low = self.state().load(Ordering::Relaxed) / USE < FREQUENCY_LIMIT;
         self.state().fetch_add(if low { USE + 1 } else { 1 }, Ordering::Relaxed);
         Self { shelf: Arc::clone(&self.shelf), slot: self.slot }
-    }
-
-    /// Has the processor fetch what a look at the shelf itself needs.
-    pub(crate) fn prefetch_shelf(&self) {
-        dma::prefetch(&*self.shelf);
     }
 
     /// Has the processor fetch what a hold and a look at the checksums need.

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use extent::{Error, Result};
 use forebay_benches::tier::content::{Content, Sizes};
 use forebay_benches::tier::image::Image;
-use forebay_benches::tier::lookups::Lookups;
+use forebay_benches::tier::lookups::{BATCH, Lookups};
 use forebay_benches::tier::start::Start;
 
 /// Measure a tier of many extents, without a node.
@@ -99,7 +99,8 @@ fn run(what: What) -> Result<String> {
             let mut lookups = Lookups::new(of.content())?;
             let time = Duration::from_secs(seconds);
             let one = lookups.one_by_one(&recovered.tier, time)?;
-            Ok(format!("{one:.0} lookups a second one by one"))
+            let batched = lookups.batched(&recovered.tier, time)?;
+            Ok(format!("{one:.0} lookups a second one by one, {batched:.0} in batches of {BATCH}"))
         }
     }
 }

@@ -93,8 +93,14 @@ impl std::fmt::Display for Strides {
 }
 
 /// Block sizes and depths to read in order with.
-const STRIDES: [(u64, usize); 6] =
-    [(1 << 20, 8), (1 << 20, 32), (256 << 10, 8), (256 << 10, 32), (512 << 10, 16), (128 << 10, 64)];
+const STRIDES: [(u64, usize); 6] = [
+    (1 << 20, 8),
+    (1 << 20, 32),
+    (256 << 10, 8),
+    (256 << 10, 32),
+    (512 << 10, 16),
+    (128 << 10, 64),
+];
 
 impl Fio {
     /// Reads all of some stretches once, in order.

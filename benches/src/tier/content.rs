@@ -77,7 +77,10 @@ mod tests {
             assert_eq!(files.iter().sum::<u32>(), 5000);
             let all: HashSet<_> = Content::arrivals(&files).collect();
             assert_eq!(all.len(), 5000);
-            assert!(all.iter().all(|(file, index)| *index < files[usize::try_from(*file).expect("small")]));
+            assert!(
+                all.iter()
+                    .all(|(file, index)| *index < files[usize::try_from(*file).expect("small")])
+            );
         }
     }
 }

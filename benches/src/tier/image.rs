@@ -83,10 +83,8 @@ impl Image {
         let recovered = recover(&mut self.open()?, &pool()?, TierOptions::default())?;
         let found = (recovered.report.extents, recovered.report.findings);
         if found != (self.content.extents, nvme_tier::Findings::default()) {
-            return Err(Kind::Corrupt.error(format!(
-                "of {} extents recovery found {found:?}",
-                self.content.extents
-            )));
+            return Err(Kind::Corrupt
+                .error(format!("of {} extents recovery found {found:?}", self.content.extents)));
         }
         Ok(recovered)
     }
@@ -110,6 +108,14 @@ impl Image {
         ]
     }
 
+    /// Bytes of the records and descriptors in use, without the rest of their tables.
+    #[must_use]
+    pub fn table_bytes(&self, files: u64) -> u64 {
+        let layout = self.layout(files);
+        let stride = |purpose| u64::from(layout.shape(purpose).stride);
+        files * stride(Purpose::Records) + self.content.extents * stride(data_purpose())
+    }
+
     fn open(&self) -> Result<Sectors> {
         let media = Media::open(std::slice::from_ref(&self.path), MediaOptions::default())?;
         Ok(Sectors::new(media.queue(QUEUE_DEPTH)?))
@@ -120,8 +126,7 @@ impl Image {
     }
 
     fn layout(&self, files: u64) -> Layout {
-        let max_class =
-            largest_class(SLAB_BYTES, BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, 1 << 20);
+        let max_class = largest_class(SLAB_BYTES, BLOCK_BYTES, CHECKSUM_BLOCK_BYTES, 1 << 20);
         let max_class = max_class.expect("the sizes above fit each other");
         let mut layout = Layout {
             block_bytes: BLOCK_BYTES,

@@ -56,7 +56,15 @@ impl Lookups {
     /// # Errors
     /// As [`Lookups::one_by_one`].
     pub fn batched(&mut self, tier: &Tier, time: Duration) -> Result<f64> {
-        self.one_by_one(tier, time)
+        let mut found = Vec::with_capacity(BATCH);
+        self.measure(time, |batch| {
+            tier.find_all(batch, &mut found);
+            for extent in found.drain(..) {
+                let extent = extent.ok_or_else(missing)?;
+                black_box((extent.at(), extent.checksums().next()));
+            }
+            Ok(())
+        })
     }
 
     fn measure(

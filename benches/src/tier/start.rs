@@ -17,7 +17,7 @@ pub struct Start {
     pub files: u64,
     /// Seconds from the first read to a tier that can serve.
     pub seconds: f64,
-    /// Bytes of the tables that were read meanwhile.
+    /// Bytes of the records and descriptors that were read meanwhile.
     pub table_bytes: u64,
     /// By how much the process grew: bytes that stay.
     pub resident_bytes: u64,
@@ -33,7 +33,6 @@ impl Start {
     /// # Errors
     /// As [`Image::recover`].
     pub fn measure(image: &Image) -> Result<Self> {
-        let spans = image.spans();
         let before = memory("VmRSS:")?;
         let recovered = image.recover()?;
         let (after, peak) = (memory("VmRSS:")?, memory("VmHWM:")?);
@@ -43,7 +42,7 @@ impl Start {
             extents: report.extents,
             files: report.files,
             seconds: report.elapsed.as_secs_f64(),
-            table_bytes: spans.iter().map(|span| span.bytes * u64::from(span.count)).sum(),
+            table_bytes: image.table_bytes(report.files),
             resident_bytes: after.saturating_sub(before),
             peak_bytes: peak.saturating_sub(before),
             checksum_bytes: blocks * 4,

@@ -63,7 +63,9 @@ pub(super) fn write(path: &Path, tier: TierId, layout: &Layout, sizes: &[u32]) -
         };
         let mut sums = [0; 4];
         for (block, sum) in (0..blocks).zip(&mut sums) {
-            *sum = extent::checksum::crc32c(&(number << 32 | u64::from(index * blocks + block)).to_le_bytes());
+            *sum = extent::checksum::crc32c(
+                &(number << 32 | u64::from(index * blocks + block)).to_le_bytes(),
+            );
         }
         writer.add(|place, bytes| descriptor.encode(place, stride, &sums, bytes))?;
     }

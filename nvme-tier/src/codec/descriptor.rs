@@ -116,7 +116,11 @@ impl Descriptor {
         for (number, part) in (0u16..).zip(bytes.chunks(page_bytes)).take(pages) {
             let place = place.offset(u64::from(number) * page_bytes as u64);
             // The first was decoded above.
-            match if number == 0 { Found::Sound(first) } else { Page::decode(&place, number, block_bytes, part) } {
+            match if number == 0 {
+                Found::Sound(first)
+            } else {
+                Page::decode(&place, number, block_bytes, part)
+            } {
                 Found::Sound(page) if page == first => {}
                 Found::Torn | Found::Blank => return Found::Torn,
                 _ => return Found::Damaged(None),

@@ -232,6 +232,7 @@ impl Io {
     }
 
     /// The command of a job; the job itself while no buffer is free for it.
+    #[expect(clippy::result_large_err, reason = "a job that goes back to its queue")]
     fn command_for(&mut self, job: Job) -> Result<Command, Job> {
         let block = to_usize(u64::from(self.block_bytes[usize::from(job.device().0)]));
         match job {

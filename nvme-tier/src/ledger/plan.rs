@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use extent::{Attempt, Error, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion};
+use extent::{
+    Attempt, Error, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion,
+};
 
 use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use extent::{ExtentIndex, Result};
 
 use super::{Entry, FileScan, FoundExtent, Scan};
+use crate::TierId;
 use crate::codec::{Descriptor, FileRecord, Found, Place};
 use crate::device::{DeviceIndex, Location};
 use crate::hash::IdMap;
@@ -10,7 +11,6 @@ use crate::holdings::SlotId;
 use crate::layout::{self, Layout, Purpose, Shape, TABLE_OFFSET, to_usize};
 use crate::reader::{DeviceReader, Piece};
 use crate::shelf::Shelf;
-use crate::TierId;
 
 /// Tables smaller than this together are parsed where they are read: threads would not pay, and
 /// a simulated run has to be the same each time.
@@ -43,7 +43,7 @@ impl Scan {
     /// Reads every record.
     pub(super) fn read_records(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose == Purpose::Records);
-        let parse = |table: &Table, slot, bytes: &[u8]| {
+        let parse = |table: &Table, slot, bytes: &[u8], _: &mut Vec<u32>| {
             FileRecord::decode(&table.place(slot), table.layout.block_bytes, bytes)
         };
         read_tables(reader, &tables, parse, |slots| match slots {
@@ -61,7 +61,9 @@ impl Scan {
             extents.push(Vec::new());
         }
         let files = std::mem::take(&mut self.files);
-        let parse = |table: &Table, slot, bytes: &[u8]| table.describe(&files, slot, bytes);
+        let parse = |table: &Table, slot, bytes: &[u8], checksums: &mut Vec<u32>| {
+            table.describe(&files, slot, bytes, checksums)
+        };
         read_tables(reader, &tables, parse, |slots| match slots {
             None => self.findings.unreadable_entries += 1,
             Some(found) => found.for_each(|(slot, described)| {
@@ -212,12 +214,16 @@ impl Table {
     }
 
     /// What the descriptor of a slot says. The checksums of one that counts go to the shelf.
-    fn describe(&self, files: &IdMap<FileScan>, slot: u32, bytes: &[u8]) -> Described {
-        let nothing =
-            |entry| Described { entry, file: 0, index: ExtentIndex(0), sequence: 0 };
-        let mut checksums = Vec::new();
+    fn describe(
+        &self,
+        files: &IdMap<FileScan>,
+        slot: u32,
+        bytes: &[u8],
+        checksums: &mut Vec<u32>,
+    ) -> Described {
+        let nothing = |entry| Described { entry, file: 0, index: ExtentIndex(0), sequence: 0 };
         let block = self.layout.block_bytes;
-        match Descriptor::decode_into(&self.place(slot), block, bytes, &mut checksums) {
+        match Descriptor::decode_into(&self.place(slot), block, bytes, checksums) {
             Found::Blank => nothing(Entry::Blank),
             Found::Stranger => nothing(Entry::Stranger),
             Found::Torn => nothing(Entry::Torn),
@@ -225,7 +231,7 @@ impl Table {
             Found::Sound(descriptor) => match self.judge(files, &descriptor, checksums.len()) {
                 Ok(file) => {
                     let shelf = self.shelf.as_ref().expect("data slabs have shelves");
-                    shelf.set_checksums(slot, checksums.into_iter());
+                    shelf.set_checksums(slot, checksums.iter().copied());
                     let Descriptor { index, sequence, .. } = descriptor;
                     Described { entry: Entry::Live, file, index, sequence }
                 }
@@ -264,7 +270,7 @@ impl Table {
 fn read_tables<T: Send>(
     reader: &mut DeviceReader<'_>,
     tables: &[Table],
-    parse: impl Fn(&Table, u32, &[u8]) -> T + Sync,
+    parse: impl Fn(&Table, u32, &[u8], &mut Vec<u32>) -> T + Sync,
     mut each: impl FnMut(Option<&mut dyn Iterator<Item = (SlotId, T)>>),
 ) -> Result<()> {
     let mut pieces = Vec::with_capacity(tables.len());
@@ -282,7 +288,9 @@ fn read_tables<T: Send>(
     let parse_all = |piece: &Piece, bytes: &[u8]| -> Vec<T> {
         let table = &tables[to_usize(piece.tag)];
         let entries = bytes.chunks_exact(table.shape.stride as usize);
-        (first_slot(piece)..).zip(entries).map(|(slot, entry)| parse(table, slot, entry)).collect()
+        let slots = (first_slot(piece)..).zip(entries);
+        let mut scratch = Vec::new();
+        slots.map(|(slot, entry)| parse(table, slot, entry, &mut scratch)).collect()
     };
     let mut hand_over = |piece: &Piece, parsed: Result<Vec<T>>| {
         let Table { device, slab, .. } = tables[to_usize(piece.tag)];
