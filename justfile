@@ -50,9 +50,14 @@ bench *CASES="all":
 micro PATTERN="":
     cargo bench --locked -p forebay-benches -- {{PATTERN}}
 
-# The whole node in the simulator, for these SEEDS: a number, or two with .. between them
+# Random crashes of a tier, then the whole node in the simulator, for these SEEDS: a number, or two with .. between them
 sim SEEDS="0..100":
+    FOREBAY_SIM_SEEDS={{SEEDS}} cargo test --release --locked -p forebay-nvme-tier --test crash
     FOREBAY_SIM_SEEDS={{SEEDS}} cargo test --release --locked -p forebay-dataplane --test simulation
+
+# Every short workload cut everywhere: millions of crash images; STEP=10 takes every tenth workload
+crash STEP="1":
+    FOREBAY_CRASH_STEP={{STEP}} cargo test --release --locked -p forebay-nvme-tier --test crash every_short -- --nocapture
 
 # A container image
 image TAG="forebay":

@@ -11,6 +11,7 @@ pub mod http;
 pub mod node;
 pub mod pairs;
 pub mod process;
+pub mod raw;
 pub mod rivals;
 pub mod setup;
 pub mod sys;

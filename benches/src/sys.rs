@@ -56,3 +56,21 @@ pub fn sync_file_system(file: &File) -> io::Result<()> {
     let code = unsafe { libc::syncfs(file.as_raw_fd()) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Keeps the calling thread on one processor.
+///
+/// # Errors
+/// What the kernel answers, for example that there is no such processor.
+pub fn pin_to(core: usize) -> extent::Result<()> {
+    // SAFETY: all zeroes is a valid, empty set of processors.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sets a bit of this set; one beyond its end is ignored.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    // SAFETY: the set has the size that is given and lives for the length of the call.
+    let code = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    if code == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(extent::Error::io(format!("keeping a thread on processor {core}"), error))
+}

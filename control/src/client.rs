@@ -224,6 +224,15 @@ impl ControlClient {
         answer(self.node.status(proto::NodeStatusRequest {}).await)
     }
 
+    /// Starts or stops a scrub.
+    ///
+    /// # Errors
+    /// As [`ControlClient::register`].
+    pub async fn scrub(&mut self, request: proto::ScrubRequest) -> Result<proto::Job> {
+        let request = self.filled(request);
+        answer(self.node.scrub(request).await)
+    }
+
     fn filled<M: Mutating>(&self, mut request: M) -> M {
         request.mutation_mut().get_or_insert_with(|| self.mutation());
         request

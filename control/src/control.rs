@@ -59,10 +59,14 @@ impl Control {
             Arc::clone(&limits),
         ));
         jobs.restore(loaded.jobs, loaded.next_job).await?;
-        let tasks = vec![
+        jobs.restore_scrub(loaded.last_scrub);
+        let mut tasks = vec![
             tokio::spawn(Arc::clone(&pins).expire()),
             tokio::spawn(Arc::clone(&jobs).dispatch()),
         ];
+        if let Some(every) = options.scrub_every {
+            tasks.push(tokio::spawn(Arc::clone(&jobs).scrub_every(every)));
+        }
         let core = Arc::new(Core::new(handle, store, pins, jobs, limits));
         Ok(Self { core, tasks })
     }

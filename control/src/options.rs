@@ -9,6 +9,8 @@ pub struct Options {
     /// The identity of the tier that the database must belong to. A new database takes it over;
     /// one that belongs to another tier is refused. `None`: a new database draws one at random.
     pub expected_identity: Option<u128>,
+    /// How long after the end of a scrub the next one begins by itself; `None` for never.
+    pub scrub_every: Option<Duration>,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -17,7 +19,12 @@ impl Options {
     /// The usual limits.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), expected_identity: None, limits: Limits::default() }
+        Self {
+            path: path.into(),
+            expected_identity: None,
+            scrub_every: None,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use extent::{ByteRange, FileId, FileName, Generation, Kind, Result, SourceVersion};
 use tokio::sync::Notify;
 
+use crate::scrub::{ScrubOptions, ScrubReport, ScrubStatus};
+
 /// Where a file stands. Derived from facts, never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Residency {
@@ -191,6 +193,8 @@ pub struct NodeStatus {
     pub read_p99_ns: u64,
     /// Whether new work is refused because the node is draining.
     pub draining: bool,
+    /// What scrubs have read and found.
+    pub scrub: ScrubStatus,
 }
 
 /// How far a long operation is, shared between it and those who watch or cancel it.
@@ -376,6 +380,13 @@ pub trait Handle: Send + Sync {
     /// # Errors
     /// [`Kind::NotFound`] if that owner has none.
     async fn unpin(&self, name: &FileName, owner: &str) -> Result<FileStatus>;
+
+    /// Reads all that is on the tier and repairs what does not hold, after everything else that the
+    /// node has to do. One that is cancelled returns what it has found so far.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if one is running already; [`Kind::Disconnected`] if the node stops.
+    async fn scrub(&self, options: ScrubOptions, progress: &Progress) -> Result<ScrubReport>;
 
     /// The node at a glance.
     async fn status(&self) -> NodeStatus;

@@ -1,5 +1,6 @@
 //! How other threads speak to a shard.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -38,8 +39,13 @@ pub(crate) enum Message {
         fetched: Arc<Fetched>,
         done: oneshot::Sender<Result<Reservation>>,
     },
-    /// Read an extent, whole and verified, into this buffer.
-    Load { extent: Extent, buffer: Buffer, done: oneshot::Sender<Result<Buffer>> },
+    /// Read checksum blocks of an extent, verified, into this buffer.
+    Load {
+        extent: Extent,
+        blocks: Range<u32>,
+        buffer: Buffer,
+        done: oneshot::Sender<Result<Buffer>>,
+    },
     /// Finish what runs and end.
     Stop,
 }

@@ -2,12 +2,17 @@
 //! tier. The control plane sees only [`Handle`].
 #![forbid(unsafe_code)]
 
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 mod clock;
 mod handle;
 mod inbox;
 mod ledger;
 mod mover;
 mod node;
+mod scrub;
 mod shard;
 mod slots;
 mod stats;
@@ -19,3 +24,4 @@ pub use handle::{
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};
+pub use scrub::{ScrubOptions, ScrubReport, ScrubStatus};

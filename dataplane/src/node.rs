@@ -38,6 +38,8 @@ pub struct NodeOptions {
     pub demand_fetches: usize,
     /// Extents that may be on their way from silos because of a promote.
     pub bulk_fetches: usize,
+    /// The most that a scrub reads, in bytes a second, unless it is told otherwise.
+    pub scrub_bytes_per_s: u64,
     /// Whether buffers are made of huge pages.
     pub huge_pages: HugePages,
 }
@@ -51,6 +53,7 @@ impl Default for NodeOptions {
             session_share_bytes: 16 << 20,
             demand_fetches: 16,
             bulk_fetches: 16,
+            scrub_bytes_per_s: 64 << 20,
             huge_pages: HugePages::Try,
         }
     }

@@ -61,4 +61,11 @@ impl Default for ShardStats {
 #[derive(Default)]
 pub(crate) struct MoverStats {
     pub(crate) fetched_extents: Counter,
+    pub(crate) scrubbed_extents: Counter,
+    pub(crate) scrubbed_bytes: Counter,
+    pub(crate) scrub_damaged: Counter,
+    pub(crate) scrub_unreadable: Counter,
+    pub(crate) scrub_repaired: Counter,
+    pub(crate) scrub_quarantined: Counter,
+    pub(crate) scrub_metadata_damaged: Counter,
 }

@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use nvme_tier::{File, FileGeneration, Mark, State, Tier};
 use silo::Mount;
 
+use crate::bugs::{self, Bug};
 use crate::clock::unix_ms;
 use crate::handle::{
     Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
@@ -19,6 +20,7 @@ use crate::handle::{
 };
 use crate::mover::Mover;
 use crate::node::DrainReport;
+use crate::scrub::{ScrubOptions, ScrubReport, ScrubStatus};
 use crate::shard::Surroundings;
 use crate::stats::{Counter, ShardStats};
 
@@ -132,6 +134,21 @@ impl Surface {
         total
     }
 
+    fn scrub_status(&self) -> ScrubStatus {
+        let stats = &self.mover.stats;
+        ScrubStatus {
+            extents: stats.scrubbed_extents.get(),
+            bytes: stats.scrubbed_bytes.get(),
+            damaged: stats.scrub_damaged.get(),
+            unreadable: stats.scrub_unreadable.get(),
+            repaired: stats.scrub_repaired.get(),
+            quarantined: stats.scrub_quarantined.get(),
+            metadata_damaged: stats.scrub_metadata_damaged.get(),
+            running: *self.mover.scrub.running.lock(),
+            last: *self.mover.scrub.last.lock(),
+        }
+    }
+
     fn read_percentiles(&self) -> (u64, u64) {
         let mut all: Option<Histogram<u64>> = None;
         for stats in &self.stats {
@@ -225,6 +242,7 @@ impl Handle for Surface {
         expected: Option<Generation>,
     ) -> Result<FileStatus> {
         let file = self.known(name)?;
+        let expected = expected.filter(|_| !bugs::is(Bug::ExpectedIgnored));
         // What is decided here is done to this generation, whatever is committed meanwhile.
         let newest = file.newest_at(expected)?;
         if newest.state() == State::Dirty {
@@ -269,6 +287,10 @@ impl Handle for Surface {
         Ok(self.describe(&file))
     }
 
+    async fn scrub(&self, options: ScrubOptions, progress: &Progress) -> Result<ScrubReport> {
+        self.mover.scrub(options, progress).await
+    }
+
     async fn status(&self) -> NodeStatus {
         let usage = self.tier().usage();
         let mut devices = self.devices.clone();
@@ -306,6 +328,7 @@ impl Handle for Surface {
             read_p50_ns,
             read_p99_ns,
             draining: self.node.draining.load(Ordering::Relaxed),
+            scrub: self.scrub_status(),
         }
     }
 }

@@ -26,26 +26,11 @@ mod world;
 
 use std::ops::Range;
 
-use world::World;
-
 #[test]
 fn what_clients_see_is_what_was_committed() {
     for seed in seeds(0..12) {
         let report = OnPanic(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let mut world = World::new(seed);
-            for _ in 0..3 {
-                world.play().await;
-                world.cut_power();
-            }
-            world.play().await;
-            world.settle_and_compare().await;
-        });
+        world::run(seed);
         drop(report);
     }
 }

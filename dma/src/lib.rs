@@ -10,7 +10,7 @@ mod prefetch;
 mod region;
 mod verify;
 
-pub use memory::{Frozen, Source, Target, Window};
+pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
 pub use prefetch::prefetch;
 pub use region::{HugePages, Region, RegionId};

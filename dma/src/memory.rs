@@ -88,6 +88,10 @@ impl Window {
     fn address(&self) -> NonNull<u8> {
         self.region.at(self.offset, self.length)
     }
+
+    fn span(&self) -> Span<'_> {
+        Span { region: &self.region, offset: self.offset, length: self.length }
+    }
 }
 
 /// A buffer whose contents are final, shared between the reads it answers and the write that
@@ -114,7 +118,31 @@ pub enum Source {
     Window(Window),
 }
 
+/// Which part of a region memory is: all that a device needs to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// The region.
+    pub region: &'a Arc<Region>,
+    /// Where in it the memory begins.
+    pub offset: usize,
+    /// Bytes.
+    pub length: usize,
+}
+
 impl Target {
+    /// Which part of a region it is.
+    ///
+    /// # Panics
+    /// If a range lies outside its buffer.
+    #[inline]
+    #[must_use]
+    pub fn span(&self) -> Span<'_> {
+        match self {
+            Self::Buffer(buffer, range) => buffer_span(buffer, range),
+            Self::Window(window) => window.span(),
+        }
+    }
+
     /// Bytes in it.
     #[must_use]
     pub fn length(&self) -> usize {
@@ -185,6 +213,20 @@ impl Target {
 }
 
 impl Source {
+    /// Which part of a region it is.
+    ///
+    /// # Panics
+    /// If a range lies outside its buffer.
+    #[inline]
+    #[must_use]
+    pub fn span(&self) -> Span<'_> {
+        match self {
+            Self::Buffer(buffer, range) => buffer_span(buffer, range),
+            Self::Frozen(buffer, range) => buffer_span(buffer, range),
+            Self::Window(window) => window.span(),
+        }
+    }
+
     /// Bytes in it.
     #[must_use]
     pub fn length(&self) -> usize {
@@ -249,8 +291,15 @@ impl Source {
 }
 
 fn address_in(buffer: &Buffer, range: &Range<usize>) -> NonNull<u8> {
+    let span = buffer_span(buffer, range);
+    span.region.at(span.offset, span.length)
+}
+
+#[inline]
+fn buffer_span<'a>(buffer: &'a Buffer, range: &Range<usize>) -> Span<'a> {
     assert!(range.start <= range.end && range.end <= buffer.capacity(), "a range is inside");
-    buffer.region().at(buffer.offset() + range.start, range.len())
+    let (offset, length) = (buffer.offset() + range.start, range.end - range.start);
+    Span { region: buffer.region(), offset, length }
 }
 
 #[cfg(test)]

@@ -57,11 +57,14 @@ impl Pool {
     /// [`Kind::Invalid`] if there is no class, or one is empty or not a multiple of
     /// [`ALIGN_BYTES`]; [`Kind::NoSpace`] if the memory is not there.
     pub fn new(sizes: &[SizeClass], huge: HugePages) -> Result<Self> {
-        let sound =
-            |s: &SizeClass| s.bytes != 0 && s.bytes.is_multiple_of(ALIGN_BYTES) && s.count != 0;
+        let sound = |s: &SizeClass| {
+            let fits = u32::try_from(s.bytes).is_ok();
+            fits && s.bytes != 0 && s.bytes.is_multiple_of(ALIGN_BYTES) && s.count != 0
+        };
         if sizes.is_empty() || !sizes.iter().all(sound) {
             return Err(Kind::Invalid.error(format!(
-                "buffer classes must be non-empty and multiples of {ALIGN_BYTES}: {sizes:?}"
+                "buffer classes must be non-empty, of multiples of {ALIGN_BYTES} bytes below 4 GiB: \
+                 {sizes:?}"
             )));
         }
         let total = sizes.iter().map(|size| size.bytes * size.count).sum();
@@ -88,7 +91,9 @@ impl Pool {
         let first = self.0.classes.iter().position(fitting)?;
         self.0.classes.iter().enumerate().skip(first).find_map(|(index, class)| {
             let offset = class.free.pop()?;
-            Some(Buffer { pool: Arc::clone(&self.0), class: index, offset })
+            let narrow = |number: usize| u32::try_from(number).expect("checked by Pool::new");
+            let (class, capacity) = (narrow(index), narrow(class.size.bytes));
+            Some(Buffer { pool: Arc::clone(&self.0), offset, class, capacity })
         })
     }
 
@@ -131,24 +136,29 @@ impl Pool {
 #[derive(Debug)]
 pub struct Buffer {
     pool: Arc<Inner>,
-    class: usize,
     offset: usize,
+    class: u32,
+    /// Bytes, kept here since every operation asks for it.
+    capacity: u32,
 }
 
 impl Buffer {
     /// Bytes it holds.
+    #[inline]
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.pool.classes[self.class].size.bytes
+        self.capacity as usize
     }
 
     /// The region it is cut from.
+    #[inline]
     #[must_use]
     pub fn region(&self) -> &Arc<Region> {
         &self.pool.region
     }
 
     /// Where in the region it begins.
+    #[inline]
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
@@ -173,7 +183,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let back = self.pool.classes[self.class].free.push(self.offset);
+        let back = self.pool.classes[self.class as usize].free.push(self.offset);
         debug_assert!(back.is_ok(), "a buffer came back twice");
         if let Some(hook) = self.pool.on_return.get() {
             hook();

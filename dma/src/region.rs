@@ -110,6 +110,7 @@ impl Region {
     }
 
     /// The region's number.
+    #[inline]
     #[must_use]
     pub fn id(&self) -> RegionId {
         self.id

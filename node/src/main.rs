@@ -25,6 +25,11 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use extent::{Kind, Result};
 
+const _: () = assert!(
+    !nvme_tier::SEEDED_BUGS,
+    "a node is never built with the mistakes that tests make on purpose"
+);
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -70,6 +75,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Serve(args) => serve::run(&args, &global),
         Command::Tier(command) => commands::tier(command, output),
+        Command::Device(command) => commands::device(command, output),
         Command::Bench(args) => bench::run(&args, &global),
         Command::Demo(args) => demo::run(&args, output),
         command => commands::block_on(async {
@@ -93,6 +99,7 @@ async fn drive(remote: &remote::Remote, command: Command, output: output::Output
         Command::Stat(args) => commands::stat(remote, args, output).await,
         Command::Jobs(command) => commands::jobs(remote, command, output).await,
         Command::Status => commands::status(remote, output).await,
+        Command::Scrub(args) => commands::scrub(remote, &args, output).await,
         Command::Silo(command) => commands::silo(remote, command, output).await,
         _ => unreachable!("run() carries out the others itself"),
     }

@@ -16,6 +16,29 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// The number of the user of this name.
+pub(crate) fn user_number(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut strings = vec![0; 16 << 10];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: the name ends in a zero byte; the entry, its strings and the pointer have room.
+    let rc = unsafe {
+        libc::getpwnam_r(
+            name.as_ptr(),
+            entry.as_mut_ptr(),
+            strings.as_mut_ptr(),
+            strings.len(),
+            &raw mut found,
+        )
+    };
+    if rc != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: it was found, and so the entry is filled.
+    Some(unsafe { entry.assume_init() }.pw_uid)
+}
+
 /// Bytes that this user may still write to the file system that holds `path`, or would hold it.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 mod node;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -360,6 +361,49 @@ fn a_tier_is_looked_at_without_a_node() {
     let node = Node::start(&directories);
     assert!(read(&shm(&node), "data/sub/f7") == bytes(8, 4 * MIB + 1), "repaired by the silo");
     assert_eq!(node.ask(&["status"])["repairs"], 1);
+}
+
+/// Flips a bit of the first block that begins with these bytes, under a node that runs.
+fn rot(image: &Path, bytes: &[u8]) {
+    let all = fs::read(image).expect("readable");
+    let mut blocks = (0..all.len()).step_by(4096);
+    let at = blocks.find(|at| all[*at..].starts_with(&bytes[..64])).expect("it is there");
+    let file = fs::File::options().write(true).open(image).expect("writable");
+    file.write_all_at(&[all[at + 10] ^ 1], at as u64 + 10).expect("written");
+    file.sync_all().expect("flushed");
+}
+
+#[test]
+fn a_scrub_repairs_what_rots_and_reports_what_it_cannot() {
+    let directories = Directories::new();
+    fill(&directories.data());
+    let node = Node::start(&directories);
+    node.ask(&["promote", "--prefix", "data/"]);
+    let dirty = bytes(100, 3 * MIB);
+    write(&tcp(&node), "out/dirty", &dirty).expect("committed");
+    let sound = node.ask(&["scrub", "--rate", "1GiB"]);
+    assert_eq!((&sound["kind"], &sound["state"]), (&"scrub".into(), &"done".into()));
+    assert_eq!((&sound["scrub"]["damaged"], &sound["scrub"]["files"]), (&0.into(), &10.into()));
+
+    let image = directories.state().join("tier.img");
+    rot(&image, &bytes(8, 4 * MIB + 1));
+    let repaired = &node.ask(&["scrub", "--rate", "1GiB"])["scrub"];
+    assert_eq!((&repaired["damaged"], &repaired["repaired"]), (&1.into(), &1.into()));
+    assert!(node.http("/metrics").contains("\nforebay_scrub_repaired_total 1\n"));
+    assert_eq!(node.ask(&["scrub", "--rate", "1GiB"])["scrub"]["damaged"], 0);
+
+    rot(&image, &dirty);
+    assert_eq!(node.refused(&["scrub", "--rate", "1GiB"]), 8, "data loss");
+    let status = node.ask(&["status"]);
+    assert_eq!(status["last_scrub"]["quarantined"], 1, "{status}");
+    assert_eq!(node.ask(&["stat", "out/dirty"])["files"][0]["residency"], "quarantined");
+
+    assert_eq!(node.refused(&["scrub", "--stop"]), 3, "none runs");
+    let slow = node.ask(&["scrub", "--rate", "1MiB", "--detach"]);
+    assert_eq!(node.refused(&["scrub"]), 6, "one at a time");
+    assert_eq!(node.ask(&["scrub", "--stop"])["id"], slow["id"]);
+    let stopped = || node.ask(&["jobs", "show", slow["id"].as_str().expect("an id")]);
+    eventually("it stops", || stopped()["state"] == "cancelled");
 }
 
 #[test]

@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use dma::{HugePages, Pool, SizeClass, Target};
 use extent::{Kind, Result};
-use forebay_nvme_tier::device::{
-    self, Command, Device, DeviceIndex, Location, Media, MediaOptions, Token,
-};
+use forebay_nvme_tier::device::{self, Command, DeviceIndex, Location, Media, MediaOptions, Token};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

@@ -6,6 +6,7 @@ use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::Extent;
+use crate::bugs::{self, Bug};
 use crate::codec::Mark;
 use crate::file::Pins;
 use crate::holdings::SlotId;
@@ -213,9 +214,9 @@ impl FileGeneration {
     /// Whether its extents may go: the silo has them, and nobody asked to keep them.
     pub(crate) fn is_evictable(&self, now_unix_ms: u64) -> bool {
         let facts = self.facts.read();
-        facts.state == State::Clean
+        (facts.state == State::Clean || bugs::is(Bug::DirtyEvicted))
             && facts.mark != Some(Mark::Quarantined)
-            && !self.is_pinned(now_unix_ms)
+            && (!self.is_pinned(now_unix_ms) || bugs::is(Bug::PinnedEvicted))
     }
 
     /// Has the processor fetch what a lookup needs of it.
@@ -280,9 +281,19 @@ impl FileGeneration {
         self.resident_bytes.fetch_sub(length, Ordering::Relaxed);
         if let Some(removed) = &removed {
             removed.holdings().discount(1, length);
+            if bugs::is(Bug::ReadersIgnored) {
+                removed.give_back_although_held();
+            }
         }
         drop(removed);
         true
+    }
+
+    /// The resident extents in a range of indexes, without counting a use.
+    pub(crate) fn extents(&self, indexes: Range<u32>) -> Vec<Extent> {
+        let table = self.extents.read();
+        let held = table.range(indexes).map(|(index, hold)| self.extent_of(index, hold.clone()));
+        held.collect()
     }
 
     /// The resident extents in a range of indexes, and where they are.

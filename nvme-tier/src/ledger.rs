@@ -14,7 +14,7 @@
 //!    flushed; evicted ones were clean. Nobody holds the slot then: extents and reservations are
 //!    owned, and the last owner hands the slot in.
 //! 3. **No attempt, epoch or sequence is ever given twice.** All three come from one counter whose
-//!    limit is made durable ahead; a start begins at the limit it finds. A descriptor counts only
+//!    limit is made durable ahead, in both superblocks; a start begins at the limit it finds. A descriptor counts only
 //!    under its slab's epoch, at its own address, and under a record of its file with the same
 //!    attempt and generation. So what an attempt that never committed left behind is nothing.
 //! 4. **A commit's record is written only after its data and descriptors are flushed** on every
@@ -51,6 +51,7 @@ mod apply;
 mod batch;
 pub(crate) mod book;
 pub(crate) mod io;
+mod look;
 mod plan;
 mod room;
 
@@ -82,6 +83,8 @@ pub struct Ledger {
     io: Io,
     /// The newest superblock of each device, and where its next one goes.
     superblocks: Vec<(Superblock, usize)>,
+    /// The limit in the superblocks that were written last. Ids are given below what both say.
+    id_limit: u64,
     /// Entries that nobody needs any more.
     erasures: VecDeque<Erasure>,
     /// Slabs of which a header copy is missing or old.
@@ -93,6 +96,8 @@ pub struct Ledger {
     evicting: bool,
     /// Generations that may be found committed after a restart.
     limbo: Vec<Arc<FileGeneration>>,
+    /// A superblock does not hold: they are written again.
+    renew_superblocks: bool,
 }
 
 /// An entry that nobody needs any more.
@@ -131,7 +136,9 @@ pub(crate) struct Parts {
 
 impl Ledger {
     pub(crate) fn new(parts: Parts) -> Self {
+        let limits = parts.superblocks.iter().map(|(superblock, _)| superblock.id_limit);
         let ledger = Self {
+            id_limit: limits.max().unwrap_or(0),
             tier: parts.tier,
             space: parts.space,
             evictor: parts.evictor,
@@ -144,6 +151,7 @@ impl Ledger {
             batch: None,
             evicting: false,
             limbo: Vec::new(),
+            renew_superblocks: false,
         };
         ledger.space.publish(&ledger.tier.counters.devices);
         ledger

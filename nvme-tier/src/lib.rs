@@ -5,6 +5,10 @@
 //! and the one [`Ledger`] that writes metadata. [`layout`] says where things lie, [`codec`] what
 //! they look like, and the `ledger` module what holds when the power goes.
 
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 mod check;
 mod clock;
 pub mod codec;
@@ -35,6 +39,10 @@ mod space;
 mod table;
 mod tier;
 mod usage;
+mod verify;
+
+/// Whether this was built to make mistakes on purpose, for tests only.
+pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");
 
 pub use check::{BadExtent, CheckReport, check};
 pub use codec::{Mark, TierId};
@@ -51,3 +59,4 @@ pub use resident::Extent;
 pub use scan::Findings;
 pub use tier::Tier;
 pub use usage::{DeviceUsage, TierUsage};
+pub use verify::Looked;

@@ -8,6 +8,7 @@ use extent::{Error, ExtentIndex, FileId, FileName, Generation, Kind, SourceVersi
 use crate::codec::Mark;
 use crate::layout::Class;
 use crate::reservation::ReservedFor;
+use crate::verify::{Look, Looked};
 use crate::{Done, Draft, Extent, File, FileGeneration, Reservation};
 
 /// The checksums of one extent of a commit, with the slot it was written to.
@@ -28,6 +29,10 @@ pub(crate) struct Reserve {
 pub(crate) enum Operation {
     /// Describes a filled extent.
     Publish { extent: Extent, generation: Arc<FileGeneration>, done: Done<()> },
+    /// Writes the descriptor of an extent again, where it stands: what is there does not hold.
+    Describe { extent: Extent, generation: Arc<FileGeneration>, done: Done<()> },
+    /// Looks at what stands on the devices.
+    Look(Look, Done<Looked>),
     /// Makes durable whatever was written before.
     Flush(Done<()>),
     /// Writes a new record of one file.
@@ -65,14 +70,17 @@ pub(crate) enum RecordOperation {
         mark: Option<Mark>,
         done: Done<()>,
     },
-    /// Writes the record again, because a copy of it is missing.
-    Refresh,
+    /// Writes the record again, because a copy of it is missing or damaged.
+    Refresh(Done<()>),
 }
 
 impl Operation {
     pub(crate) fn fail(self, error: Error) {
         match self {
-            Self::Publish { done, .. } | Self::Flush(done) => done.call(Err(error)),
+            Self::Publish { done, .. } | Self::Describe { done, .. } | Self::Flush(done) => {
+                done.call(Err(error));
+            }
+            Self::Look(_, done) => done.call(Err(error)),
             Self::Record(_, operation) => operation.fail(error),
         }
     }
@@ -86,7 +94,7 @@ impl RecordOperation {
                 done.call(Err(error));
             }
             Self::Commit { done, .. } => done.call(Err(error)),
-            Self::Refresh => {}
+            Self::Refresh(done) => done.call(Err(error)),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dma::Pool;
 use extent::{FileId, FileName, Kind, Result};
 
+use crate::bugs::{self, Bug};
 use crate::clock;
 use crate::codec::{FileRecord, Mark};
 use crate::device::{Command, Device, DeviceIndex};
@@ -24,7 +25,7 @@ use crate::scan::{Entry, FileScan, Findings, FoundExtent, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
 use crate::tier::TierParts;
 use crate::usage::{Counters, DeviceCounters};
-use crate::{File, FileGeneration, Ledger, State, Tier, TierOptions};
+use crate::{Done, File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -95,7 +96,10 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         holdings,
     });
     let quarantined = scan.quarantined();
-    let mut rebuild = Rebuild::new(&tier, &scan, !quarantined.is_empty());
+    let findings = scan.findings;
+    let unseen =
+        findings.nameless_records + findings.damaged_slabs + findings.unreadable_entries > 0;
+    let mut rebuild = Rebuild::new(&tier, &scan, unseen || !quarantined.is_empty());
     let mut files = std::mem::take(&mut scan.files);
     // In the order in which they stand on the devices, which is about the order of their names
     // where whole directories were promoted: the index then grows at its end.
@@ -138,16 +142,22 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     })?;
     let mut reader = DeviceReader::new(device, pool)?;
     let count = u16::try_from(scan.superblocks.len()).expect("64 devices at most");
-    for (superblock, copy) in &mut scan.superblocks {
-        superblock.id_limit = limit;
-        superblock.sequence += 1;
-        write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
-            .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
-        *copy = 1 - *copy;
+    // Both copies, the older one first: with only one of them, one flipped bit would bring the
+    // lower limit back, and with it ids that are in use.
+    let copies = if bugs::is(Bug::OneSuperblockRaised) { 1 } else { SUPERBLOCK_OFFSETS.len() };
+    for _ in 0..copies {
+        for (superblock, copy) in &mut scan.superblocks {
+            superblock.id_limit = if bugs::is(Bug::IdsReused) { first } else { limit };
+            superblock.sequence += 1;
+            write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
+                .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
+            *copy = 1 - *copy;
+        }
+        let devices = (0..count).filter(|_| !bugs::is(Bug::UnflushedRecovery));
+        reader
+            .run(devices.map(|index| Command::Flush(DeviceIndex(index))))
+            .map_err(|error| error.while_doing("flushing what was recovered"))?;
     }
-    reader
-        .run((0..count).map(|index| Command::Flush(DeviceIndex(index))))
-        .map_err(|error| error.while_doing("flushing what was recovered"))?;
     Ok(Ids::new(first, limit))
 }
 
@@ -267,7 +277,7 @@ impl<'a> Rebuild<'a> {
             return;
         }
         if record.dirty && !quarantined && copies[1].is_none() {
-            let refresh = Operation::Record(id, RecordOperation::Refresh);
+            let refresh = Operation::Record(id, RecordOperation::Refresh(Done::ignore()));
             self.tier.queue.lock().operations.push_back(refresh);
         }
         self.add_generation(scan, id, record, quarantined, &file.extents);

@@ -410,7 +410,7 @@ impl Tier {
     }
 
     /// Queues an operation, or refuses it if too many wait.
-    fn push_limited(&self, operation: Operation) {
+    pub(crate) fn push_limited(&self, operation: Operation) {
         let full = self.queue.lock().operations.len() >= self.options.queue_limit;
         if full { operation.fail(busy()) } else { self.push(operation) }
     }

@@ -100,6 +100,35 @@ fn one_rotten_copy_is_nothing_and_two_are_a_quarantine() {
 }
 
 #[test]
+fn a_copy_whose_sequence_rots_does_not_pass_for_a_newer_record() {
+    let mut rig = rig(8);
+    rig.write_file(&name("s/w"), EXTENT, &[], 5).expect("commits");
+    rig.settle();
+    let copy = find_records(&rig.disk, b"w")[0];
+    flip(&rig.disk, copy + 45);
+    let rig = rig.restart();
+    assert_eq!(rig.report.findings.damaged_records, 1);
+    assert_eq!(rig.report.quarantined, [], "the other copy says the same and is sound");
+    assert!(rig.holds(&rig.find(&name("s/w")).expect("known").newest(), 0, 5));
+}
+
+#[test]
+fn no_id_is_given_twice_when_the_newer_superblock_rots() {
+    for newer in [0, 64 << 10] {
+        let mut rig = rig(8);
+        if newer == 0 {
+            rig = rig.restart();
+        }
+        let given = rig.tier.begin(name("s/w"), EXTENT).expect("begins").attempt();
+        flip(&rig.disk, newer + 100);
+        let rig = rig.restart();
+        assert_eq!(rig.report.findings.bad_superblocks, 1);
+        let next = rig.tier.begin(name("s/w"), EXTENT).expect("begins").attempt();
+        assert!(next > given, "{next:?} after {given:?}");
+    }
+}
+
+#[test]
 fn a_lost_descriptor_of_a_dirty_file_is_a_quarantine_and_of_a_clean_one_a_miss() {
     let mut rig = rig(8);
     let dirty = rig.write_file(&name("s/w"), 2 * EXTENT, &[], 5).expect("commits");

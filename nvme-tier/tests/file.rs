@@ -5,12 +5,15 @@ mod common;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{EXTENT, name, pool, small_format, version};
+use dma::{HugePages, Pool, SizeClass, Source};
 use extent::{ExtentIndex, Kind, Result};
-use forebay_nvme_tier::device::{Device, DeviceIndex, Media, MediaOptions, UringDevice};
+use forebay_nvme_tier::device::{
+    Command, Device, DeviceIndex, Driver, Location, Media, MediaOptions, Token,
+};
 use forebay_nvme_tier::{Done, Tier, TierOptions, check, format, recover};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -25,15 +28,12 @@ impl Drop for Scratch {
     }
 }
 
-/// A queue onto a device, or `None` where the kernel offers no io_uring.
-fn queue(path: &PathBuf) -> Option<UringDevice> {
+/// A queue onto a device.
+fn queue(path: &Path, driver: Driver) -> Result<Box<dyn Device>> {
     let options = MediaOptions { minimum_bytes: BYTES, ..MediaOptions::default() };
-    let opened = Media::open(std::slice::from_ref(path), options).and_then(|media| media.queue(16));
-    match opened {
-        Ok(queue) => Some(queue),
-        Err(error) if error.kind() == Kind::Unsupported || error.kind() == Kind::Denied => None,
-        Err(error) => panic!("{error}"),
-    }
+    let media = Media::open_by(&[(path.to_owned(), driver)], options)?;
+    assert!(media.driver(DeviceIndex(0)).starts_with(&driver.to_string()), "{media:?}");
+    media.queue(16)
 }
 
 #[test]
@@ -41,25 +41,57 @@ fn a_tier_on_a_file_survives_a_restart() {
     let path = std::env::temp_dir().join(format!("forebay-tier-{}.img", std::process::id()));
     let file = Scratch(path);
     std::fs::File::create(&file.0).and_then(|f| f.set_len(BYTES)).expect("a file");
-    if let Some(device) = queue(&file.0) {
-        survives_a_restart(&file.0, device);
+    match queue(&file.0, Driver::IoUring) {
+        Ok(device) => survives_a_restart(device, || queue(&file.0, Driver::IoUring)),
+        // This kernel has no io_uring, or forbids it.
+        Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => {}
+        Err(error) => panic!("{error}"),
     }
 }
 
 #[test]
 #[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
-fn a_tier_on_a_namespace_survives_a_restart() {
+fn a_tier_on_a_namespace_survives_a_restart_by_either_driver() {
     let paths = std::env::var("FOREBAY_TEST_NAMESPACES").expect("paths, separated by commas");
     for path in paths.split(',').map(PathBuf::from) {
-        let device = queue(&path).expect("io_uring");
-        println!("{}: {:?}", path.display(), device.geometry(DeviceIndex(0)));
-        survives_a_restart(&path, device);
+        let drivers = [Driver::IoUring, Driver::Passthrough];
+        let geometries = drivers
+            .map(|driver| queue(&path, driver).expect("the namespace").geometry(DeviceIndex(0)));
+        println!("{}: {:?}", path.display(), geometries[1]);
+        assert_eq!(geometries[0], geometries[1], "the tier must be the same by either");
+        for (before, after) in [(0, 1), (1, 0), (1, 1)] {
+            let mut device = queue(&path, drivers[before]).expect("the namespace");
+            zero(&mut *device);
+            survives_a_restart(device, || queue(&path, drivers[after]));
+        }
     }
 }
 
-fn survives_a_restart(path: &PathBuf, mut device: UringDevice) {
-    format(&mut device, &pool(), &small_format()).expect("formats");
-    let mut first = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
+/// Makes a namespace as new as a file.
+fn zero(device: &mut dyn Device) {
+    let piece = 256 << 10;
+    let pool = Pool::new(&[SizeClass { bytes: piece, count: 1 }], HugePages::Never).expect("room");
+    for offset in (0..BYTES).step_by(piece) {
+        let length = piece.min(usize::try_from(BYTES - offset).expect("small"));
+        let from = Source::Buffer(pool.take(piece).expect("it came back"), 0..length);
+        let at = Location { device: DeviceIndex(0), offset };
+        device.submit(Token(0), Command::Write { at, from }).expect("room");
+        device.kick().expect("a sound queue");
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            device.sleep(&[], None).expect("a sound queue");
+            device.poll(&mut completions);
+        }
+        completions.remove(0).result.expect("a healthy device");
+    }
+}
+
+fn survives_a_restart(
+    mut device: Box<dyn Device>,
+    again: impl FnOnce() -> Result<Box<dyn Device>>,
+) {
+    format(&mut *device, &pool(), &small_format()).expect("formats");
+    let mut first = recover(&mut *device, &pool(), TierOptions::default()).expect("recovers");
     let tier = Arc::clone(&first.tier);
     let mut ask = |begin: &mut dyn FnMut(&Tier, Done<()>)| -> Result<()> {
         let answer = Arc::new(Mutex::new(None));
@@ -69,7 +101,7 @@ fn survives_a_restart(path: &PathBuf, mut device: UringDevice) {
             if let Some(result) = answer.lock().take() {
                 return result;
             }
-            first.ledger.step(&mut device);
+            first.ledger.step(&mut *device);
         }
     };
     ask(&mut |tier, done| {
@@ -96,18 +128,18 @@ fn survives_a_restart(path: &PathBuf, mut device: UringDevice) {
     .expect("publishes");
     ask(&mut |tier, done| tier.flush(done)).expect("flushes");
     // Its thread may sleep once there is nothing to do, and nothing stays readable for nothing.
-    while first.ledger.step(&mut device) {}
+    while first.ledger.step(&mut *device) {}
     let (_silent, quiet) = UnixStream::pair().expect("sockets");
     for _ in 0..3 {
         assert!(!device.sleep(&[quiet.as_fd()], Some(Duration::from_millis(1))).expect("sound"));
-        assert!(!first.ledger.step(&mut device), "a sleep ended for work that is none");
+        assert!(!first.ledger.step(&mut *device), "a sleep ended for work that is none");
     }
     drop((generation, tier, first));
     assert_eq!(device.in_flight(), 0);
     drop(device);
-    let mut device = queue(path).expect("as before");
-    let again = recover(&mut device, &pool(), TierOptions::default()).expect("recovers");
+    let mut device = again().expect("as before");
+    let again = recover(&mut *device, &pool(), TierOptions::default()).expect("recovers");
     assert_eq!((again.report.files, again.report.extents), (1, 1));
-    let report = check(&mut device, &pool(), &mut |_, _| {}).expect("checks");
+    let report = check(&mut *device, &pool(), &mut |_, _| {}).expect("checks");
     assert!(report.is_sound() && report.bytes == EXTENT, "{report:?}");
 }

@@ -6,6 +6,7 @@ mod idle;
 mod local;
 mod lookup;
 mod nbd;
+mod nvme;
 mod promote;
 mod read;
 mod recovery;
@@ -46,7 +47,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 12] = [
+pub const ALL: [Case; 13] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -59,6 +60,7 @@ pub const ALL: [Case; 12] = [
     recovery::SPEED,
     recovery::MEMORY,
     crc::CASE,
+    nvme::PASSTHROUGH,
 ];
 
 /// The case of a name.
@@ -96,6 +98,12 @@ impl Case {
                 Line::Verdict(verdict)
             }
         })
+    }
+
+    /// Whether it runs a node, and so needs the node's binary.
+    #[must_use]
+    pub fn needs_node(&self) -> bool {
+        self.terms.case != nvme::PASSTHROUGH.terms.case
     }
 
     fn is_limit(&self) -> bool {

@@ -1,4 +1,4 @@
-//! fio: random reads of a file through io_uring, or of an NBD export.
+//! fio: random reads of a file through io_uring, of an NVMe namespace, or of an NBD export.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,14 @@ use crate::verdict::Setback;
 
 /// How many requests go to the kernel, and are taken from it, at a time: both are tried.
 const BATCHES: [usize; 2] = [1, 8];
+/// On a namespace there are more ways, see [`Tuning`].
+const NAMESPACE_BATCHES: [usize; 4] = [1, 4, 8, 16];
 /// Huge pages are set aside by whoever runs the machine; without them, fio refuses.
 const HUGE_PAGES: [bool; 2] = [false, true];
 const PROBE_SECONDS: u64 = 2;
 const RAMP_SECONDS: u64 = 1;
+/// Where the kernel has queues to poll, it says so.
+const POLL_QUEUES: &str = "/sys/module/nvme/parameters/poll_queues";
 
 /// fio on a machine.
 #[derive(Clone, Debug)]
@@ -53,19 +57,29 @@ pub struct Job<'a> {
 pub struct Tuning {
     /// Requests handed over at a time.
     pub batch: usize,
+    /// Whether it waits for so many to be taken, and does not take what there is.
+    pub waits: bool,
     /// Whether the data goes to huge pages.
     pub huge_pages: bool,
+    /// Whether the kernel polls for completions (a namespace's only).
+    pub polls: bool,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { batch: 1, huge_pages: false }
+        Self { batch: 1, waits: false, huge_pages: false, polls: false }
     }
 }
 
 impl std::fmt::Display for Tuning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "batch {}{}", self.batch, if self.huge_pages { ", huge pages" } else { "" })
+        write!(f, "batch {}", self.batch)?;
+        let said = [
+            (self.waits, ", waiting for as many"),
+            (self.huge_pages, ", huge pages"),
+            (self.polls, ", polled"),
+        ];
+        said.iter().filter(|(so, _)| *so).try_for_each(|(_, words)| f.write_str(words))
     }
 }
 
@@ -76,6 +90,8 @@ pub enum Source<'a> {
     File(&'a Path),
     /// An NBD export, by its URI.
     Nbd(&'a str),
+    /// An NVMe namespace by its character device, with NVMe commands, from one processor.
+    Namespace(&'a Path, usize),
 }
 
 /// Sequential reads of the same range in each of some stretches of a file.
@@ -151,20 +167,36 @@ impl Fio {
     /// [`Kind::Io`] if fio fails.
     pub fn tune(&self, job: Job<'_>) -> Result<Tuning> {
         let mut best = (Tuning::default(), 0.0);
-        for huge_pages in HUGE_PAGES {
-            for batch in BATCHES.into_iter().filter(|batch| *batch <= job.depth) {
-                let tuning = Tuning { batch, huge_pages };
-                let reads = match self.read(Job { tuning, seconds: PROBE_SECONDS, ..job }) {
-                    Err(_) if huge_pages => continue,
-                    other => other?,
-                };
-                if reads.operations_per_second > best.1 {
-                    best = (tuning, reads.operations_per_second);
-                }
+        for tuning in tunings(job.source).into_iter().filter(|tuning| tuning.batch <= job.depth) {
+            let reads = match self.read(Job { tuning, seconds: PROBE_SECONDS, ..job }) {
+                Err(_) if tuning.huge_pages => continue,
+                other => other?,
+            };
+            if reads.operations_per_second > best.1 {
+                best = (tuning, reads.operations_per_second);
             }
         }
         Ok(best.0)
     }
+}
+
+/// What is tried.
+fn tunings(source: Source<'_>) -> Vec<Tuning> {
+    if !matches!(source, Source::Namespace(..)) {
+        let of_pages =
+            |huge_pages| BATCHES.map(|batch| Tuning { batch, huge_pages, ..Tuning::default() });
+        return HUGE_PAGES.into_iter().flat_map(of_pages).collect();
+    }
+    let has_polled = std::fs::read_to_string(POLL_QUEUES).is_ok_and(|text| text.trim() != "0");
+    let mut all = Vec::new();
+    for batch in NAMESPACE_BATCHES {
+        for waits in [false, true] {
+            for polls in if has_polled { &[false, true][..] } else { &[false] } {
+                all.push(Tuning { batch, waits, polls: *polls, ..Tuning::default() });
+            }
+        }
+    }
+    all
 }
 
 fn arguments(job: Job<'_>) -> Vec<String> {
@@ -174,8 +206,11 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         format!("--bs={}", job.block_bytes),
         format!("--iodepth={}", job.depth),
         format!("--iodepth_batch_submit={}", job.tuning.batch),
-        "--iodepth_batch_complete_min=1".to_owned(),
-        format!("--iodepth_batch_complete_max={}", job.tuning.batch),
+        format!(
+            "--iodepth_batch_complete_min={}",
+            if job.tuning.waits { job.tuning.batch } else { 1 }
+        ),
+        format!("--iodepth_batch_complete_max={}", most_completions(job)),
         "--norandommap".to_owned(),
         "--randrepeat=0".to_owned(),
         "--time_based".to_owned(),
@@ -196,6 +231,15 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         Source::Nbd(uri) => {
             arguments.extend(["--ioengine=nbd".to_owned(), format!("--uri={uri}")]);
         }
+        Source::Namespace(path, core) => arguments.extend([
+            "--ioengine=io_uring_cmd".to_owned(),
+            "--cmd_type=nvme".to_owned(),
+            "--registerfiles=1".to_owned(),
+            "--fixedbufs=1".to_owned(),
+            format!("--hipri={}", u8::from(job.tuning.polls)),
+            format!("--cpus_allowed={core}"),
+            format!("--filename={}", path.display()),
+        ]),
     }
     arguments
 }
@@ -221,6 +265,14 @@ impl Strides {
             "--output-format=json".to_owned(),
             format!("--filename={}", path.display().to_string().replace(':', "\\:")),
         ]
+    }
+}
+
+/// On a namespace everything that has ended is taken at once.
+fn most_completions(job: Job<'_>) -> usize {
+    match job.source {
+        Source::Namespace(..) => job.depth,
+        Source::File(_) | Source::Nbd(_) => job.tuning.batch,
     }
 }
 
@@ -304,5 +356,10 @@ mod tests {
         }
         let nbd = arguments(job(Source::Nbd("nbd://127.0.0.1:1")));
         assert!(nbd.iter().all(|argument| argument != "--direct=1"));
+        let namespace = arguments(job(Source::Namespace(Path::new("/dev/ng0n1"), 1)));
+        for wanted in ["--ioengine=io_uring_cmd", "--cpus_allowed=1", "--filename=/dev/ng0n1"] {
+            assert!(namespace.iter().any(|argument| argument == wanted), "{wanted}");
+        }
+        assert!(namespace.iter().all(|argument| argument != "--direct=1"));
     }
 }

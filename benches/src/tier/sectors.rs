@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dma::{Region, RegionId, Target};
 use extent::Result;
-use nvme_tier::device::{Command, Completion, Device, DeviceIndex, Geometry, Token, UringDevice};
+use nvme_tier::device::{Command, Completion, Device, DeviceIndex, Geometry, Token};
 
 const SECTOR_BYTES: u32 = 512;
 
@@ -16,7 +16,7 @@ const SECTOR_BYTES: u32 = 512;
 /// promises whole pages only, and its descriptors would be eight times as long: this says 512, and
 /// reads whole pages.
 pub struct Sectors {
-    inner: UringDevice,
+    inner: Box<dyn Device>,
     page_bytes: u32,
     /// Reads that were made longer, with what was asked for.
     longer: HashMap<Token, Range<usize>>,
@@ -25,7 +25,7 @@ pub struct Sectors {
 impl Sectors {
     /// Over a queue on one file.
     #[must_use]
-    pub fn new(inner: UringDevice) -> Self {
+    pub fn new(inner: Box<dyn Device>) -> Self {
         let page_bytes = inner.geometry(DeviceIndex(0)).block_bytes;
         Self { inner, page_bytes, longer: HashMap::new() }
     }

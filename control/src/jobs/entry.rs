@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dataplane::{FileStatus, Progress};
-use extent::{ByteRange, FileName, Kind, Result};
+use dataplane::{FileStatus, Progress, ScrubReport};
+use extent::{ByteRange, Error, FileName, Kind, Result};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -37,6 +37,8 @@ pub(super) enum Next {
     File(Work),
     /// List the prefix at this place, and call [`Entry::listed`] or [`Entry::abandoned`].
     List(Cursor),
+    /// The one thing that a scrub does; [`Entry::scrubbed`] ends it.
+    Scrub,
     /// Nothing at the moment.
     Nothing,
 }
@@ -64,6 +66,10 @@ struct Live {
     ready: VecDeque<Work>,
     listing: bool,
     running: usize,
+    /// A scrub's turn has come.
+    scrubbing: bool,
+    /// What a scrub found.
+    scrub: Option<proto::ScrubReport>,
     /// Taken by whoever finishes the job.
     finishing: bool,
     tally: Tally,
@@ -94,13 +100,19 @@ impl Entry {
         Ok(entry)
     }
 
+    /// Its number.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Its place in the queue: promotes with a deadline, then writebacks and demotes, then other
-    /// promotes; within these by deadline and age.
+    /// promotes, then scrubs; within these by deadline and age.
     pub(super) fn rank(&self) -> Rank {
         let class = match (self.spec.task, self.spec.deadline_ms) {
             (Task::Promote, Some(_)) => 0,
             (Task::Demote | Task::Writeback, _) => 1,
             (Task::Promote, None) => 2,
+            (Task::Scrub, _) => 3,
         };
         let deadline = self.spec.deadline_ms.unwrap_or(UnixMs::MAX);
         (class, deadline, self.number)
@@ -114,8 +126,13 @@ impl Entry {
             return Next::Nothing;
         }
         self.fill(&mut live, low);
+        let wants_scrub = self.spec.task == Task::Scrub && !live.scrubbing;
         let wants_list = !self.is_expanded(&live) && !live.listing && live.ready.len() <= low;
-        let next = if wants_list && may_list {
+        let next = if wants_scrub {
+            live.scrubbing = true;
+            live.running += 1;
+            Next::Scrub
+        } else if wants_list && may_list {
             live.listing = true;
             Next::List(live.cursor.clone())
         } else if let Some(work) = live.ready.pop_front() {
@@ -195,6 +212,26 @@ impl Entry {
         self.announce();
     }
 
+    /// A scrub is over.
+    pub(super) fn scrubbed(&self, outcome: Result<ScrubReport>) {
+        let is_stopped = self.progress.is_cancelled();
+        {
+            let mut live = self.live.lock();
+            live.running -= 1;
+            match outcome {
+                Ok(report) => {
+                    live.scrub = Some(report.into());
+                    if let Some(error) = unrepaired(&report) {
+                        live.tally.target_failed("the tier", error);
+                    }
+                }
+                Err(error) if is_stopped && error.kind() == Kind::Fenced => {}
+                Err(error) => live.tally.target_failed("the tier", error),
+            }
+        }
+        self.announce();
+    }
+
     /// Asks the job to stop: nothing new is begun, and what runs is told.
     pub(super) fn cancel(&self) {
         {
@@ -209,7 +246,8 @@ impl Entry {
     /// Whether it has nothing left to do. Answers `true` once: whoever gets it finishes the job.
     pub(super) fn take_finish(&self) -> bool {
         let mut live = self.live.lock();
-        let is_exhausted = self.is_expanded(&live) && live.ready.is_empty();
+        let has_scrubbed = self.spec.task != Task::Scrub || live.scrubbing;
+        let is_exhausted = self.is_expanded(&live) && live.ready.is_empty() && has_scrubbed;
         let is_idle = live.running == 0 && !live.listing;
         let take = !live.finishing && is_idle && (live.cancelled || is_exhausted);
         live.finishing |= take;
@@ -246,6 +284,11 @@ impl Entry {
         live.started_ms.is_some() && live.end.is_none()
     }
 
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.live.lock().end.is_some()
+    }
+
     /// Changes whenever something but the bytes does.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
@@ -266,6 +309,7 @@ impl Entry {
         job.cancel_requested = live.cancelled;
         job.deadline_missed = self.spec.deadline_ms.is_some_and(|deadline| now_ms() > deadline);
         job.errors.clone_from(live.tally.errors());
+        job.scrub = live.scrub;
         if detail == Detail::Full {
             job.results.clone_from(live.tally.results());
         }
@@ -275,4 +319,15 @@ impl Entry {
     fn announce(&self) {
         self.version.send_modify(|version| *version += 1);
     }
+}
+
+/// What a scrub could not make whole, as an error.
+fn unrepaired(report: &ScrubReport) -> Option<Error> {
+    (report.unrepaired + report.quarantined > 0).then(|| {
+        Kind::Corrupt.error(format!(
+            "{} damaged parts could not be made whole, and {} files are quarantined: \
+             `forebay ls` names them",
+            report.unrepaired, report.quarantined
+        ))
+    })
 }

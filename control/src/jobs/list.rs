@@ -27,7 +27,7 @@ pub(super) async fn list(
             let found = handle.discover(silo, key, after.map(FileName::key), page).await?;
             found.into_iter().map(|candidate| candidate.name).collect()
         }
-        Task::Demote | Task::Writeback => {
+        Task::Demote | Task::Writeback | Task::Scrub => {
             let found = handle.list(&format!("{silo}/{key}"), after, page).await?;
             found.into_iter().map(|status| status.name).collect()
         }

@@ -1,4 +1,4 @@
-//! Jobs: promotes, demotes and writebacks of many files, in order of urgency.
+//! Jobs: promotes, demotes and writebacks of many files, and scrubs, in order of urgency.
 //!
 //! A fixed number of files is worked on at a time, whichever jobs they belong to. Whenever a place is
 //! free, the most urgent job that has a file ready gets it, so an urgent job overtakes a long one
@@ -7,6 +7,7 @@
 mod book;
 mod entry;
 mod list;
+mod scrub;
 mod spec;
 mod tally;
 mod view;
@@ -14,11 +15,12 @@ mod work;
 
 use std::sync::Arc;
 
-use dataplane::Handle;
+use dataplane::{Handle, ScrubOptions};
 use extent::{Kind, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::clock::UnixMs;
 use crate::options::Limits;
 use crate::pins::Pins;
 use crate::proto;
@@ -50,6 +52,7 @@ pub(crate) struct Jobs {
     stopping: watch::Sender<bool>,
     /// Begins the ids of this node's jobs.
     prefix: String,
+    last_scrub: Mutex<Option<(UnixMs, proto::ScrubReport)>>,
 }
 
 impl Jobs {
@@ -72,7 +75,13 @@ impl Jobs {
             wake: Notify::new(),
             stopping: watch::Sender::new(false),
             prefix,
+            last_scrub: Mutex::default(),
         }
+    }
+
+    /// Takes up what the database knows of the last scrub.
+    pub(crate) fn restore_scrub(&self, last: Option<(UnixMs, proto::ScrubReport)>) {
+        *self.last_scrub.lock() = last;
     }
 
     /// Takes up the jobs of the database: those that are not over are queued again.
@@ -208,6 +217,9 @@ impl Jobs {
                 match entry.next(self.limits.expand_page / 4, permit.is_some()) {
                     Next::File(work) => return Some((Arc::clone(entry), work)),
                     Next::Nothing => break,
+                    Next::Scrub => {
+                        tokio::spawn(Arc::clone(self).scrub(Arc::clone(entry)));
+                    }
                     Next::List(cursor) => {
                         let jobs = Arc::clone(self);
                         tokio::spawn(jobs.list(Arc::clone(entry), cursor, permit));
@@ -255,6 +267,31 @@ impl Jobs {
         self.finish_if_idle(&entry);
     }
 
+    /// Takes no place from files: a scrub runs for hours, and keeps itself to the end of the queue.
+    async fn scrub(self: Arc<Self>, entry: Arc<Entry>) {
+        let task = {
+            let (handle, entry) = (Arc::clone(&self.handle), Arc::clone(&entry));
+            let options = ScrubOptions { rate_bytes_per_s: entry.spec.rate_bytes_per_s };
+            tokio::spawn(async move { handle.scrub(options, &entry.progress).await })
+        };
+        let outcome = task.await.unwrap_or_else(|panic| {
+            Err(Kind::Io.error("the scrub panicked: see the log").caused_by(panic))
+        });
+        entry.scrubbed(outcome);
+        self.finish_if_idle(&entry);
+    }
+
+    /// The scrub that is waiting or running.
+    pub(crate) fn active_scrub(&self) -> Option<Arc<Entry>> {
+        let book = self.book.lock();
+        book.active().find(|entry| entry.spec.task == Task::Scrub).cloned()
+    }
+
+    /// What the last scrub that came to its end found, and when it ended.
+    pub(crate) fn last_scrub(&self) -> Option<(UnixMs, proto::ScrubReport)> {
+        *self.last_scrub.lock()
+    }
+
     fn finish_if_idle(self: &Arc<Self>, entry: &Arc<Entry>) {
         // A job that is torn down with the node is not over: it starts again with the node.
         if !*self.stopping.borrow() && entry.take_finish() {
@@ -265,6 +302,12 @@ impl Jobs {
     async fn finish(self: Arc<Self>, entry: Arc<Entry>) {
         let job = Arc::new(entry.end());
         let mut changes = vec![Change::PutJob(entry.number, Box::new((*job).clone()))];
+        if let (Some(report), Some(at)) =
+            (job.scrub.filter(|scrub| scrub.complete), finished_ms(&job))
+        {
+            *self.last_scrub.lock() = Some((at, report));
+            changes.push(Change::Scrubbed(at, report));
+        }
         let forgotten = self.book.lock().forget_for(entry.number, self.limits.finished_jobs);
         changes.extend(forgotten.into_iter().map(Change::DropJob));
         if let Err(error) = self.store.commit(None, changes).await {

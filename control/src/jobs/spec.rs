@@ -22,6 +22,7 @@ pub(crate) enum Task {
     Promote,
     Demote,
     Writeback,
+    Scrub,
 }
 
 impl Task {
@@ -30,6 +31,7 @@ impl Task {
             Self::Promote => proto::JobKind::Promote,
             Self::Demote => proto::JobKind::Demote,
             Self::Writeback => proto::JobKind::Writeback,
+            Self::Scrub => proto::JobKind::Scrub,
         }
     }
 }
@@ -99,6 +101,8 @@ pub(crate) struct Spec {
     pub(crate) deadline_ms: Option<UnixMs>,
     pub(crate) durable: bool,
     pub(crate) pin: Option<JobPin>,
+    /// For a scrub: the most to read, in bytes a second.
+    pub(crate) rate_bytes_per_s: Option<u64>,
 }
 
 impl Spec {
@@ -111,11 +115,16 @@ impl Spec {
             proto::JobKind::Promote => Task::Promote,
             proto::JobKind::Demote => Task::Demote,
             proto::JobKind::Writeback => Task::Writeback,
+            proto::JobKind::Scrub => Task::Scrub,
             proto::JobKind::Unspecified => {
-                return Err(Kind::Invalid.error("a job promotes, demotes or writes back"));
+                return Err(Kind::Invalid.error("a job promotes, demotes, writes back or scrubs"));
             }
         };
-        if job.targets.is_empty() || job.targets.len() > MAX_TARGETS {
+        let is_scrub = task == Task::Scrub;
+        if is_scrub && (!job.targets.is_empty() || job.expected_generation.is_some()) {
+            return Err(Kind::Invalid.error("a scrub is of the whole tier: it has no targets"));
+        }
+        if !is_scrub && job.targets.is_empty() || job.targets.len() > MAX_TARGETS {
             return Err(Kind::Invalid.error(format!(
                 "{} targets, and a job has 1 to {MAX_TARGETS}: use prefixes, or several jobs",
                 job.targets.len()
@@ -131,6 +140,7 @@ impl Spec {
             deadline_ms: job.deadline.as_ref().and_then(from_timestamp),
             durable: job.durable,
             pin: job.pin.as_ref().map(|pin| pin_until(pin, created)).transpose()?,
+            rate_bytes_per_s: Some(job.rate_bytes_per_s).filter(|rate| *rate > 0),
         })
     }
 }

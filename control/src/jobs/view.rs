@@ -42,6 +42,8 @@ pub(super) fn cut(job: &proto::Job, detail: Detail) -> proto::Job {
         restarts: job.restarts,
         errors: job.errors.clone(),
         results: Vec::new(),
+        rate_bytes_per_s: job.rate_bytes_per_s,
+        scrub: job.scrub,
     }
 }
 

@@ -52,6 +52,7 @@ impl Worker {
             (Task::Writeback, _) => {
                 self.handle.writeback(&work.name, spec.expected, progress).await?
             }
+            (Task::Scrub, _) => unreachable!("a scrub has no files"),
             (Task::Promote, None) => self.promote(entry, work).await?,
             (Task::Promote, Some(pin)) => self.promote_pinned(entry, work, pin).await?,
         };

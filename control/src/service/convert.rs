@@ -1,5 +1,6 @@
-use dataplane::{DeviceStatus, FileStatus, Residency, SiloStatus};
+use dataplane::{DeviceStatus, FileStatus, Residency, ScrubReport, SiloStatus};
 
+use crate::clock::timestamp;
 use crate::proto;
 
 impl From<Residency> for proto::Residency {
@@ -46,6 +47,28 @@ impl From<SiloStatus> for proto::SiloStatus {
             read_bytes: status.read_bytes,
             written_bytes: status.written_bytes,
             errors: status.errors,
+        }
+    }
+}
+
+impl From<ScrubReport> for proto::ScrubReport {
+    fn from(report: ScrubReport) -> Self {
+        Self {
+            started: Some(timestamp(report.started_unix_ms)),
+            elapsed_ms: report.elapsed_ms,
+            rate_bytes_per_s: report.rate_bytes_per_s,
+            complete: report.complete,
+            files: report.files,
+            extents: report.extents,
+            bytes: report.bytes,
+            metadata_entries: report.metadata_entries,
+            damaged: report.damaged,
+            unreadable: report.unreadable,
+            repaired: report.repaired,
+            unrepaired: report.unrepaired,
+            quarantined: report.quarantined,
+            metadata_damaged: report.metadata_damaged,
+            metadata_repaired: report.metadata_repaired,
         }
     }
 }

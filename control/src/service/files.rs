@@ -225,7 +225,7 @@ async fn writeback(
 }
 
 /// Makes a job durable and queues it.
-async fn queue(
+pub(super) async fn queue(
     core: &Arc<Core>,
     task: Task,
     mut job: proto::Job,

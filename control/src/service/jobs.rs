@@ -107,9 +107,15 @@ async fn cancel(
     request: proto::CancelJobRequest,
     ticket: Ticket,
 ) -> Result<proto::Job> {
-    let (number, found) = core.jobs.find(&request.id)?;
+    let (number, _) = core.jobs.find(&request.id)?;
+    stop(&core, number, &ticket).await
+}
+
+/// Asks a job to stop.
+pub(super) async fn stop(core: &Arc<Core>, number: u64, ticket: &Ticket) -> Result<proto::Job> {
+    let found = core.jobs.by_number(number)?;
     // Durable before it takes effect: after a crash the job must not start again.
-    ticket.settle(&core, Outcome::Job(number), vec![Change::CancelJob(number)]).await?;
+    ticket.settle(core, Outcome::Job(number), vec![Change::CancelJob(number)]).await?;
     core.jobs.cancel(&found);
     Ok(core.jobs.by_number(number).unwrap_or(found).snapshot(Detail::Full))
 }

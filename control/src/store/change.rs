@@ -1,7 +1,7 @@
 use prost::Message;
 use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
-use super::record::{NEXT_JOB, RequestRecord};
+use super::record::{LAST_SCRUB, NEXT_JOB, RequestRecord};
 use crate::clock::UnixMs;
 use crate::proto;
 
@@ -40,6 +40,8 @@ pub(crate) enum Change {
     PutPin(PinRow),
     /// Forgets a pin, unless it has been replaced by one that lasts otherwise.
     DropPin(PinRow),
+    /// Remembers what the last scrub found, and when it ended.
+    Scrubbed(UnixMs, proto::ScrubReport),
     /// Remembers what a request id was answered.
     Remember(String, RequestRecord),
 }
@@ -90,6 +92,11 @@ impl<'t> Tables<'t> {
                 if stored == Some(pin.until_ms) {
                     self.pins.remove(key)?;
                 }
+            }
+            Change::Scrubbed(at, report) => {
+                let mut bytes = at.to_le_bytes().to_vec();
+                bytes.extend(report.encode_to_vec());
+                self.meta.insert(LAST_SCRUB, bytes.as_slice())?;
             }
             Change::Remember(id, record) => self.remember(id, record, ttl_ms, most)?,
         }

@@ -52,6 +52,8 @@ pub(crate) struct Loaded {
     pub(crate) pins: Vec<PinRow>,
     /// The number that no job has had yet.
     pub(crate) next_job: u64,
+    /// When the last scrub ended, and what it found.
+    pub(crate) last_scrub: Option<(UnixMs, proto::ScrubReport)>,
 }
 
 /// The open database.
@@ -175,6 +177,7 @@ impl Store {
             }
             let meta = read.open_table(change::META).map_err(failed)?;
             loaded.next_job = record::number(&meta, record::NEXT_JOB)?.unwrap_or(1);
+            loaded.last_scrub = record::last_scrub(&meta)?;
             Ok(loaded)
         })
         .await

@@ -5,6 +5,7 @@ use redb::{Database, ReadableTable};
 use super::change::Tables;
 use super::{SCHEMA, failed};
 use crate::clock::UnixMs;
+use crate::proto;
 
 /// The layout of the tables.
 const SCHEMA_KEY: &str = "schema";
@@ -14,6 +15,9 @@ const IDENTITY: &str = "identity";
 pub(super) const EPOCH: &str = "epoch";
 /// The number that no job has had yet.
 pub(super) const NEXT_JOB: &str = "next_job";
+
+/// When the last scrub ended, 8 bytes, little-endian, and what it found.
+pub(super) const LAST_SCRUB: &str = "last_scrub";
 
 /// What a request id stands for.
 #[derive(Clone, PartialEq, Message)]
@@ -80,6 +84,16 @@ pub(super) fn number(
     let Some(bytes) = meta.get(name).map_err(failed)? else { return Ok(None) };
     let bytes = bytes.value().try_into().map_err(|_| damaged(name))?;
     Ok(Some(u64::from_le_bytes(bytes)))
+}
+
+/// When the last scrub ended, and what it found.
+pub(super) fn last_scrub(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Option<(UnixMs, proto::ScrubReport)>> {
+    let Some(bytes) = meta.get(LAST_SCRUB).map_err(failed)? else { return Ok(None) };
+    let (at, report) = bytes.value().split_first_chunk().ok_or_else(|| damaged(LAST_SCRUB))?;
+    let report = proto::ScrubReport::decode(report).map_err(|_| damaged(LAST_SCRUB))?;
+    Ok(Some((UnixMs::from_le_bytes(*at), report)))
 }
 
 fn identity(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u128> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dataplane::{
-    Candidate, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency, SiloStatus,
+    Candidate, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency, ScrubOptions,
+    ScrubReport, SiloStatus,
 };
 use extent::{ByteRange, FileName, Generation, Kind, Result, SourceVersion};
 use parking_lot::Mutex;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     pub(crate) running: usize,
     pub(crate) most_running: usize,
     pub(crate) durable: usize,
+    /// What the next scrub finds.
+    pub(crate) scrub: ScrubReport,
 }
 
 #[derive(Clone)]
@@ -423,6 +426,17 @@ impl Handle for Fake {
             let pin = file.pins.remove(owner);
             pin.map(|_| ()).ok_or_else(|| Kind::NotFound.error(format!("{owner} has no pin")))
         })
+    }
+
+    async fn scrub(&self, options: ScrubOptions, progress: &Progress) -> Result<ScrubReport> {
+        let call = self.begin("scrub", "tier")?;
+        progress.expect(100);
+        progress.advance(40);
+        // A real one says how far it came when it is stopped.
+        let complete = self.wait(&call, Some(progress)).await.is_ok();
+        let rate_bytes_per_s = options.rate_bytes_per_s.unwrap_or(64 << 20);
+        let found = self.look(|state| state.scrub);
+        Ok(ScrubReport { rate_bytes_per_s, complete, ..found })
     }
 
     async fn status(&self) -> NodeStatus {

@@ -5,6 +5,7 @@ mod admission;
 mod buffers;
 mod fetch;
 mod leftovers;
+mod scrub;
 mod writeback;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::stats::MoverStats;
 use admission::Admission;
 use buffers::Buffers;
 use fetch::Fetches;
+use scrub::ScrubState;
 
 pub use leftovers::remove_leftovers;
 
@@ -49,6 +51,9 @@ pub(crate) struct Mover {
     admission: Admission,
     demand_lane: Arc<Semaphore>,
     bulk_lane: Arc<Semaphore>,
+    /// How many places both lanes have.
+    lanes: (usize, usize),
+    pub(crate) scrub: ScrubState,
     busy: Mutex<HashMap<FileId, Busy>>,
     /// Extents of one promote fetched side by side.
     width: usize,
@@ -82,6 +87,8 @@ impl Mover {
             admission: Admission::default(),
             demand_lane: Arc::new(Semaphore::new(options.demand_fetches)),
             bulk_lane: Arc::new(Semaphore::new(options.bulk_fetches)),
+            lanes: (options.demand_fetches, options.bulk_fetches),
+            scrub: ScrubState::new(options.scrub_bytes_per_s),
             busy: Mutex::default(),
             width: options.bulk_fetches.div_ceil(4),
             stats: MoverStats::default(),
@@ -221,8 +228,19 @@ impl Mover {
 
     /// Has a shard read and verify an extent.
     async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
+        let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
+        self.load_blocks(extent, 0..blocks, buffer).await
+    }
+
+    /// Has a shard read and verify some checksum blocks of an extent.
+    async fn load_blocks(
+        &self,
+        extent: Extent,
+        blocks: std::ops::Range<u32>,
+        buffer: Buffer,
+    ) -> Result<Buffer> {
         let (done, receiver) = oneshot::channel();
-        self.shard().send(Message::Load { extent, buffer, done });
+        self.shard().send(Message::Load { extent, blocks, buffer, done });
         receiver.await.map_err(|_| stopped())?
     }
 

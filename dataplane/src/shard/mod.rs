@@ -314,7 +314,9 @@ impl Shard {
             Message::Store { reservation, fetched, done } => {
                 self.store(reservation, &fetched, done);
             }
-            Message::Load { extent, buffer, done } => self.load(extent, buffer, done),
+            Message::Load { extent, blocks, buffer, done } => {
+                self.load(extent, blocks, buffer, done);
+            }
             Message::Stop => {
                 self.stopping = true;
                 let all: Vec<SessionId> = self.sessions.keys().copied().collect();

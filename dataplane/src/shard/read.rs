@@ -14,6 +14,7 @@ use super::open::gone;
 use super::recall::Damage;
 use super::session::Handle;
 use super::{CHUNK_BYTES, Caller, Op, Request, Shard, ZERO_BYTES};
+use crate::bugs::{self, Bug};
 use crate::slots::Key;
 
 /// A READ on its way.
@@ -117,7 +118,9 @@ impl Shard {
                 Ok(0)
             } else if let Some(extent) = generation.extent(step.index) {
                 self.read_chunk(key, &extent, &step)
-            } else if generation.is_written() && generation.state() == State::Dirty {
+            } else if generation.is_written()
+                && (generation.state() == State::Dirty || bugs::is(Bug::ReleasedIsHole))
+            {
                 Ok(self.push_zeroes(key, &step))
             } else {
                 self.recall(key, &generation, &step)
@@ -238,7 +241,12 @@ impl Shard {
         let blocks = into.length().div_ceil(block);
         let expected = extent.checksums_of(first_block..first_block + blocks);
         let damage = match completion.result {
-            Ok(()) if into.first_mismatch(block, expected).is_none() => None,
+            Ok(())
+                if into.first_mismatch(block, expected).is_none()
+                    || bugs::is(Bug::ReadUnverified) =>
+            {
+                None
+            }
             Ok(()) => Some(Damage::Checksum),
             Err(error) => {
                 tracing::warn!(%error, "reading an extent failed");
@@ -254,6 +262,7 @@ impl Shard {
             Target::Window(_) => self.end_read_op(key, held, Ok(())),
             Target::Buffer(buffer, _) => {
                 let begin = self.offset_in_block(key, at, block);
+                let begin = if bugs::is(Bug::BlockStartServed) { 0 } else { begin };
                 let range = begin..begin + usize::try_from(length).expect("a chunk");
                 self.push(key, at, Source::Buffer(buffer, range), held);
                 self.end_read_op(key, 0, Ok(()));
@@ -350,7 +359,8 @@ impl Shard {
 
     fn finish_read(&mut self, key: Key) {
         let Some(Request::Read(request)) = self.requests.get_mut(key) else { return };
-        if request.outstanding != 0 || request.next_step().is_some() {
+        let running = request.outstanding != 0 && !bugs::is(Bug::ReplyBeforeData);
+        if running || request.next_step().is_some() {
             return;
         }
         let Some(Request::Read(request)) = self.requests.remove(key) else { return };

@@ -1,10 +1,11 @@
 //! What a shard does for the mover: extents to and from devices.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use dma::{Buffer, Source, Target};
 use extent::{Kind, Result};
-use nvme_tier::device::{Command, Completion};
+use nvme_tier::device::{Command, Completion, Location};
 use nvme_tier::{Extent, Reservation};
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use crate::inbox::Fetched;
 /// all the same.
 pub(super) enum MoverOp {
     Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
-    Load { extent: Extent, done: oneshot::Sender<Result<Buffer>> },
+    Load { extent: Extent, first_block: usize, done: oneshot::Sender<Result<Buffer>> },
 }
 
 impl Shard {
@@ -36,13 +37,15 @@ impl Shard {
     pub(super) fn load(
         &mut self,
         extent: Extent,
+        blocks: Range<u32>,
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,
     ) {
         let block = self.node.tier.checksum_block_bytes();
-        let padded = extent.length().next_multiple_of(block) as usize;
-        let (at, into) = (extent.at(), Target::Buffer(buffer, 0..padded));
-        let op = MoverOp::Load { extent, done };
+        let (from, bytes) = (extent.at(), (blocks.len() * block as usize));
+        let offset = from.offset + u64::from(blocks.start) * u64::from(block);
+        let (at, into) = (Location { offset, ..from }, Target::Buffer(buffer, 0..bytes));
+        let op = MoverOp::Load { extent, first_block: blocks.start as usize, done };
         self.submit(Op::Mover(op), Command::Read { at, into });
     }
 
@@ -51,13 +54,14 @@ impl Shard {
             MoverOp::Store { reservation, done } => {
                 let _ = done.send(completion.result.map(|()| reservation));
             }
-            MoverOp::Load { extent, done } => {
+            MoverOp::Load { extent, first_block, done } => {
                 let Command::Read { into, .. } = completion.command else {
                     unreachable!("a read comes back as a read")
                 };
                 let block = self.node.tier.checksum_block_bytes() as usize;
                 let result = completion.result.and_then(|()| {
-                    match into.first_mismatch(block, extent.checksums()) {
+                    let blocks = first_block..first_block + into.length().div_ceil(block);
+                    match into.first_mismatch(block, extent.checksums_of(blocks)) {
                         None => Ok(into.into_buffer().expect("loaded into a buffer")),
                         Some(bad) => {
                             self.stats.checksum_errors.add(1);

@@ -11,6 +11,7 @@ use rdma::{Fabric, Transfer};
 use super::draft::Merged;
 use super::session::Handle;
 use super::{CHUNK_BYTES, Caller, Op, Request, Shard};
+use crate::bugs::{self, Bug};
 use crate::inbox::Message;
 use crate::slots::Key;
 
@@ -335,6 +336,9 @@ impl Shard {
                     let (_, checksum) = draft.on_device(span.index, block);
                     if crc32c(&buffer.as_slice()[..size]) != checksum {
                         return Err(Kind::Corrupt.error("a block just written reads back damaged"));
+                    }
+                    if bugs::is(Bug::RestOfBlockLost) {
+                        buffer.as_mut_slice()[..size].fill(0);
                     }
                     let begin = at as usize;
                     buffer.as_mut_slice()[begin..begin + bytes.len()].copy_from_slice(&bytes);

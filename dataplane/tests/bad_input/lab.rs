@@ -1,4 +1,5 @@
 //! A node of simulated parts, and a client that waits for its answers.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -46,23 +47,32 @@ pub(crate) struct Lab {
     pub(crate) fabric: SimFabric,
     pub(crate) handle: Arc<dyn Handle>,
     node: Arc<Mutex<Stepped>>,
+    driver: tokio::task::JoinHandle<()>,
 }
 
 impl Lab {
     pub(crate) fn new(capacity_bytes: u64) -> Self {
-        let disk = SimDisk::new(SimOptions { capacity_bytes, ..SimOptions::default() });
+        Self::with(SimOptions { capacity_bytes, ..SimOptions::default() })
+    }
+
+    /// A new tier on disks like these.
+    pub(crate) fn with(sim: SimOptions) -> Self {
+        let disk = SimDisk::new(sim);
         let options = FormatOptions {
             slab_bytes: Some(512 << 10),
             extent_bytes: EXTENT_BYTES as u64,
             ..FormatOptions::default()
         };
-        let classes = [SizeClass { bytes: 4096, count: 8 }, SizeClass { bytes: 1 << 20, count: 4 }];
-        let pool = Pool::new(&classes, HugePages::Never).expect("memory");
-        format(&mut disk.queue(), &pool, &options).expect("formatting");
+        format(&mut disk.queue(), &pool(), &options).expect("formatting");
+        Self::on(disk, SimSilo::new(1))
+    }
+
+    /// The tier that is on some disks, as another process finds it.
+    pub(crate) fn on(disk: SimDisk, data: SimSilo) -> Self {
         let recovered =
-            recover(&mut disk.queue(), &pool, TierOptions::default()).expect("recovery");
+            recover(&mut disk.queue(), &pool(), TierOptions::default()).expect("recovery");
         recovered.tier.allow_eviction();
-        let (data, fixed) = (SimSilo::new(1), SimSilo::new(2));
+        let fixed = SimSilo::new(2);
         fixed.set_read_only(true);
         let fabric = SimFabric::new(3).with_windows(true);
         let parts = Parts {
@@ -86,8 +96,17 @@ impl Lab {
         let handle = node.handle();
         drop(node.start_mover());
         let node = Arc::new(Mutex::new(node));
-        tokio::spawn(drive(Arc::clone(&node)));
-        Self { disk, data, fabric, handle, node }
+        let driver = tokio::spawn(drive(Arc::clone(&node)));
+        Self { disk, data, fabric, handle, node, driver }
+    }
+
+    /// Another process, after this one came to rest and ended.
+    pub(crate) async fn restart(self) -> Self {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.driver.abort();
+        let (disk, data) = (self.disk.clone(), self.data.clone());
+        drop(self);
+        Self::on(disk, data)
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -177,7 +196,7 @@ impl Client {
         self.finish(ticket).await.result.expect("it was open");
     }
 
-    async fn finish(&mut self, ticket: Ticket) -> Completed {
+    pub(crate) async fn finish(&mut self, ticket: Ticket) -> Completed {
         for _ in 0..10_000_000 {
             self.session.kick();
             self.session.poll(&mut self.done);
@@ -197,6 +216,11 @@ async fn drive(node: Arc<Mutex<Stepped>>) {
         node.lock().expect("nobody panics under the lock").step(now);
         tokio::time::sleep(Duration::from_micros(2)).await;
     }
+}
+
+fn pool() -> Pool {
+    let classes = [SizeClass { bytes: 4096, count: 8 }, SizeClass { bytes: 1 << 20, count: 4 }];
+    Pool::new(&classes, HugePages::Never).expect("memory")
 }
 
 fn mount(name: &str, silo: &SimSilo) -> Mount {

@@ -233,6 +233,7 @@ impl Player {
             let session = self.session.as_mut().expect("an operation has a session");
             session.kick();
             session.poll(&mut self.done);
+            assert!(!self.node.is_poisoned(), "the node panicked");
             assert!(
                 tokio::time::Instant::now() < deadline,
                 "client {} waits for ever",

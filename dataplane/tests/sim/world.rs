@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::{
-    DeviceStatus, Handle, NodeOptions, Parts, Progress, PromoteOptions, Residency, ShardParts,
-    Stepped,
+    DeviceStatus, Handle, NodeOptions, Parts, Progress, PromoteOptions, Residency, ScrubOptions,
+    ShardParts, Stepped,
 };
 use dma::{HugePages, Pool, SizeClass};
-use extent::{FileName, Kind};
+use extent::{FileName, Generation, Kind};
 use nvme_tier::device::sim::{
     Fault, FaultPlan, FaultRule, Operation, SimDisk, SimOptions, Survival, When,
 };
@@ -49,8 +49,26 @@ struct Running {
     mover: tokio::task::JoinHandle<()>,
 }
 
+/// One world from its beginning to its end. Panics if anything is wrong with it.
+pub(crate) fn run(seed: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let mut world = World::new(seed);
+        for _ in 0..3 {
+            world.play().await;
+            world.cut_power();
+        }
+        world.play().await;
+        world.settle_and_compare().await;
+    });
+}
+
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let disk = SimDisk::new(SimOptions {
             devices: 1 + u16::from(seed.is_multiple_of(3)),
@@ -79,23 +97,28 @@ impl World {
     }
 
     /// Two clients and an operator at work, while things fail now and then.
-    pub(crate) async fn play(&mut self) {
+    async fn play(&mut self) {
         let running = self.start();
         self.set_faults();
         let mut players: Vec<_> = (0..PLAYERS).map(|n| self.player(n, &running)).collect();
         let operator_seed = self.rng.random();
         let operator = operate(&running, &self.model, operator_seed);
         let all = futures::future::join_all(players.iter_mut().map(|player| player.play(40)));
-        // Joined before the cut: what is acknowledged is noted before the power goes.
-        let ((), _) = futures::future::join(operator, all).await;
+        // What is acknowledged is noted at once, so that the power can go in the middle of anything.
+        let all = futures::future::join(operator, all);
+        let in_the_middle = self.rng.random_ratio(1, 3);
+        let patience = Duration::from_micros(self.rng.random_range(500..10_000));
+        let patience = if in_the_middle { patience } else { Duration::from_secs(100_000) };
+        let over = tokio::time::timeout(patience, all).await.is_ok();
         self.disk.set_faults(FaultPlan::new());
         self.data.set_faults(Faults::default());
         self.out.set_faults(Faults::default());
-        running.stop(self.rng.random()).await;
+        let gently = self.rng.random::<bool>() && over;
+        running.stop(gently).await;
     }
 
     /// What was not flushed survives, or not, or in part, block by block.
-    pub(crate) fn cut_power(&mut self) {
+    fn cut_power(&mut self) {
         let rng = &mut self.rng;
         let block_bytes = self.disk.options().block_bytes;
         self.disk = self.disk.crash(&mut |write| {
@@ -109,7 +132,7 @@ impl World {
     }
 
     /// Everything is read once more, written back, and compared with the silos.
-    pub(crate) async fn settle_and_compare(&mut self) {
+    async fn settle_and_compare(&mut self) {
         let running = self.start();
         let mut player = self.player(0, &running);
         for name in self.model.names() {
@@ -233,7 +256,17 @@ async fn operate(running: &Running, model: &Model, seed: u64) {
         let name = &names[rng.random_range(0..names.len())];
         let progress = Progress::new();
         let options = PromoteOptions { durable: rng.random(), ..PromoteOptions::default() };
-        let result = match rng.random_range(0..5) {
+        let elsewhere = handle.release(name, None, Some(Generation(u64::MAX))).await;
+        assert!(elsewhere.is_err(), "{name} was released at a generation that it is not at");
+        let result = match rng.random_range(0..6) {
+            5 => match handle.scrub(scrub_options(), &progress).await {
+                // Whatever fails now and then is read again: nothing is really damaged.
+                Ok(report) => {
+                    assert_eq!((report.damaged, report.quarantined), (0, 0), "{report:?}");
+                    continue;
+                }
+                Err(error) => Err(error),
+            },
             0 | 1 => handle.promote(name, options, &progress).await,
             2 => handle.release(name, None, None).await,
             3 => handle.demote(name, None, None, &progress).await,
@@ -245,6 +278,10 @@ async fn operate(running: &Running, model: &Model, seed: u64) {
         }
         tokio::time::sleep(Duration::from_micros(rng.random_range(1..400))).await;
     }
+}
+
+fn scrub_options() -> ScrubOptions {
+    ScrubOptions { rate_bytes_per_s: Some(1 << 40) }
 }
 
 fn mount(name: &str, silo: &SimSilo) -> Mount {

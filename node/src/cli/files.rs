@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use extent::{ByteRange, FileName};
 
-use crate::units;
+use crate::units::{self, Bytes};
 
 /// Which files.
 #[derive(Args, Clone, Debug)]
@@ -137,6 +137,20 @@ pub(crate) struct ListArgs {
     /// The most to show
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScrubArgs {
+    /// The most to read in a second, such as 200MiB; else what the node is set to
+    #[arg(long, value_name = "BYTES", conflicts_with = "stop")]
+    pub(crate) rate: Option<Bytes>,
+
+    /// Stop the scrub that is waiting or running
+    #[arg(long)]
+    pub(crate) stop: bool,
+
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
 }
 
 #[derive(Subcommand, Debug)]

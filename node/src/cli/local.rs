@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use extent::FileName;
+use nvme_tier::device::PciAddress;
 
+use crate::config::DriverName;
 use crate::units::Bytes;
 
 const SERVE_EXAMPLES: &str = "\
@@ -81,9 +83,13 @@ pub(crate) enum TierCommand {
 
 #[derive(Args, Debug)]
 pub(crate) struct TierArgs {
-    /// The tier's files or block devices, in their order
+    /// The tier's files, devices or PCI addresses, in their order
     #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<PathBuf>,
+
+    /// How to reach them: the fastest way that works unless told
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) driver: DriverName,
 }
 
 #[derive(Args, Debug)]
@@ -114,6 +120,45 @@ pub(crate) struct TierFormatArgs {
     /// Go ahead although there is a tier, or something else, on the devices
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+const DEVICE_EXAMPLES: &str = "\
+Examples:
+  forebay device list                             NVMe controllers, who has them, what is on them
+  forebay device bind 0000:5e:00.0                from the kernel to this node's own driver
+  forebay device bind 5e:00.0 5f:00.0 --user forebay
+  forebay device unbind 0000:5e:00.0              back to the kernel
+
+A bound controller is named by its address in the configuration: [[device]] path = \"0000:5e:00.0\".
+Binding lasts until the next boot: bind in a unit that runs before the node's.";
+
+#[derive(Subcommand, Debug)]
+#[command(after_help = DEVICE_EXAMPLES)]
+pub(crate) enum DeviceCommand {
+    /// Show the NVMe controllers of this machine
+    List,
+    /// Take controllers from the kernel, for a node to drive them itself (VFIO); needs root
+    ///
+    /// Refuses a controller with a namespace that is mounted or otherwise in use, one whose IOMMU
+    /// group is shared with a device of the kernel's, and one without an IOMMU.
+    Bind(DeviceBindArgs),
+    /// Give controllers back to the kernel; needs root
+    Unbind {
+        /// PCI addresses, as `forebay device list` shows them
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<PciAddress>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeviceBindArgs {
+    /// PCI addresses, as `forebay device list` shows them
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub(crate) addresses: Vec<PciAddress>,
+
+    /// Whom to give the right to drive them: the node's user, by name or number
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
 }
 
 /// How to reach the node's data.

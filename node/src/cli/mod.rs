@@ -7,10 +7,11 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 pub(crate) use files::{
     DemoteArgs, FileArgs, JobsCommand, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs,
-    Selection, SiloCommand, UnpinArgs, WritebackArgs,
+    ScrubArgs, Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
-    BenchArgs, DemoArgs, DoctorArgs, FabricChoice, Pattern, ServeArgs, TierCommand, TierFormatArgs,
+    BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
+    ServeArgs, TierArgs, TierCommand, TierFormatArgs,
 };
 
 use crate::output::{Colour, Output};
@@ -91,6 +92,9 @@ pub(crate) enum Command {
     /// Format, inspect or check a tier's devices, while no node runs on them
     #[command(subcommand)]
     Tier(TierCommand),
+    /// NVMe controllers: list them, give them to this node's own driver and back
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Bring files from their silos onto the node
     Promote(PromoteArgs),
     /// Write files back, verify the copies, and let the extents go
@@ -114,6 +118,8 @@ pub(crate) enum Command {
     Jobs(JobsCommand),
     /// The node at a glance
     Status,
+    /// Read everything on the tier, and repair what does not hold
+    Scrub(ScrubArgs),
     /// Silos that the node reaches
     #[command(subcommand)]
     Silo(SiloCommand),

@@ -66,13 +66,17 @@ pub(crate) async fn watch(remote: &Remote, job: &v1::Job, output: Output) -> Res
         v1::JobKind::Promote => "promoting",
         v1::JobKind::Demote => "demoting",
         v1::JobKind::Writeback => "writing back",
+        v1::JobKind::Scrub => "scrubbing",
         v1::JobKind::Unspecified => "working",
     };
     let mut meter = Meter::new(output, doing);
     let ended = remote
         .follow(&job.id, |job| {
             let progress = job.progress.unwrap_or_default();
-            let word = format!("{}/{} files", progress.files_done, progress.files_total);
+            let word = match job.kind() {
+                v1::JobKind::Scrub => String::new(),
+                _ => format!("{}/{} files", progress.files_done, progress.files_total),
+            };
             meter.update(progress.bytes_done, progress.bytes_total, &word);
         })
         .await;

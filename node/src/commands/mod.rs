@@ -1,15 +1,19 @@
 //! Commands for a running node, and for a tier without one.
 
+mod device;
 mod files;
 mod jobs;
 mod node;
+mod scrub;
 mod tier;
 mod tier_report;
 
+pub(crate) use device::device;
 use extent::{Error, Result};
 pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};
 pub(crate) use jobs::{follow, jobs, watch};
 pub(crate) use node::{silo, status};
+pub(crate) use scrub::scrub;
 pub(crate) use tier::tier;
 
 /// Runs something asynchronous to its end, on this thread.

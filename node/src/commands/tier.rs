@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use dma::Pool;
 use extent::{Kind, Result};
-use nvme_tier::device::{Media, MediaOptions, UringDevice};
+use nvme_tier::device::{Device, DeviceIndex, Media, MediaOptions};
 use nvme_tier::{CheckReport, FormatOptions, FormatReport, Inspection};
 
 use super::tier_report as report;
-use crate::cli::{TierCommand, TierFormatArgs};
+use crate::cli::{TierArgs, TierCommand, TierFormatArgs};
+use crate::config::{DriverName, is_there};
 use crate::output::Output;
 use crate::progress::Meter;
 use crate::serve::{create_file, work_pool};
@@ -27,14 +28,14 @@ pub(crate) fn tier(command: TierCommand, output: Output) -> Result<()> {
             report::formatted(&formatted, output)
         }
         TierCommand::Inspect(args) => {
-            let (mut device, pool) = open_for_reading(&args.devices)?;
-            let inspection: Inspection = nvme_tier::inspect(&mut device, &pool)?;
+            let (mut device, pool) = open_for_reading(&args)?;
+            let inspection: Inspection = nvme_tier::inspect(&mut *device, &pool)?;
             report::inspected(&inspection, &args.devices, output)
         }
         TierCommand::Check(args) => {
-            let (mut device, pool) = open_for_reading(&args.devices)?;
+            let (mut device, pool) = open_for_reading(&args)?;
             let mut meter = Meter::new(output, "checking");
-            let checked: CheckReport = nvme_tier::check(&mut device, &pool, &mut |done, all| {
+            let checked: CheckReport = nvme_tier::check(&mut *device, &pool, &mut |done, all| {
                 meter.update(done, all, "");
             })?;
             meter.finish();
@@ -50,9 +51,15 @@ pub(crate) fn tier(command: TierCommand, output: Output) -> Result<()> {
     }
 }
 
-fn open_for_reading(paths: &[PathBuf]) -> Result<(UringDevice, Pool)> {
-    let media = Media::open(paths, MediaOptions { read_only: true, ..MediaOptions::default() })?;
+fn open_for_reading(args: &TierArgs) -> Result<(Box<dyn Device>, Pool)> {
+    let options = MediaOptions { read_only: true, ..MediaOptions::default() };
+    let media = open(&args.devices, args.driver, options)?;
     Ok((media.queue(QUEUE_DEPTH)?, work_pool()?))
+}
+
+fn open(paths: &[PathBuf], driver: DriverName, options: MediaOptions) -> Result<Media> {
+    let devices: Vec<_> = paths.iter().map(|path| (path.clone(), driver.into())).collect();
+    Media::open_by(&devices, options)
 }
 
 fn format(args: &TierFormatArgs, output: Output) -> Result<FormatReport> {
@@ -64,35 +71,39 @@ fn format(args: &TierFormatArgs, output: Output) -> Result<FormatReport> {
         checksum_block_bytes,
         min_class_bytes: args.min_class_bytes.0,
     };
-    for path in &args.tier.devices {
-        match (path.exists(), args.size) {
-            (true, _) if args.force => {}
-            (true, _) => {
-                Media::check_foreign(path)?;
-                refuse_tier(path)?;
-            }
-            (false, Some(size)) => create_file(path, size.0, output)?,
-            (false, None) => {
-                return Err(Kind::NotFound.error(format!(
-                    "{} does not exist: correct the path, or say --size for a file to be created",
-                    path.display()
-                )));
-            }
-        }
+    let TierArgs { devices, driver } = &args.tier;
+    let (there, absent): (Vec<_>, Vec<_>) =
+        devices.iter().cloned().partition(|path| is_there(path));
+    // What cannot be formatted is found before a file is created, which takes a while.
+    if !args.force && !there.is_empty() {
+        refuse_full(&open(&there, *driver, MediaOptions::default())?)?;
     }
-    let media = Media::open(&args.tier.devices, MediaOptions::default())?;
+    for path in &absent {
+        let Some(size) = args.size else {
+            return Err(Kind::NotFound.error(format!(
+                "{} does not exist: correct the path, or say --size for a file to be created",
+                path.display()
+            )));
+        };
+        create_file(path, size.0, output)?;
+    }
+    let media = open(devices, *driver, MediaOptions::default())?;
     let mut device = media.queue(QUEUE_DEPTH)?;
-    nvme_tier::format(&mut device, &work_pool()?, &options)
+    nvme_tier::format(&mut *device, &work_pool()?, &options)
 }
 
-/// A device that is part of a tier is not formatted by accident.
-fn refuse_tier(path: &std::path::Path) -> Result<()> {
-    if crate::serve::is_blank(path)? {
-        return Ok(());
+/// A device that is part of a tier, or holds something else, is not formatted by accident.
+fn refuse_full(media: &Media) -> Result<()> {
+    let count = u16::try_from(media.count()).expect("a tier has at most 65535 devices");
+    for device in (0..count).map(DeviceIndex) {
+        media.check_foreign(device)?;
+        if !media.is_blank(device)? {
+            return Err(Kind::Denied.error(format!(
+                "{} is not empty and may hold a tier (`forebay tier inspect` tells): say --force \
+                 if all of it may be lost",
+                media.path(device).display()
+            )));
+        }
     }
-    Err(Kind::Denied.error(format!(
-        "{} is not empty and may hold a tier (`forebay tier inspect` tells): say --force if all of \
-         it may be lost",
-        path.display()
-    )))
+    Ok(())
 }

@@ -214,9 +214,10 @@ fn findings_json(findings: &Findings) -> Value {
     Value::Object(named(findings).into_iter().map(|(n, c)| (n.to_owned(), json!(c))).collect())
 }
 
-fn named(findings: &Findings) -> [(&'static str, u64); 8] {
+fn named(findings: &Findings) -> [(&'static str, u64); 9] {
     [
         ("bad_superblocks", findings.bad_superblocks),
+        ("nameless_records", findings.nameless_records),
         ("repaired_slabs", findings.repaired_slabs),
         ("damaged_slabs", findings.damaged_slabs),
         ("torn_entries", findings.torn_entries),

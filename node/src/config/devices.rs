@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use extent::{Kind, Result};
+use nvme_tier::device::{Driver, PciName};
 
 use super::DeviceSection;
 use crate::units::{self, Bytes};
@@ -18,6 +19,13 @@ pub(crate) struct DeviceSpec {
     pub(crate) path: PathBuf,
     /// Bytes of the file, if it does not exist yet.
     pub(crate) create_bytes: Option<u64>,
+    /// Who moves its blocks.
+    pub(crate) driver: Driver,
+}
+
+/// Whether a device is there. A PCI function has no path, and opening it tells.
+pub(crate) fn is_there(path: &Path) -> bool {
+    PciName::parse(path).is_some() || path.exists()
 }
 
 /// The devices of a tier, each with the size it is to be created with, if it is.
@@ -38,16 +46,16 @@ pub(super) fn devices(
             Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        return Ok(vec![DeviceSpec { path, create_bytes }]);
+        return Ok(vec![DeviceSpec { path, create_bytes, driver: Driver::Auto }]);
     }
     let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
-    for DeviceSection { path, size } in sections {
+    for DeviceSection { path, size, driver } in sections {
         if devices.iter().any(|device| device.path == path) {
             return Err(
                 Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
             );
         }
-        let create_bytes = match (path.exists(), size) {
+        let create_bytes = match (is_there(&path), size) {
             (true, _) => None,
             (false, Some(bytes)) => Some(bytes.0),
             (false, None) => {
@@ -59,7 +67,7 @@ pub(super) fn devices(
             }
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        devices.push(DeviceSpec { path, create_bytes });
+        devices.push(DeviceSpec { path, create_bytes, driver: driver.into() });
     }
     Ok(devices)
 }

@@ -7,7 +7,10 @@ mod settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+pub(crate) use devices::is_there;
 use extent::{Error, Result};
+use nvme_tier::device::Driver;
 use serde::Deserialize;
 pub(crate) use settings::{Settings, default_socket, default_state_dir};
 
@@ -63,6 +66,35 @@ pub(crate) enum Peers {
 pub(crate) struct DeviceSection {
     pub(crate) path: PathBuf,
     pub(crate) size: Option<Bytes>,
+    #[serde(default)]
+    pub(crate) driver: DriverName,
+}
+
+/// `driver` of a device, and `--driver`.
+#[derive(Deserialize, ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub(crate) enum DriverName {
+    /// The fastest that works.
+    #[default]
+    Auto,
+    /// In user space, on a PCI function bound to vfio-pci.
+    Vfio,
+    /// NVMe commands through the kernel's driver.
+    Passthrough,
+    /// Reads and writes of a file or block device.
+    IoUring,
+}
+
+impl From<DriverName> for Driver {
+    fn from(name: DriverName) -> Self {
+        match name {
+            DriverName::Auto => Self::Auto,
+            DriverName::Vfio => Self::Vfio,
+            DriverName::Passthrough => Self::Passthrough,
+            DriverName::IoUring => Self::IoUring,
+        }
+    }
 }
 
 /// `[tier]`.
@@ -71,6 +103,9 @@ pub(crate) struct DeviceSection {
 pub(crate) struct TierSection {
     pub(crate) high_watermark: Option<f64>,
     pub(crate) low_watermark: Option<f64>,
+    pub(crate) scrub_rate: Option<Bytes>,
+    pub(crate) scrub_every: Option<String>,
+    pub(crate) dirty_copies: Option<u32>,
     pub(crate) extent_bytes: Option<Bytes>,
     pub(crate) checksum_block_bytes: Option<Bytes>,
     pub(crate) slab_bytes: Option<Bytes>,
@@ -129,6 +164,7 @@ mod tests {
         assert_eq!(config.node.listen.as_deref(), Some(DEFAULT_LISTEN), "as documented");
         assert_eq!(config.node.control.as_deref(), Some(DEFAULT_CONTROL), "as documented");
         assert_eq!(config.node.metrics.as_deref(), Some(DEFAULT_METRICS), "as documented");
+        assert_eq!(config.tier.scrub_every.as_deref(), Some("7d"), "as documented");
         assert!(config.silo.len() >= 2 && config.device.len() >= 2);
     }
 
@@ -148,6 +184,8 @@ mod tests {
     fn bad_values_name_their_line() {
         let size = message("[tier]\n\nextent_bytes = \"4 parsecs\"\n");
         assert!(size.starts_with("forebay.toml:3:") && size.contains("is not a size"), "{size}");
+        let driver = message("[[device]]\npath = \"x\"\ndriver = \"passthru\"\n");
+        assert!(driver.contains("did you mean \"passthrough\"?"), "{driver}");
         let kind = message("[node]\nshards = \"two\"\n");
         assert!(kind.starts_with("forebay.toml:2:"), "{kind}");
         let syntax = message("[node\n");

@@ -3,6 +3,7 @@
 use std::env;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use extent::{FileName, Kind, Result};
 use rdma::PeerPolicy;
@@ -14,6 +15,9 @@ use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
 
 const MAX_SHARDS: usize = 256;
+const DEFAULT_SCRUB_BYTES_PER_S: u64 = 64 << 20;
+const MIN_SCRUB_BYTES_PER_S: u64 = 64 << 10;
+const DEFAULT_SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What the kernel takes for a socket's path, with its end.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -40,6 +44,9 @@ pub(crate) struct Settings {
 pub(crate) struct TierSettings {
     pub(crate) high_watermark: f64,
     pub(crate) low_watermark: f64,
+    pub(crate) scrub_bytes_per_s: u64,
+    /// How long after the end of a scrub the next one begins by itself.
+    pub(crate) scrub_every: Option<Duration>,
     pub(crate) extent_bytes: u64,
     pub(crate) checksum_block_bytes: u64,
     pub(crate) slab_bytes: Option<u64>,
@@ -94,6 +101,8 @@ impl TierSettings {
         let tier = Self {
             high_watermark: section.high_watermark.unwrap_or(0.95),
             low_watermark: section.low_watermark.unwrap_or(0.90),
+            scrub_bytes_per_s: scrub_rate(section.scrub_rate)?,
+            scrub_every: scrub_every(section.scrub_every.as_deref())?,
             extent_bytes: size(section.extent_bytes, 4 << 20),
             checksum_block_bytes: size(section.checksum_block_bytes, 4096),
             slab_bytes: section.slab_bytes.map(|bytes| bytes.0),
@@ -108,6 +117,12 @@ impl TierSettings {
                 tier.low_watermark, tier.high_watermark
             )));
         }
+        if !matches!(section.dirty_copies, None | Some(1)) {
+            return Err(Kind::Unsupported.error(
+                "[tier] dirty_copies: files that are written here are kept once; mirror the devices \
+                 below the tier, or write back sooner",
+            ));
+        }
         power_of_two("extent_bytes", tier.extent_bytes, 64 << 10, 64 << 20)?;
         power_of_two("checksum_block_bytes", tier.checksum_block_bytes, 4 << 10, 64 << 10)?;
         power_of_two("min_class_bytes", tier.min_class_bytes, 16 << 10, tier.extent_bytes)?;
@@ -115,6 +130,30 @@ impl TierSettings {
             power_of_two("slab_bytes", bytes, 4 * tier.extent_bytes.max(2 << 20), 1 << 40)?;
         }
         Ok(tier)
+    }
+}
+
+fn scrub_rate(asked: Option<Bytes>) -> Result<u64> {
+    let bytes = asked.map_or(DEFAULT_SCRUB_BYTES_PER_S, |bytes| bytes.0);
+    if bytes < MIN_SCRUB_BYTES_PER_S {
+        return Err(Kind::Invalid.error(format!(
+            "[tier] scrub_rate: {} a second is too little to get anywhere; give it {} or more, or \
+             turn scrubs off with scrub_every = \"off\"",
+            units::bytes(bytes),
+            units::bytes(MIN_SCRUB_BYTES_PER_S)
+        )));
+    }
+    Ok(bytes)
+}
+
+fn scrub_every(asked: Option<&str>) -> Result<Option<Duration>> {
+    match asked {
+        None => Ok(Some(DEFAULT_SCRUB_EVERY)),
+        Some("off" | "0") => Ok(None),
+        Some(text) => {
+            let every = units::duration(text).map_err(|e| e.while_doing("[tier] scrub_every"))?;
+            Ok(Some(every).filter(|every| !every.is_zero()))
+        }
     }
 }
 
@@ -296,6 +335,21 @@ mod tests {
     }
 
     #[test]
+    fn scrubs_are_weekly_unless_told() {
+        let (_directory, args) = args();
+        let week = Duration::from_secs(7 * 24 * 3600);
+        for (text, every) in [
+            ("", Some(week)),
+            ("[tier]\nscrub_every = \"12h\"", Some(week / 14)),
+            ("[tier]\nscrub_every = \"off\"", None),
+            ("[tier]\nscrub_every = \"0\"\ndirty_copies = 1", None),
+        ] {
+            let tier = resolve(text, &args).expect("sound").tier;
+            assert_eq!((tier.scrub_every, tier.scrub_bytes_per_s), (every, 64 << 20), "{text}");
+        }
+    }
+
+    #[test]
     fn senseless_values_are_refused_by_name() {
         let (directory, args) = args();
         let cases = [
@@ -305,6 +359,9 @@ mod tests {
             ("[tier]\nslab_bytes = \"1MiB\"", "slab_bytes"),
             ("[tier]\nhigh_watermark = 0.5\nlow_watermark = 0.9", "watermarks"),
             ("[tier]\nhigh_watermark = 1.5", "watermarks"),
+            ("[tier]\nscrub_rate = \"1KiB\"", "scrub_rate"),
+            ("[tier]\nscrub_every = \"weekly\"", "scrub_every"),
+            ("[tier]\ndirty_copies = 2", "dirty_copies"),
             ("[node]\nshards = 1000", "shards"),
             ("[node]\ncredits = 0", "credits"),
             ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),

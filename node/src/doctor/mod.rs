@@ -99,6 +99,7 @@ fn findings(state_dir: &Path) -> Vec<Finding> {
         storage::io_uring(),
         storage::direct_io(state_dir),
         storage::nvme(),
+        storage::passthrough(),
         memory::huge_pages(),
         memory::locked(),
         memory::open_files(),

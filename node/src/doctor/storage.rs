@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use io_uring::{IoUring, Probe, opcode};
+use nvme_tier::device::Media;
 
 use super::{Finding, names_in};
 use crate::system;
@@ -122,4 +123,29 @@ pub(super) fn nvme() -> Finding {
         })
         .collect();
     Finding::ok(NAME, described.join(", "))
+}
+
+/// Which driver the namespaces would get, and why not a faster one.
+pub(super) fn passthrough() -> Finding {
+    const NAME: &str = "NVMe passthrough";
+    let nodes = names_in("/sys/class/nvme-generic");
+    if nodes.is_empty() {
+        return Finding::missing(
+            NAME,
+            "no namespaces with the kernel's driver",
+            "files and other disks are reached by io_uring instead",
+        );
+    }
+    let tried = |name: &String| {
+        Media::try_passthrough(&Path::new("/dev").join(name)).map_err(|error| format!("{error}"))
+    };
+    match nodes.iter().try_for_each(tried) {
+        Ok(()) => Finding::ok(NAME, format!("on {}", nodes.join(", "))),
+        Err(why) => Finding::warn(
+            NAME,
+            why,
+            "until then such a namespace is reached by io_uring on its block device, which costs \
+             more processor time",
+        ),
+    }
 }

@@ -47,6 +47,17 @@ fn totals(registry: &mut Registry, status: &NodeStatus) {
         ("checksum_errors", "Blocks whose checksum did not hold", status.checksum_errors),
         ("repairs", "Damaged clean extents replaced from their silo", status.repairs),
         ("errors", "Requests answered with an error", status.errors),
+        ("scrubbed_extents", "Extents that scrubs have read", status.scrub.extents),
+        ("scrubbed_bytes", "File bytes in them", status.scrub.bytes),
+        ("scrub_damaged", "Extents that scrubs found damaged", status.scrub.damaged),
+        ("scrub_unreadable", "Extents that devices could not read", status.scrub.unreadable),
+        ("scrub_repaired", "Of both, those fetched again", status.scrub.repaired),
+        ("scrub_quarantined", "Files that scrubs set aside", status.scrub.quarantined),
+        (
+            "scrub_metadata_damaged",
+            "Superblocks, headers, records and descriptors that scrubs found damaged",
+            status.scrub.metadata_damaged,
+        ),
     ];
     for (name, help, value) in totals {
         let counter = Counter::<u64>::default();
@@ -73,6 +84,7 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
         ("buffers_taken", "Node buffers in use", units::to_f64(status.buffers.0)),
         ("buffers", "Node buffers in all", units::to_f64(status.buffers.1)),
         ("draining", "Whether new work is refused", f64::from(u8::from(status.draining))),
+        ("scrubbing", "Whether a scrub runs", f64::from(u8::from(status.scrub.running.is_some()))),
     ];
     for (name, help, value) in gauges {
         let gauge = Float::default();
@@ -141,6 +153,7 @@ mod tests {
         let status = NodeStatus {
             reads: 7,
             dirty_files: 3,
+            scrub: dataplane::ScrubStatus { damaged: 5, ..Default::default() },
             read_p99_ns: 1_500_000,
             sessions: vec![("shm".to_owned(), 2)],
             devices: vec![DeviceStatus {
@@ -166,6 +179,8 @@ mod tests {
         for line in [
             "forebay_reads_total 7",
             "forebay_dirty_files 3.0",
+            "forebay_scrub_damaged_total 5",
+            "forebay_scrubbing 0.0",
             "forebay_read_seconds{quantile=\"0.99\"} 0.0015",
             "forebay_sessions{fabric=\"shm\"} 2.0",
             "forebay_device_failed{device=\"/dev/nvme0n1\"} 1.0",

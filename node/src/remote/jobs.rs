@@ -33,6 +33,20 @@ impl Remote {
         self.client().job(id).await
     }
 
+    /// Starts to read and repair everything on the tier, so many bytes a second; zero for what the
+    /// node is set to.
+    pub(crate) async fn scrub(&self, rate_bytes_per_s: u64) -> Result<v1::Job> {
+        let request = v1::ScrubRequest { rate_bytes_per_s, ..Default::default() };
+        self.client().scrub(request).await
+    }
+
+    /// Stops the scrub that is waiting or running.
+    pub(crate) async fn stop_scrub(&self) -> Result<v1::Job> {
+        let mut request = v1::ScrubRequest::default();
+        request.set_action(v1::ScrubAction::Stop);
+        self.client().scrub(request).await
+    }
+
     /// Asks a job to stop.
     pub(crate) async fn cancel(&self, id: &str) -> Result<v1::Job> {
         let request = v1::CancelJobRequest { mutation: None, id: id.to_owned() };

@@ -42,6 +42,7 @@ pub(crate) fn job_json(job: &v1::Job) -> Value {
         "finished_unix_s": unix_seconds(job.finished.as_ref()),
         "restarts": job.restarts,
         "errors": job.errors.iter().map(result).collect::<Vec<_>>(),
+        "scrub": job.scrub.as_ref().map(scrub_json),
         "results": job.results.iter().map(result).collect::<Vec<_>>(),
     })
 }
@@ -68,6 +69,9 @@ pub(crate) fn jobs_table(jobs: &[v1::Job], now: SystemTime) -> String {
 
 /// A job in one line, once it is over or while it runs.
 pub(crate) fn job_line(job: &v1::Job) -> String {
+    if let Some(scrub) = &job.scrub {
+        return format!("scrub {}: {}", job_state(job), scrub_line(scrub));
+    }
     let progress = job.progress.unwrap_or_default();
     let failed = match progress.files_failed + progress.targets_failed {
         0 => String::new(),
@@ -101,6 +105,54 @@ pub(crate) fn job_details(job: &v1::Job, output: Output) -> String {
         lines.push(format!("{bad} {}: {}", error.file, error.error));
     }
     lines.join("\n")
+}
+
+/// What a scrub found, as one object. Names are those of the protocol.
+pub(crate) fn scrub_json(scrub: &v1::ScrubReport) -> Value {
+    json!({
+        "started_unix_s": unix_seconds(scrub.started.as_ref()),
+        "elapsed_ms": scrub.elapsed_ms,
+        "rate_bytes_per_s": scrub.rate_bytes_per_s,
+        "complete": scrub.complete,
+        "files": scrub.files,
+        "extents": scrub.extents,
+        "bytes": scrub.bytes,
+        "metadata_entries": scrub.metadata_entries,
+        "damaged": scrub.damaged,
+        "unreadable": scrub.unreadable,
+        "repaired": scrub.repaired,
+        "unrepaired": scrub.unrepaired,
+        "quarantined": scrub.quarantined,
+        "metadata_damaged": scrub.metadata_damaged,
+        "metadata_repaired": scrub.metadata_repaired,
+    })
+}
+
+/// What a scrub found, in one line.
+pub(crate) fn scrub_line(scrub: &v1::ScrubReport) -> String {
+    let mut line = format!(
+        "{} in {} and {} of metadata read",
+        units::bytes(scrub.bytes),
+        units::plural(scrub.extents, "extent"),
+        units::plural(scrub.metadata_entries, "piece")
+    );
+    if scrub.elapsed_ms > 0 {
+        line.push_str(&format!(" in {}", units::nanos(scrub.elapsed_ms.saturating_mul(1_000_000))));
+    }
+    let counts = [
+        ("damaged", scrub.damaged),
+        ("unreadable", scrub.unreadable),
+        ("repaired", scrub.repaired),
+        ("not repaired", scrub.unrepaired),
+        ("quarantined", scrub.quarantined),
+        ("metadata damaged", scrub.metadata_damaged),
+        ("metadata rewritten", scrub.metadata_repaired),
+    ];
+    let found = counts.iter().filter(|(_, count)| *count > 0);
+    let found: Vec<String> = found.map(|(what, count)| format!("{count} {what}")).collect();
+    line.push_str("; ");
+    line.push_str(&if found.is_empty() { "all of it holds".to_owned() } else { found.join(", ") });
+    line
 }
 
 fn job_kind(job: &v1::Job) -> String {

@@ -3,7 +3,7 @@
 use control::proto as v1;
 use serde_json::{Value, json};
 
-use super::silo_json;
+use super::{scrub_json, scrub_line, silo_json};
 use crate::output::{Output, Tone};
 use crate::units;
 
@@ -31,6 +31,9 @@ pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
         "devices": devices,
         "silos": status.silos.iter().map(silo_json).collect::<Vec<_>>(),
         "sessions": status.sessions,
+        "scrub_job": (!status.scrub_job.is_empty()).then_some(&status.scrub_job),
+        "scrub": status.scrub.as_ref().map(scrub_json),
+        "last_scrub": status.last_scrub.as_ref().map(scrub_json),
     });
     let object = value.as_object_mut().expect("made as an object above");
     object.extend(numbers(status).map(|(name, number)| (name.to_owned(), json!(number))));
@@ -62,6 +65,13 @@ fn numbers(status: &v1::NodeStatus) -> impl Iterator<Item = (&'static str, u64)>
         ("checksum_errors", status.checksum_errors),
         ("repairs", status.repairs),
         ("errors", status.errors),
+        ("scrubbed_extents", status.scrubbed_extents),
+        ("scrubbed_bytes", status.scrubbed_bytes),
+        ("scrub_damaged", status.scrub_damaged),
+        ("scrub_unreadable", status.scrub_unreadable),
+        ("scrub_repaired", status.scrub_repaired),
+        ("scrub_quarantined", status.scrub_quarantined),
+        ("scrub_metadata_damaged", status.scrub_metadata_damaged),
         ("buffers_used", status.buffers_used),
         ("buffers_total", status.buffers_total),
         ("read_p50_ns", status.read_p50_ns),
@@ -126,6 +136,11 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             status.jobs_queued
         ),
     ];
+    if let Some(scrub) = &status.scrub {
+        lines.push(format!("scrub     running, {}", scrub_line(scrub)));
+    } else if let Some(scrub) = &status.last_scrub {
+        lines.push(format!("scrub     the last one: {}", scrub_line(scrub)));
+    }
     for device in &status.devices {
         lines.push(format!(
             "device    {}  {} of {} ({})",

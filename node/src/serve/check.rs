@@ -1,7 +1,7 @@
 //! `forebay serve --check`: whether the node would start, without starting it.
 
 use extent::Result;
-use nvme_tier::device::{Media, MediaOptions};
+use nvme_tier::device::{DeviceIndex, Media, MediaOptions};
 use serde_json::json;
 
 use super::media;
@@ -15,25 +15,36 @@ use crate::units;
 /// The first thing that would keep it from starting.
 pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
     media::format_options(settings)?;
+    let mut drivers = Vec::with_capacity(settings.devices.len());
     for device in &settings.devices {
         if device.create_bytes.is_none() {
             let options = MediaOptions { read_only: true, ..MediaOptions::default() };
-            Media::open(std::slice::from_ref(&device.path), options)?;
+            let media = Media::open_by(&[(device.path.clone(), device.driver)], options)?;
+            drivers.push(Some(media.describe_driver(DeviceIndex(0))));
+        } else {
+            drivers.push(None);
         }
     }
     for (name, config) in &settings.silos {
         silo::open(name, config).map_err(|error| error.while_doing(format!("[silo.{name}]")))?;
     }
-    print(settings, output)
+    print(settings, &drivers, output)
 }
 
-fn print(settings: &Settings, output: Output) -> Result<()> {
+fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Result<()> {
     let silos: Vec<&str> = settings.silos.iter().map(|(name, _)| name.as_str()).collect();
     if output.is_json() {
         let devices: Vec<_> = settings
             .devices
             .iter()
-            .map(|device| json!({ "path": device.path, "create_bytes": device.create_bytes }))
+            .zip(drivers)
+            .map(|(device, driver)| {
+                json!({
+                    "path": device.path,
+                    "create_bytes": device.create_bytes,
+                    "driver": driver,
+                })
+            })
             .collect();
         return output.json(&json!({
             "ok": true,
@@ -55,9 +66,9 @@ fn print(settings: &Settings, output: Output) -> Result<()> {
         settings.socket.display(),
         settings.control
     ))?;
-    for device in &settings.devices {
+    for (device, driver) in settings.devices.iter().zip(drivers) {
         let fate = device.create_bytes.map_or_else(
-            || "exists".to_owned(),
+            || driver.clone().unwrap_or_else(|| "exists".to_owned()),
             |bytes| format!("to be created, {}", units::bytes(bytes)),
         );
         output.line(format!("device  {} ({fate})", device.path.display()))?;

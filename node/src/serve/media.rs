@@ -1,7 +1,7 @@
 //! The tier's devices: created if they are to be, formatted if they are new, recovered.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use dataplane::DeviceStatus;
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, Kind, Result};
-use nvme_tier::device::{DeviceIndex, Media, MediaOptions, allocate_file};
+use nvme_tier::device::{DeviceIndex, Driver, Media, MediaOptions, allocate_file};
 use nvme_tier::{Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
 
 use super::ready::Recovery;
@@ -19,8 +19,6 @@ use crate::config::Settings;
 use crate::output::Output;
 use crate::progress::Meter;
 
-/// Superblocks are in here, on every device.
-const HEAD_BYTES: u64 = 1 << 20;
 const RECOVERY_DEPTH: usize = 64;
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -39,21 +37,18 @@ pub(super) struct Opened {
 /// What is wrong with a device, and what to do about it.
 pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
     create(settings, output)?;
-    let paths = paths(settings);
-    let blank = all_blank(&paths)?;
+    let media = open_patiently(&devices(settings))?;
+    let blank = all_blank(&media)?;
     if blank {
-        for path in &paths {
-            Media::check_foreign(path)?;
-        }
+        indices(&media).try_for_each(|device| media.check_foreign(device))?;
     }
-    let media = open_patiently(&paths)?;
     let pool = work_pool()?;
     let mut device = media.queue(RECOVERY_DEPTH)?;
     if blank {
-        let report = nvme_tier::format(&mut device, &pool, &format_options(settings)?)?;
+        let report = nvme_tier::format(&mut *device, &pool, &format_options(settings)?)?;
         tracing::info!(tier = %report.tier, slab_bytes = report.slab_bytes, "formatted a new tier");
     }
-    let recovered = nvme_tier::recover(&mut device, &pool, tier_options(settings))
+    let recovered = nvme_tier::recover(&mut *device, &pool, tier_options(settings))
         .map_err(|error| error.while_doing("opening the tier"))?;
     log(&recovered.report);
     let recovery = Recovery::new(blank, &recovered.report);
@@ -62,10 +57,10 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
 
 /// Opens the devices, and waits a moment for a node that has just been killed: the kernel finishes
 /// its commands, and with them its hold on the devices, only after the process is gone.
-fn open_patiently(paths: &[PathBuf]) -> Result<Media> {
+fn open_patiently(devices: &[(PathBuf, Driver)]) -> Result<Media> {
     let begin = clock::now();
     loop {
-        match Media::open(paths, MediaOptions::default()) {
+        match Media::open_by(devices, MediaOptions::default()) {
             Err(error) if error.kind() == Kind::Busy && begin.elapsed() < BUSY_PATIENCE => {
                 tracing::debug!(%error, "waiting for the tier's devices");
                 thread::sleep(BUSY_PAUSE);
@@ -94,9 +89,14 @@ fn log(report: &RecoveryReport) {
     }
 }
 
-/// The tier's paths, in their order.
-pub(super) fn paths(settings: &Settings) -> Vec<PathBuf> {
-    settings.devices.iter().map(|device| device.path.clone()).collect()
+/// The tier's devices, in their order, and who drives each.
+fn devices(settings: &Settings) -> Vec<(PathBuf, Driver)> {
+    settings.devices.iter().map(|device| (device.path.clone(), device.driver)).collect()
+}
+
+fn indices(media: &Media) -> impl Iterator<Item = DeviceIndex> + use<> {
+    let count = u16::try_from(media.count()).expect("a tier has at most 65535 devices");
+    (0..count).map(DeviceIndex)
 }
 
 /// How a new tier of these settings is laid out.
@@ -126,14 +126,12 @@ fn tier_options(settings: &Settings) -> TierOptions {
 
 /// What each device is called and how it is driven.
 pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
-    (0..media.count())
-        .map(|index| DeviceIndex(u16::try_from(index).expect("a tier has at most 65535 devices")))
+    indices(media)
         .map(|device| {
             let geometry = media.geometry(device);
-            let driver = if media.is_direct(device) { "io_uring" } else { "io_uring, page cache" };
             DeviceStatus {
                 path: media.path(device).display().to_string(),
-                driver: driver.to_owned(),
+                driver: media.describe_driver(device),
                 capacity_bytes: geometry.capacity_bytes,
                 used_bytes: 0,
                 volatile_cache: geometry.volatile_cache,
@@ -192,14 +190,14 @@ pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()>
 ///
 /// # Errors
 /// [`Kind::Invalid`] if only some devices are blank: the others belong to some tier.
-fn all_blank(paths: &[PathBuf]) -> Result<bool> {
+fn all_blank(media: &Media) -> Result<bool> {
     let mut blank = Vec::new();
-    for path in paths {
-        if is_blank(path)? {
-            blank.push(path.display().to_string());
+    for device in indices(media) {
+        if media.is_blank(device)? {
+            blank.push(media.path(device).display().to_string());
         }
     }
-    if blank.is_empty() || blank.len() == paths.len() {
+    if blank.is_empty() || blank.len() == media.count() {
         return Ok(!blank.is_empty());
     }
     Err(Kind::Invalid.error(format!(
@@ -208,18 +206,6 @@ fn all_blank(paths: &[PathBuf]) -> Result<bool> {
         blank.join(", "),
         if blank.len() == 1 { "is" } else { "are" }
     )))
-}
-
-/// Whether nothing was ever written where a device's superblocks are.
-///
-/// # Errors
-/// [`Kind::Io`].
-pub(crate) fn is_blank(path: &Path) -> Result<bool> {
-    let context = || format!("reading the start of {}", path.display());
-    let file = File::open(path).map_err(|e| Error::io(context(), e))?;
-    let mut head = Vec::new();
-    file.take(HEAD_BYTES).read_to_end(&mut head).map_err(|e| Error::io(context(), e))?;
-    Ok(head.iter().all(|byte| *byte == 0))
 }
 
 #[cfg(test)]
@@ -232,9 +218,14 @@ mod tests {
         let (empty, full) = (directory.path().join("empty"), directory.path().join("full"));
         std::fs::write(&empty, vec![0; 4096]).expect("written");
         std::fs::write(&full, vec![1; 4096]).expect("written");
-        assert!(all_blank(std::slice::from_ref(&empty)).expect("readable"));
-        assert!(!all_blank(std::slice::from_ref(&full)).expect("readable"));
-        let error = all_blank(&[empty, full]).expect_err("mixed");
+        let all_blank = |paths: &[&PathBuf]| {
+            let paths: Vec<_> = paths.iter().map(|path| (*path).clone()).collect();
+            let options = MediaOptions { minimum_bytes: 0, ..MediaOptions::default() };
+            super::all_blank(&Media::open(&paths, options).expect("two files"))
+        };
+        assert!(all_blank(&[&empty]).expect("readable"));
+        assert!(!all_blank(&[&full]).expect("readable"));
+        let error = all_blank(&[&empty, &full]).expect_err("mixed");
         assert_eq!(error.kind(), Kind::Invalid);
     }
 }

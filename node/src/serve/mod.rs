@@ -15,7 +15,7 @@ use std::sync::Arc;
 use control::Control;
 use dataplane::{Handle, Node};
 use extent::{Error, Kind, Result};
-pub(crate) use media::{create_file, is_blank, work_pool};
+pub(crate) use media::{create_file, work_pool};
 use rdma::{Listener, ListenerOptions, ShmOptions};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -119,6 +119,7 @@ async fn start(
     let handle = node.handle();
     let mut options = control::Options::new(settings.state_dir.join(CONTROL_DATABASE));
     options.expected_identity = Some(identity);
+    options.scrub_every = settings.tier.scrub_every;
     let control = Control::start(options, Arc::clone(&handle)).await.map_err(explain_identity)?;
     let control = Arc::new(control);
     // Every pin is known from here on: only now may anything be evicted.

@@ -28,14 +28,14 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
         let fabrics = Fabrics::new(number, shm_options(settings))?;
         inboxes.push(fabrics.inbox());
         shards.push(ShardParts {
-            device: Box::new(media.queue(SHARD_QUEUE_DEPTH)?),
+            device: media.queue(SHARD_QUEUE_DEPTH)?,
             transport: Box::new(fabrics),
         });
     }
     let parts = Parts {
         tier: Arc::clone(&tier),
         ledger,
-        ledger_device: Box::new(media.queue(LEDGER_QUEUE_DEPTH)?),
+        ledger_device: media.queue(LEDGER_QUEUE_DEPTH)?,
         shards,
         silos: silos(settings)?,
         devices: media::describe(&media),
@@ -63,6 +63,7 @@ fn options(settings: &Settings) -> Result<NodeOptions> {
     if let Some(micros) = settings.spin_us {
         options.spin_ns = Some(micros.saturating_mul(NANOS_PER_MICRO));
     }
+    options.scrub_bytes_per_s = settings.tier.scrub_bytes_per_s;
     if let Some(credits) = settings.credits {
         options.credits = credits;
     }

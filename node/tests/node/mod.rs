@@ -73,6 +73,7 @@ impl Directories {
         let text = format!(
             "[node]\nstate_dir = {:?}\nshards = 1\nbuffers_bytes = \"32MiB\"\n\
              listen = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
+             [tier]\nscrub_every = \"off\"\n\
              [silo.data]\nkind = \"directory\"\npath = {:?}\nquiet_s = 0.0\n{more}\n\
              [silo.out]\nkind = \"directory\"\npath = {:?}\nquiet_s = 0.0\n",
             self.state(),

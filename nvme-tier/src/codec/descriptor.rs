@@ -1,7 +1,8 @@
 use extent::codec::{Reader, Writer};
 use extent::{Attempt, ExtentIndex, FileId, Generation};
 
-use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal};
+use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal, was_ours};
+use crate::bugs::{self, Bug};
 use crate::layout::{checksums_in_page, descriptor_page_bytes};
 
 const MAGIC: [u8; 4] = *b"4bED";
@@ -146,18 +147,25 @@ impl Page {
 
     fn decode(place: &Place, number: u16, block_bytes: u32, page: &[u8]) -> Found<Self> {
         let mut reader = Reader::new(page);
-        let ours = reader.array::<4>() == MAGIC
-            && reader.u16() == VERSION
-            && reader.u16() == number
-            && reader.u128() == place.tier.0
-            && reader.u16() == place.at.device.0;
-        let pages = if ours { reader.u16() } else { 0 };
-        let here = ours && reader.u64() == place.at.offset && reader.u64() == place.epoch;
-        if !here || !is_sealed(page) {
+        let mut identity = [
+            reader.array::<4>() == MAGIC,
+            reader.u16() == VERSION,
+            reader.u16() == number,
+            reader.u128() == place.tier.0,
+            reader.u16() == place.at.device.0,
+            true,
+            true,
+        ];
+        let pages = reader.u16();
+        identity[5] = reader.u64() == place.at.offset || bugs::is(Bug::DescriptorAnywhere);
+        identity[6] = reader.u64() == place.epoch || bugs::is(Bug::AnyEpoch);
+        let sealed = is_sealed(page) || bugs::is(Bug::DescriptorUnchecked);
+        if !sealed || identity.contains(&false) {
             if has_blank_block(page, (block_bytes as usize).min(page.len())) {
                 return Found::Torn;
             }
-            return if here { Found::Damaged(None) } else { Found::Stranger };
+            let ours = !sealed && was_ours(&identity);
+            return if ours { Found::Damaged(None) } else { Found::Stranger };
         }
         let checksums = reader.u32();
         let sequence = reader.u64();

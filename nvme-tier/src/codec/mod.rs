@@ -9,6 +9,10 @@
 //! a whole record is all zero (padding is [`PAD`]). So a record with an all-zero block was never
 //! completely written, or is half erased: nobody was ever told of it, or nobody needs it any more.
 //! A record without one that fails its CRC *was* there and has been damaged since.
+//!
+//! **Stranger or damaged?** A record of an earlier use of its place, or of another tier, is whole: its
+//! CRC holds. One that does not hold is ours if at most one field of its identity is wrong, so that
+//! a flipped bit does not pass one of our records off as rubbish that may be written over.
 
 mod descriptor;
 mod record;
@@ -20,6 +24,7 @@ use std::fmt;
 use extent::checksum::crc32c;
 
 use crate::device::Location;
+use crate::layout::RECORD_BYTES;
 
 pub use descriptor::Descriptor;
 pub use record::{FileRecord, Mark};
@@ -80,6 +85,11 @@ pub enum Found<T> {
     Damaged(Option<T>),
 }
 
+/// Whether something that does not hold was ours: which fields of its identity are right.
+pub(crate) fn was_ours(identity: &[bool]) -> bool {
+    identity.iter().filter(|is_right| !**is_right).count() <= 1
+}
+
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Compared with zeroes rather than byte by byte: recovery sees mostly erased entries.
     static ZEROES: [u8; 4096] = [0; 4096];
@@ -96,6 +106,12 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     let end = bytes.len() - 4;
     let sum = crc32c(&bytes[..end]);
     bytes[end..].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// The CRC32C that a record carries at the end of its first [`RECORD_BYTES`], right or not.
+pub(crate) fn seal_of(record: &[u8]) -> u32 {
+    let seal = &record[RECORD_BYTES - 4..RECORD_BYTES];
+    u32::from_le_bytes(seal.try_into().expect("four bytes"))
 }
 
 /// Whether the CRC32C in the last four bytes holds.

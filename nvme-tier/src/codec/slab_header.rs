@@ -1,6 +1,6 @@
 use extent::codec::{Reader, Writer};
 
-use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal};
+use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal, was_ours};
 use crate::layout::{Class, Purpose};
 
 const MAGIC: [u8; 4] = *b"4bSH";
@@ -54,15 +54,18 @@ impl SlabHeader {
             return Found::Blank;
         }
         let mut reader = Reader::new(bytes);
-        let ours = reader.array::<4>() == MAGIC
-            && reader.u16() == VERSION
-            && reader.u16() == place.at.device.0
-            && reader.u128() == place.tier.0
-            && reader.u64() == place.at.offset;
-        if !ours {
+        let identity = [
+            reader.array::<4>() == MAGIC,
+            reader.u16() == VERSION,
+            reader.u16() == place.at.device.0,
+            reader.u128() == place.tier.0,
+            reader.u64() == place.at.offset,
+        ];
+        let sealed = is_sealed(bytes);
+        if if sealed { identity.contains(&false) } else { !was_ours(&identity) } {
             return Found::Stranger;
         }
-        if !is_sealed(bytes) {
+        if !sealed {
             let torn = has_blank_block(bytes, (block_bytes as usize).min(BYTES));
             return if torn { Found::Torn } else { Found::Damaged(None) };
         }

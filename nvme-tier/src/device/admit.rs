@@ -1,12 +1,32 @@
 //! What every device checks before it takes a command.
 
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
 
 use super::{Command, Geometry};
 
 /// The most bytes a single command may move. Whatever is above the hardware's own limit, the
 /// kernel splits.
 pub(super) const LARGEST_COMMAND_BYTES: usize = 64 << 20;
+
+/// The most commands that a queue may hold.
+pub(super) const LARGEST_DEPTH: usize = 4096;
+
+/// Checks how many commands a queue is to hold.
+///
+/// # Errors
+/// [`Kind::Invalid`] outside 1 to [`LARGEST_DEPTH`].
+pub(super) fn check_depth(depth: usize) -> Result<()> {
+    if (1..=LARGEST_DEPTH).contains(&depth) {
+        return Ok(());
+    }
+    Err(Kind::Invalid
+        .error(format!("a queue holds from 1 to {LARGEST_DEPTH} commands, not {depth}")))
+}
+
+/// What a command that changes something meets on a tier that was opened to be read.
+pub(super) fn read_only() -> Error {
+    Kind::Denied.error("this tier was opened for reading only")
+}
 
 /// Checks a command against the device that it names, `None` if there is no such device.
 ///

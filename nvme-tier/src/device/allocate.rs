@@ -12,9 +12,7 @@ use std::time::Duration;
 use dma::{HugePages, Pool, SizeClass, Source};
 use extent::{Error, Kind, Result};
 
-use super::{
-    Command, Completion, Device, DeviceIndex, Location, Media, MediaOptions, Token, UringDevice,
-};
+use super::{Command, Completion, Device, DeviceIndex, Location, Media, MediaOptions, Token};
 
 const CHUNK_BYTES: usize = 4 << 20;
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -140,18 +138,14 @@ fn fill(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<(
             queued.expect("fewer are in flight than the queue holds");
             submitted += length as u64;
         }
-        done += collect(&mut device, &mut completions, path)?;
+        done += collect(&mut *device, &mut completions, path)?;
         progress(done, bytes);
     }
     Ok(())
 }
 
 /// Waits for at least one write; the bytes of those that ended.
-fn collect(
-    device: &mut UringDevice,
-    completions: &mut Vec<Completion>,
-    path: &Path,
-) -> Result<u64> {
+fn collect(device: &mut dyn Device, completions: &mut Vec<Completion>, path: &Path) -> Result<u64> {
     device.kick()?;
     device.poll(completions);
     while completions.is_empty() {

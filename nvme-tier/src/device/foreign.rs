@@ -1,11 +1,10 @@
 //! Recognises what must not be overwritten.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use extent::{Error, Kind, Result};
+use extent::{Kind, Result};
 
 /// Bytes read at the front: up to the end of ZFS's first label.
 const HEAD_BYTES: u64 = 256 << 10;
@@ -48,30 +47,16 @@ const SIGNATURES: &[(&str, usize, &[u8])] = &[
 const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 const ZFS_MAGIC: u64 = 0x00ba_b10c;
 
-/// Refuses `path` if it is in use or holds something known; see `Media::check_foreign`.
-pub(super) fn check(path: &Path) -> Result<()> {
-    let failed = |doing: &str, error: io::Error| {
-        let kind = match error.kind() {
-            io::ErrorKind::NotFound => Kind::NotFound,
-            io::ErrorKind::PermissionDenied => Kind::Denied,
-            _ => Kind::Io,
-        };
-        kind.error(format!("{doing} {}", path.display())).caused_by(error)
-    };
-    let metadata = fs::metadata(path).map_err(|e| failed("looking at", e))?;
-    if metadata.file_type().is_block_device() {
-        refuse_mounted(path, metadata.rdev())?;
-        refuse_claimed(path)?;
-    } else if !metadata.is_file() {
-        return Err(
-            Kind::Invalid.error(format!("{} is neither a file nor a block device", path.display()))
-        );
-    }
-    let mut file = File::open(path).map_err(|e| failed("opening", e))?;
-    let length = file.seek(SeekFrom::End(0)).map_err(|e| failed("measuring", e))?;
-    let head = read(&mut file, 0, length.min(HEAD_BYTES)).map_err(|e| failed("reading", e))?;
+/// Refuses a device that holds something known; see `Media::check_foreign`. `read` gives bytes of
+/// the device: how many, from an offset on.
+pub(super) fn check(
+    path: &Path,
+    length: u64,
+    read: &mut dyn FnMut(u64, u64) -> Result<Vec<u8>>,
+) -> Result<()> {
+    let head = read(0, length.min(HEAD_BYTES))?;
     let back = length.min(TAIL_BYTES);
-    let tail = read(&mut file, length - back, back).map_err(|e| failed("reading", e))?;
+    let tail = read(length - back, back)?;
     match find(&head, &tail, length) {
         None => Ok(()),
         Some(name) => Err(Kind::Denied.error(format!(
@@ -80,13 +65,6 @@ pub(super) fn check(path: &Path) -> Result<()> {
             path.display()
         ))),
     }
-}
-
-fn read(file: &mut File, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-    file.seek(SeekFrom::Start(offset))?;
-    let mut bytes = Vec::new();
-    file.take(length).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// What the first and the last bytes of a device of `length` bytes say is there.
@@ -135,23 +113,37 @@ fn find_at_the_end(tail: &[u8], length: u64) -> Option<&'static str> {
     (table(512) || table(4096)).then_some("a GUID partition table (the copy at its end)")
 }
 
-/// Refuses a device that is mounted, or of which a partition is.
-fn refuse_mounted(path: &Path, device: u64) -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")
-        .map_err(|e| Error::io("reading /proc/self/mountinfo", e))?;
+/// By what a block device is in use: a mount of it or of a partition, or something else that has
+/// claimed it, such as swap, a RAID, a volume group or another node.
+pub(super) fn in_use(path: &Path) -> Option<String> {
+    if let Some(place) = mounted_at(path) {
+        return Some(format!("{} is mounted at {place}: unmount it", path.display()));
+    }
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)).then(|| {
+        format!(
+            "{} is in use by another process, swap, a RAID or a volume group: see `lsblk` and \
+             `fuser -v`, and stop that first",
+            path.display()
+        )
+    })
+}
+
+/// Where a block device or one of its partitions is mounted.
+pub(super) fn mounted_at(path: &Path) -> Option<String> {
+    let metadata = fs::metadata(path).ok()?;
+    if !metadata.file_type().is_block_device() {
+        return None;
+    }
+    let device = metadata.rdev();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mut numbers = vec![format!("{}:{}", libc::major(device), libc::minor(device))];
     let folder = format!("/sys/dev/block/{}", numbers[0]);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let number = fs::read_to_string(entry.path().join("dev"));
         numbers.extend(number.map(|number| number.trim().to_owned()));
     }
-    match mount_point(&mounts, &numbers, path) {
-        None => Ok(()),
-        Some(place) => Err(Kind::Busy.error(format!(
-            "{} is mounted at {place}: unmount it, or name another device",
-            path.display()
-        ))),
-    }
+    mount_point(&mounts, &numbers, path).map(str::to_owned)
 }
 
 /// Where one of the devices is mounted; fields as in proc_pid_mountinfo(5). File systems of
@@ -168,24 +160,9 @@ fn mount_point<'m>(mounts: &'m str, numbers: &[String], path: &Path) -> Option<&
     })
 }
 
-/// Refuses a device that something else has claimed: swap, RAID, volume groups, another node.
-fn refuse_claimed(path: &Path) -> Result<()> {
-    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(Kind::Busy
-            .error(format!(
-                "{} is in use by another process, swap, a RAID or a volume group: see `lsblk` and \
-                 `fuser -v`, and stop that first",
-                path.display()
-            ))
-            .caused_by(e)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::allocate::tests::TempFile;
 
     fn found(length: usize, at: usize, magic: &[u8]) -> Option<&'static str> {
         let mut bytes = vec![0; length];
@@ -222,19 +199,6 @@ mod tests {
         head[446 + 16 + 4] = 0x83;
         head[446 + 16 + 12] = 1;
         assert_eq!(find(&head, &[], 0), Some("an MBR partition table"));
-    }
-
-    #[test]
-    fn a_file_system_in_a_file_is_refused_by_name() {
-        let file = TempFile::new("foreign");
-        let mut bytes = vec![0; 1 << 16];
-        fs::write(file.path(), &bytes).expect("writable");
-        check(file.path()).expect("nothing there");
-        bytes[..4].copy_from_slice(b"XFSB");
-        fs::write(file.path(), &bytes).expect("writable");
-        let error = check(file.path()).expect_err("a file system");
-        assert_eq!(error.kind(), Kind::Denied);
-        assert!(error.to_string().contains("an XFS file system"), "{error}");
     }
 
     #[test]

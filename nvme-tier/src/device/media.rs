@@ -1,4 +1,4 @@
-//! The set of files and block devices that make up a tier.
+//! The set of files and devices that make up a tier.
 
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,13 @@ use std::sync::Arc;
 use extent::{Kind, Result};
 
 use super::medium::{self, Medium};
-use super::{Command, DeviceIndex, Geometry, UringDevice, admit, foreign};
+use super::mixed::MixedDevice;
+use super::nvme_disk::NvmeBus;
+use super::passthrough::{self, Namespace};
+use super::{
+    Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, UringDevice, admit, content,
+    foreign,
+};
 
 /// How to open a tier's files and devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,8 +30,8 @@ impl Default for MediaOptions {
     }
 }
 
-/// A tier's files and block devices: open, past the page cache where the file system can, and
-/// locked against every other process until the last clone and the last queue are gone.
+/// A tier's files and devices: open, past the page cache where the file system can, and claimed
+/// against every other process until the last clone and the last queue are gone.
 #[derive(Clone, Debug)]
 pub struct Media(Arc<Inner>);
 
@@ -36,26 +42,32 @@ struct Inner {
 }
 
 impl Media {
-    /// Opens them all. Their order is their [`DeviceIndex`].
+    /// Opens them all, each by the driver that suits it. Their order is their [`DeviceIndex`].
+    ///
+    /// # Errors
+    /// As [`Media::open_by`].
+    pub fn open(paths: &[PathBuf], options: MediaOptions) -> Result<Self> {
+        let named: Vec<_> = paths.iter().map(|path| (path.clone(), Driver::Auto)).collect();
+        Self::open_by(&named, options)
+    }
+
+    /// Opens them all, each by the driver named. Their order is their [`DeviceIndex`].
     ///
     /// The block size reported is the unit that survives a power cut whole: on a device the larger
     /// of its logical and (up to 4 KiB) physical block; on a file what direct I/O needs, and at
-    /// least the 4 KiB that file systems keep whole.
+    /// least the 4 KiB that file systems keep whole. It is the same by every driver.
     ///
     /// # Errors
     /// [`Kind::NotFound`], [`Kind::Denied`], [`Kind::Busy`] (another process has it, or it is
-    /// mounted), [`Kind::Invalid`] (too small, named twice, no file or block device) or
-    /// [`Kind::Io`]; each says what to do.
-    pub fn open(paths: &[PathBuf], options: MediaOptions) -> Result<Self> {
-        if paths.is_empty() || u16::try_from(paths.len()).is_err() {
+    /// mounted), [`Kind::Invalid`] (too small, named twice, no file or device),
+    /// [`Kind::Unsupported`] (not by that driver) or [`Kind::Io`]; each says what to do.
+    pub fn open_by(devices: &[(PathBuf, Driver)], options: MediaOptions) -> Result<Self> {
+        if devices.is_empty() || u16::try_from(devices.len()).is_err() {
             return Err(Kind::Invalid
-                .error(format!("a tier has from 1 to 65535 devices, not {}", paths.len())));
+                .error(format!("a tier has from 1 to 65535 devices, not {}", devices.len())));
         }
-        for (index, path) in paths.iter().enumerate() {
-            let same = |other: &&PathBuf| {
-                medium::identity(path).is_some_and(|id| medium::identity(other) == Some(id))
-            };
-            if let Some(twin) = paths[..index].iter().find(same) {
+        for (index, (path, _)) in devices.iter().enumerate() {
+            if let Some((twin, _)) = devices[..index].iter().find(|(other, _)| same(other, path)) {
                 return Err(Kind::Invalid.error(format!(
                     "{} and {} are the same device: name each once",
                     twin.display(),
@@ -63,20 +75,44 @@ impl Media {
                 )));
             }
         }
-        let all: Result<_> = paths.iter().map(|path| Medium::open(path, &options)).collect();
+        let mut bus = NvmeBus::default();
+        let open =
+            |(path, driver): &(PathBuf, Driver)| Medium::open(path, *driver, &mut bus, &options);
+        let all: Result<_> = devices.iter().map(open).collect();
         Ok(Self(Arc::new(Inner { all: all?, read_only: options.read_only })))
     }
 
-    /// Refuses a file or block device that already holds something: a file system, a partition
-    /// table, a member of a RAID or volume group, swap, an encrypted volume, or a mount. Only what
-    /// is known can be recognised; unknown data passes. Call it before formatting, unless the
-    /// operator insists.
+    /// Whether NVMe passthrough works on a namespace here, without claiming it.
     ///
     /// # Errors
-    /// [`Kind::Denied`] naming what is there; [`Kind::Busy`] if it is mounted or claimed;
-    /// [`Kind::NotFound`] or [`Kind::Io`] if it cannot be read.
-    pub fn check_foreign(path: &Path) -> Result<()> {
-        foreign::check(path)
+    /// Why not, and what to do.
+    pub fn try_passthrough(path: &Path) -> Result<()> {
+        passthrough::attempt(path)
+    }
+
+    /// Whether nothing was ever written to the first mebibyte of a device, where a tier's
+    /// superblocks are.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] and what else [`Media::queue`] says.
+    pub fn is_blank(&self, device: DeviceIndex) -> Result<bool> {
+        let length = self.geometry(device).capacity_bytes.min(1 << 20);
+        let head = content::read(&mut *self.queue(content::DEPTH)?, device, 0, length)?;
+        Ok(head.iter().all(|byte| *byte == 0))
+    }
+
+    /// Refuses a device that already holds something: a file system, a partition table, a member of
+    /// a RAID or volume group, swap or an encrypted volume. Only what is known can be recognised;
+    /// unknown data passes. Call it before formatting, unless the operator insists.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] naming what is there; [`Kind::Io`] if it cannot be read.
+    pub fn check_foreign(&self, device: DeviceIndex) -> Result<()> {
+        let mut queue = self.queue(content::DEPTH)?;
+        let length = self.geometry(device).capacity_bytes;
+        foreign::check(self.path(device), length, &mut |offset, length| {
+            content::read(&mut *queue, device, offset, length)
+        })
     }
 
     /// How many there are.
@@ -112,25 +148,93 @@ impl Media {
         self.0.all[usize::from(device.0)].is_direct()
     }
 
+    /// By which driver it is reached: `io_uring`, `passthrough`, `vfio`.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn driver(&self, device: DeviceIndex) -> &'static str {
+        self.0.all[usize::from(device.0)].driver()
+    }
+
+    /// Why it is not reached by a faster driver, if one was tried.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn why(&self, device: DeviceIndex) -> Option<&str> {
+        self.0.all[usize::from(device.0)].why()
+    }
+
+    /// The driver, and what it drives or why it is not a faster one, for people.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn describe_driver(&self, device: DeviceIndex) -> String {
+        if let Some(disk) = self.0.all[usize::from(device.0)].disk() {
+            return disk.describe();
+        }
+        let driver = self.driver(device);
+        self.why(device).map_or_else(|| driver.to_owned(), |why| format!("{driver} ({why})"))
+    }
+
     /// A new queue over all of them, for at most `depth` commands in flight.
     ///
     /// # Errors
     /// [`Kind::Invalid`] for a depth outside 1 to 4096; [`Kind::Unsupported`] if the kernel has no
     /// `io_uring` or forbids it; [`Kind::NoSpace`] if it has no memory for another.
-    pub fn queue(&self, depth: usize) -> Result<UringDevice> {
-        UringDevice::new(self, depth)
+    pub fn queue(&self, depth: usize) -> Result<Box<dyn Device>> {
+        let is_polled = |medium: &Medium| medium.disk().is_some();
+        if !self.0.all.iter().any(is_polled) {
+            return Ok(Box::new(UringDevice::new(self, depth)?));
+        }
+        let all_polled = self.0.all.iter().all(is_polled);
+        let uring = if all_polled { None } else { Some(UringDevice::new(self, depth)?) };
+        let queue = |medium: &Medium| medium.disk().map(|disk| disk.queue(depth)).transpose();
+        let queues: Result<_> = self.0.all.iter().map(queue).collect();
+        let geometries = self.0.all.iter().map(Medium::geometry).collect();
+        Ok(Box::new(MixedDevice::new(uring, queues?, geometries)))
+    }
+
+    /// What a device last said of its own state; `None` for one that does not say.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn health(&self, device: DeviceIndex) -> Option<Health> {
+        self.0.all[usize::from(device.0)].disk()?.health()
     }
 
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         self.0.all.iter().map(Medium::descriptor).collect()
     }
 
+    /// The namespace that commands for this device go to as they are.
+    pub(super) fn namespace(&self, device: DeviceIndex) -> Option<&Namespace> {
+        self.0.all.get(usize::from(device.0))?.namespace()
+    }
+
+    /// All such namespaces.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.0.all.iter().filter_map(Medium::namespace)
+    }
+
     pub(super) fn admit(&self, command: &Command) -> Result<()> {
         let medium = self.0.all.get(usize::from(command.device().0));
         if self.0.read_only && !matches!(command, Command::Read { .. }) {
-            return Err(Kind::Denied.error("this tier was opened for reading only"));
+            return Err(admit::read_only());
         }
         admit::check(command, medium.map(Medium::geometry))
+    }
+}
+
+/// Whether two names are for the same device.
+fn same(one: &Path, other: &Path) -> bool {
+    let known = |path| medium::identity(path);
+    match (PciName::parse(one), PciName::parse(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => known(one).is_some_and(|one| Some(one) == known(other)),
     }
 }
 
@@ -203,6 +307,45 @@ mod tests {
         assert!(twice.to_string().contains("the same device"), "{twice}");
         let folder = refusal(&[&std::env::temp_dir()], options);
         assert!(folder.to_string().contains("neither a file nor"), "{folder}");
+        let name = Path::new("0000:00:04.0");
+        let twice = refusal(&[name, name], options);
+        assert!(twice.to_string().contains("the same device"), "{twice}");
         assert_eq!(refusal(&[], options).kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn a_driver_that_cannot_is_refused_by_name() {
+        let file = TempFile::new("driver");
+        fs::write(file.path(), vec![0; 1 << 16]).expect("writable");
+        let options = MediaOptions { minimum_bytes: 0, read_only: false };
+        let open = |path: &Path, driver| Media::open_by(&[(path.to_owned(), driver)], options);
+        let refused = open(file.path(), Driver::Passthrough).expect_err("a file");
+        assert_eq!(refused.kind(), Kind::Unsupported);
+        assert!(refused.to_string().contains("use driver io_uring"), "{refused}");
+        let refused = open(file.path(), Driver::Vfio).expect_err("a file");
+        assert!(refused.to_string().contains("PCI address"), "{refused}");
+        let absent = open(Path::new("/dev/none-such"), Driver::Passthrough).expect_err("absent");
+        assert_eq!(absent.kind(), Kind::NotFound);
+        let media = open(file.path(), Driver::IoUring).expect("a file");
+        assert!(media.driver(DeviceIndex(0)).starts_with("io_uring"));
+        assert_eq!(media.why(DeviceIndex(0)), None);
+    }
+
+    #[test]
+    fn blank_and_foreign_are_told_through_the_device() {
+        let file = TempFile::new("foreign");
+        let mut bytes = vec![0; 2 << 20];
+        fs::write(file.path(), &bytes).expect("writable");
+        let media = open(file.path()).expect("opens");
+        media.check_foreign(DeviceIndex(0)).expect("nothing there");
+        assert!(media.is_blank(DeviceIndex(0)).expect("readable"));
+        drop(media);
+        bytes[..4].copy_from_slice(b"XFSB");
+        fs::write(file.path(), &bytes).expect("writable");
+        let media = open(file.path()).expect("opens");
+        assert!(!media.is_blank(DeviceIndex(0)).expect("readable"));
+        let error = media.check_foreign(DeviceIndex(0)).expect_err("a file system");
+        assert_eq!(error.kind(), Kind::Denied);
+        assert!(error.to_string().contains("an XFS file system"), "{error}");
     }
 }

@@ -2,13 +2,21 @@
 
 mod admit;
 mod allocate;
+mod content;
+mod driver;
 mod foreign;
 mod media;
 mod medium;
+mod mixed;
+mod nvme;
+mod nvme_disk;
+mod passthrough;
+mod polled;
 mod ring;
 pub mod sim;
 mod table;
 mod uring;
+mod vfio;
 mod wait;
 
 use std::os::fd::BorrowedFd;
@@ -19,8 +27,11 @@ use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
 pub use allocate::allocate_file;
+pub use driver::{Driver, PciName};
 pub use media::{Media, MediaOptions};
+pub use nvme::Health;
 pub use uring::UringDevice;
+pub use vfio::{NvmeFunction, NvmeNamespace, PciAddress};
 
 /// How many descriptors a [`Device::sleep`] may be for, beside the device itself.
 pub const MOST_OTHERS: usize = wait::MOST_DESCRIPTORS - 1;
@@ -80,6 +91,7 @@ pub enum Command {
 impl Command {
     /// The device it is for.
     #[must_use]
+    #[inline]
     pub fn device(&self) -> DeviceIndex {
         match self {
             Self::Read { at, .. } | Self::Write { at, .. } => at.device,
@@ -147,6 +159,17 @@ pub trait Device: Send {
     /// # Errors
     /// As [`Device::kick`].
     fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool>;
+
+    /// Hands over what is queued, then sleeps until `count` commands, or all of those in flight, are
+    /// there to poll: for work of which only the whole matters, it spares a wake-up for each. It
+    /// may return early.
+    ///
+    /// # Errors
+    /// As [`Device::kick`].
+    fn gather(&mut self, count: usize) -> Result<()> {
+        let _ = count;
+        self.sleep(&[], None).map(drop)
+    }
 
     /// Announces memory that commands will use, so that its pages are pinned once rather than
     /// for each command. Optional: commands on other memory work too, but cost more.

@@ -1,6 +1,8 @@
 //! One io_uring: its set-up, its tables of files and memory, and the thread it belongs to.
 #![allow(unsafe_code)]
 
+mod rings;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Once};
@@ -9,10 +11,12 @@ use std::time::Duration;
 
 use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
+use io_uring::squeue::{self, Entry128};
 use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, squeue};
 
-use super::table::{TABLE_PLACES, Table, pieces};
+pub(super) use self::rings::Reaped;
+use self::rings::Rings;
+use super::table::{Shape, Table};
 use super::wait::until_readable;
 
 /// How often a kernel short of memory is asked again before its thread goes on with other work.
@@ -25,21 +29,26 @@ const SUBMIT_ATTEMPTS: u32 = 16;
 /// made where the node starts and used in a shard. So the ring is made disabled (`R_DISABLED`),
 /// which binds it to nobody, and the first thread that enters it enables it and thereby owns it.
 pub(super) struct Ring {
-    uring: IoUring,
+    uring: Rings,
     enabled: bool,
     table: Table,
+    is_wide: bool,
 }
 
 impl Ring {
     /// A ring for `entries` commands at once over `files`, in the fastest set-up that the kernel
-    /// has.
-    pub(super) fn new(entries: u32, files: &[RawFd]) -> Result<Self> {
-        let uring = build(entries)?;
+    /// has. One that takes NVMe commands, too, says how many bytes of memory it takes at most at
+    /// once.
+    pub(super) fn new(entries: u32, nvme_bytes: Option<u32>, files: &[RawFd]) -> Result<Self> {
+        let is_wide = nvme_bytes.is_some();
+        let shape = nvme_bytes.map_or(Shape::LARGE, |bytes| Shape::small(bytes as usize));
+        let uring =
+            Rings::build(entries, is_wide).map_err(|e| not_made("making an io_uring", e))?;
         let submitter = uring.submitter();
         submitter.register_files(files).map_err(|e| not_made("registering the tier's files", e))?;
         // Missing before Linux 5.19; then all I/O is on unregistered memory.
-        let usable = submitter.register_buffers_sparse(u32::from(TABLE_PLACES)).is_ok();
-        Ok(Self { uring, enabled: false, table: Table::new(usable) })
+        let usable = submitter.register_buffers_sparse(u32::from(shape.places)).is_ok();
+        Ok(Self { uring, enabled: false, table: Table::new(usable, shape), is_wide })
     }
 
     /// Queues an entry for the next [`Ring::enter`].
@@ -51,13 +60,31 @@ impl Ring {
     /// If there are more entries than the ring was made for.
     pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: the caller keeps the memory.
-        let pushed = unsafe { self.uring.submission().push(entry) };
+        let pushed = unsafe { self.uring.push(entry) };
+        pushed.expect("never more entries than the ring was made for");
+    }
+
+    /// Queues an NVMe command for the next [`Ring::enter`].
+    ///
+    /// # Safety
+    /// As [`Ring::push`].
+    ///
+    /// # Panics
+    /// If there are more entries than the ring was made for, or it is not wide.
+    pub(super) unsafe fn push_wide(&mut self, entry: &Entry128) {
+        // SAFETY: the caller keeps the memory.
+        let pushed = unsafe { self.uring.push_wide(entry) };
         pushed.expect("never more entries than the ring was made for");
     }
 
     /// Entries that the kernel has not seen yet.
     pub(super) fn queued(&mut self) -> usize {
-        self.uring.submission().len()
+        self.uring.queued()
+    }
+
+    /// Entries that it holds at once.
+    pub(super) fn entries(&self) -> usize {
+        self.uring.parameters().sq_entries() as usize
     }
 
     /// Hands over what is queued and lets the kernel post what it held back. What a kernel short
@@ -66,8 +93,8 @@ impl Ring {
         self.enable()?;
         let mut attempts = 0;
         loop {
-            match self.uring.submit() {
-                Ok(_) if self.uring.submission().is_empty() => return Ok(()),
+            match self.uring.submitter().submit() {
+                Ok(_) if self.uring.queued() == 0 => return Ok(()),
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
                 // Completions are in the way: reap them, then come again.
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
@@ -83,18 +110,18 @@ impl Ring {
         }
     }
 
-    /// Hands over what is queued and sleeps until there is a completion, or the time is over. May
-    /// return early.
-    pub(super) fn sleep(&mut self, limit: Option<Duration>) -> io::Result<()> {
+    /// Hands over what is queued and sleeps until there are so many completions, or the time is
+    /// over. May return early.
+    pub(super) fn sleep(&mut self, count: usize, limit: Option<Duration>) -> io::Result<()> {
         self.enable()?;
         let slept = match limit {
-            None => self.uring.submit_and_wait(1),
-            Some(limit) if self.uring.params().is_feature_ext_arg() => {
+            None => self.uring.submitter().submit_and_wait(count),
+            Some(limit) if self.uring.parameters().is_feature_ext_arg() => {
                 let time = Timespec::from(limit);
-                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+                self.uring.submitter().submit_with_args(count, &SubmitArgs::new().timespec(&time))
             }
             // Linux before 5.11 posts completions without being entered, and so can be polled.
-            Some(limit) => self.uring.submit().inspect(|_| {
+            Some(limit) => self.uring.submitter().submit().inspect(|_| {
                 // SAFETY: the ring is open while it is borrowed.
                 let ring = unsafe { BorrowedFd::borrow_raw(self.uring.as_raw_fd()) };
                 until_readable(&[ring], Some(limit));
@@ -117,20 +144,28 @@ impl Ring {
 
     /// Whether the kernel holds completions back until the ring is entered.
     pub(super) fn holds_back(&mut self) -> bool {
-        let queue = self.uring.submission();
-        queue.taskrun() || queue.cq_overflow()
+        self.uring.holds_back()
     }
 
-    pub(super) fn next_completion(&mut self) -> Option<cqueue::Entry> {
-        self.uring.completion().next()
+    pub(super) fn next_completion(&mut self) -> Option<Reaped> {
+        self.uring.next_completion()
     }
 
     /// Pins a region's pages once and for all. A refusal for want of lockable memory is no error:
     /// commands on the region then pin its pages each time.
     pub(super) fn register(&mut self, region: &Arc<Region>) -> io::Result<()> {
-        let Some(first) = self.table.claim(region)? else { return Ok(()) };
+        let first = match self.table.claim(region) {
+            Ok(Some(first)) => first,
+            Ok(None) => return Ok(()),
+            // Its places are small, so that much memory may well find none.
+            Err(error) if self.is_wide && error.raw_os_error() == Some(libc::ENOBUFS) => {
+                tracing::debug!(bytes = region.length(), "no place to register this memory");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         // One by one, since the kernel reports an update that stops half-way as a success.
-        for (done, piece) in (0..).zip(pieces(region)) {
+        for (done, piece) in (0..).zip(self.table.pieces(region)) {
             let Err(error) = self.fill_place(first + done, piece) else { continue };
             self.empty_places(first, done);
             self.table.release(region.id());
@@ -184,34 +219,6 @@ impl Drop for Ring {
             tracing::debug!(%error, "a ring keeps its files until the kernel has taken it down");
         }
     }
-}
-
-/// From the fastest set-up to one that every kernel with io_uring has.
-fn build(entries: u32) -> Result<IoUring> {
-    let fast = IoUring::builder()
-        .setup_r_disabled()
-        .setup_submit_all()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_coop_taskrun()
-        .setup_taskrun_flag()
-        .build(entries);
-    let since_5_19 = || {
-        IoUring::builder()
-            .setup_r_disabled()
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .build(entries)
-    };
-    let plain = || IoUring::builder().setup_r_disabled().build(entries);
-    // Only EINVAL means "I do not know these flags"; anything else would come again.
-    let unknown = |error: io::Error, next: &dyn Fn() -> io::Result<IoUring>| {
-        if error.raw_os_error() == Some(libc::EINVAL) { next() } else { Err(error) }
-    };
-    fast.or_else(|error| unknown(error, &since_5_19))
-        .or_else(|error| unknown(error, &plain))
-        .map_err(|error| not_made("making an io_uring", error))
 }
 
 fn not_made(doing: &str, error: io::Error) -> Error {

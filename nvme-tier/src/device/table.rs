@@ -5,17 +5,32 @@ use std::sync::Arc;
 
 use dma::{Region, RegionId};
 
-/// Places in the table of registered memory; each holds up to [`PIECE_BYTES`].
-pub(super) const TABLE_PLACES: u16 = 1024;
+/// How memory is registered: in pieces of so many bytes, each at a place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) places: u16,
+    /// A power of two.
+    pub(super) piece_bytes: usize,
+}
 
-/// The kernel registers at most this much at one place; a larger region takes several.
-const PIECE_BYTES: usize = 1 << 30;
+impl Shape {
+    /// The kernel registers at most 1 GiB at one place; a larger region takes several.
+    pub(super) const LARGE: Self = Self { places: 1024, piece_bytes: 1 << 30 };
+
+    /// For NVMe commands. Kernels before 6.10 count all pages from a command's first one to the end
+    /// of its place, and refuse more than the device takes segments: `bytes` are as many. There are
+    /// no more places than this.
+    pub(super) fn small(bytes: usize) -> Self {
+        Self { places: 1 << 14, piece_bytes: bytes }
+    }
+}
 
 /// Which places of the kernel's table hold which region.
 pub(super) struct Table {
     /// Sorted by region.
     entries: Vec<Entry>,
     taken: Vec<bool>,
+    piece_bytes: usize,
 }
 
 pub(super) struct Entry {
@@ -25,9 +40,11 @@ pub(super) struct Entry {
 }
 
 impl Table {
-    pub(super) fn new(usable: bool) -> Self {
-        let places = if usable { usize::from(TABLE_PLACES) } else { 0 };
-        Self { entries: Vec::new(), taken: vec![false; places] }
+    /// An empty one; without places, if the kernel has no such table.
+    pub(super) fn new(usable: bool, shape: Shape) -> Self {
+        let places = if usable { usize::from(shape.places) } else { 0 };
+        let taken = vec![false; places];
+        Self { entries: Vec::new(), taken, piece_bytes: shape.piece_bytes }
     }
 
     /// Places in a row for all of a region; `None` if it has them already.
@@ -35,7 +52,7 @@ impl Table {
         let Err(at) = self.entries.binary_search_by_key(&region.id().0, |e| e.region.id().0) else {
             return Ok(None);
         };
-        let wanted = region.length().div_ceil(PIECE_BYTES);
+        let wanted = region.length().div_ceil(self.piece_bytes);
         let first = self.taken.windows(wanted).position(|places| places.iter().all(|t| !t));
         let fits =
             first.and_then(|first| Some((u16::try_from(first).ok()?, u16::try_from(wanted).ok()?)));
@@ -64,24 +81,24 @@ impl Table {
         self.taken[first..first + usize::from(entry.places)].fill(taken);
     }
 
+    /// A region in the pieces that go to one place each.
+    pub(super) fn pieces(&self, region: &Region) -> Vec<libc::iovec> {
+        let starts = (0..region.length()).step_by(self.piece_bytes);
+        let piece = |start: usize| {
+            let iov_len = self.piece_bytes.min(region.length() - start);
+            libc::iovec { iov_base: region.at(start, iov_len).as_ptr().cast(), iov_len }
+        };
+        starts.map(piece).collect()
+    }
+
     pub(super) fn place(&self, region: RegionId, offset: usize, length: usize) -> Option<u16> {
         let at = self.entries.binary_search_by_key(&region.0, |e| e.region.id().0).ok()?;
         let entry = &self.entries[at];
         // A range over the edge of two pieces belongs to neither.
-        let within = offset % PIECE_BYTES + length <= PIECE_BYTES;
-        let piece = u16::try_from(offset / PIECE_BYTES).ok()?;
+        let within = offset % self.piece_bytes + length <= self.piece_bytes;
+        let piece = u16::try_from(offset / self.piece_bytes).ok()?;
         (within && piece < entry.places).then(|| entry.first + piece)
     }
-}
-
-/// A region in the pieces that go to one place each.
-pub(super) fn pieces(region: &Region) -> Vec<libc::iovec> {
-    let starts = (0..region.length()).step_by(PIECE_BYTES);
-    let piece = |start: usize| {
-        let iov_len = PIECE_BYTES.min(region.length() - start);
-        libc::iovec { iov_base: region.at(start, iov_len).as_ptr().cast(), iov_len }
-    };
-    starts.map(piece).collect()
 }
 
 #[cfg(test)]
@@ -93,7 +110,7 @@ mod tests {
     #[test]
     fn places_are_found_given_back_and_bounded() {
         let regions = [0; 3].map(|_| Region::anonymous(8192, HugePages::Never).expect("memory"));
-        let mut table = Table::new(true);
+        let mut table = Table::new(true, Shape::LARGE);
         table.taken.truncate(2);
         assert_eq!(table.claim(&regions[1]).expect("room"), Some(0));
         assert_eq!(table.claim(&regions[0]).expect("room"), Some(1));
@@ -111,9 +128,9 @@ mod tests {
     fn a_large_region_takes_several_places_and_its_edges_belong_to_none() {
         // Reserved address space only: no page is ever touched.
         let region = Region::anonymous((2 << 30) + 4096, HugePages::Never).expect("memory");
-        let mut table = Table::new(true);
+        let mut table = Table::new(true, Shape::LARGE);
         assert_eq!(table.claim(&region).expect("room"), Some(0));
-        let lengths: Vec<_> = pieces(&region).iter().map(|piece| piece.iov_len).collect();
+        let lengths: Vec<_> = table.pieces(&region).iter().map(|piece| piece.iov_len).collect();
         assert_eq!(lengths, [1 << 30, 1 << 30, 4096]);
         assert_eq!(table.place(region.id(), (1 << 30) - 4096, 4096), Some(0));
         assert_eq!(table.place(region.id(), (1 << 30) - 4096, 8192), None);

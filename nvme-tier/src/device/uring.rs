@@ -1,4 +1,4 @@
-//! Files and block devices through io_uring.
+//! Files, block devices and NVMe namespaces through io_uring.
 //!
 //! Why this is sound: the kernel reads and writes the memory of a command from the moment that its
 //! entry is pushed until its completion is reaped. All that time the command, which owns that
@@ -8,6 +8,8 @@
 #![allow(unsafe_code)]
 
 mod in_flight;
+mod passthrough;
+mod pieces;
 mod watches;
 
 use std::io;
@@ -20,7 +22,10 @@ use dma::{Region, RegionId};
 use extent::{Error, Kind, Result};
 
 use self::in_flight::InFlight;
+use self::passthrough::{PIECE, slot_of};
+use self::pieces::{Next, Pieces};
 use self::watches::Watches;
+use super::passthrough::Namespace;
 use super::ring::Ring;
 use super::wait::until_readable;
 use super::{Command, Completion, Device, DeviceIndex, Geometry, MOST_OTHERS, Media, Token};
@@ -45,20 +50,29 @@ pub struct UringDevice {
     /// Owns every command that the kernel may know of.
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
+    /// What the kernel knows of, or will: a command to a namespace may be several entries.
+    entries: usize,
+    pieces: Pieces,
     /// Found by a sleep, for the next poll.
     ripe: Vec<Completion>,
     broken: bool,
 }
 
 impl UringDevice {
-    pub(super) fn new(media: &Media, depth: usize) -> Result<Self> {
+    /// A queue for at most `depth` commands in flight.
+    ///
+    /// # Errors
+    /// As [`Media::queue`].
+    pub fn new(media: &Media, depth: usize) -> Result<Self> {
         let entries = u32::try_from(depth).unwrap_or(0);
         if !(1..=LARGEST_DEPTH).contains(&depth) {
             return Err(Kind::Invalid
                 .error(format!("a queue holds from 1 to {LARGEST_DEPTH} commands, not {depth}")));
         }
-        let ring = Ring::new(places(depth), &media.descriptors())?;
+        let ring = new_ring(media, depth)?;
         Ok(Self {
+            pieces: Pieces::new(media, depth)?,
+            entries: 0,
             media: media.clone(),
             ring,
             watches: Watches::default(),
@@ -78,6 +92,7 @@ impl UringDevice {
     fn push(&mut self, index: u32) {
         let flight = self.slots[index as usize].as_ref().expect("pushed slots are occupied");
         let entry = flight.entry(&self.ring).user_data(u64::from(index));
+        self.entries += 1;
         // SAFETY: the command in this slot owns the memory, and stays until its completion has
         // been reaped, or for ever.
         unsafe { self.ring.push(&entry) };
@@ -100,25 +115,45 @@ impl UringDevice {
     fn move_here(&mut self) -> Result<()> {
         // Watches are counted as queued for too long rather than too short.
         let queued = self.ring.queued().saturating_sub(self.watches.queued());
-        let in_kernel = self.occupied().saturating_sub(queued);
+        let in_kernel = self.entries.saturating_sub(queued);
         if in_kernel > 0 {
             return Err(Kind::Invalid.error(format!(
                 "a queue moved to another thread with {in_kernel} commands in flight: drain it \
                  before it moves"
             )));
         }
-        let entries = u32::try_from(self.slots.len()).expect("checked when made");
-        let mut ring = Ring::new(places(self.slots.len()), &self.media.descriptors())?;
+        let slots = u32::try_from(self.slots.len()).expect("checked when made");
+        let mut ring = new_ring(&self.media, self.slots.len())?;
         for region in self.ring.regions() {
             ring.register(region).map_err(|e| not_registered(region, e))?;
         }
         // The kernel never saw what is queued in the old ring, so it can be queued once more.
         self.ring = ring;
         self.watches = Watches::default();
-        let occupied = |index: &u32| self.slots[*index as usize].is_some();
-        for index in (0..entries).filter(occupied).collect::<Vec<_>>() {
-            self.push(index);
+        self.entries = 0;
+        for index in 0..slots {
+            if self.slots[index as usize].is_some() {
+                self.push_again(index);
+            }
         }
+        Ok(())
+    }
+
+    /// Sleeps until so many entries completed, and takes them.
+    fn sleep_for(&mut self, count: usize, limit: Option<Duration>) -> Result<()> {
+        match self.ring.sleep(count, limit) {
+            Ok(()) => self.note_submitted(),
+            // The caller comes again, and sleeps on the new ring.
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
+            Err(e) => {
+                let error = broken(e);
+                self.give_up(&error);
+                return Err(error);
+            }
+        }
+        let mut ripe = mem::take(&mut self.ripe);
+        self.collect(&mut ripe);
+        self.ripe = ripe;
         Ok(())
     }
 
@@ -155,17 +190,28 @@ impl UringDevice {
         let mut reaped = Reaped { entries: 0, again: false };
         while let Some(entry) = self.ring.next_completion() {
             reaped.entries += 1;
-            if self.watches.take(entry.user_data()) {
+            if self.watches.take(entry.user_data) {
                 continue;
             }
-            let index = u32::try_from(entry.user_data()).expect("only slots are submitted");
-            let place = &mut self.slots[index as usize];
-            let flight = place.as_mut().expect("a completion belongs to an occupied slot");
-            let Some(result) = flight.on_completion(entry.result(), &self.media) else {
-                self.push(index);
-                reaped.again = true;
-                continue;
+            self.entries -= 1;
+            let index = slot_of(entry.user_data);
+            let next = if entry.user_data & PIECE == 0 {
+                let flight = self.slots[index as usize].as_mut();
+                let flight = flight.expect("a completion belongs to an occupied slot");
+                flight.on_completion(entry.result, &self.media).map_or(Next::Send, Next::Over)
+            } else {
+                self.on_piece(entry)
             };
+            let result = match next {
+                Next::Over(result) => result,
+                Next::Wait => continue,
+                Next::Send => {
+                    self.send_next(index, entry.user_data);
+                    reaped.again = true;
+                    continue;
+                }
+            };
+            let place = &mut self.slots[index as usize];
             let (token, command) = place.take().expect("occupied, as just seen").into_parts();
             self.free.push(index);
             completions.push(Completion { token, command, result });
@@ -190,9 +236,13 @@ struct Reaped {
     again: bool,
 }
 
-/// Entries of a ring for so many commands, and the descriptors that sleeps are for.
-fn places(depth: usize) -> u32 {
-    u32::try_from(depth + MOST_OTHERS).expect("checked by whoever made it").next_power_of_two()
+/// A ring for so many commands, and the descriptors that sleeps are for.
+fn new_ring(media: &Media, depth: usize) -> Result<Ring> {
+    let nvme_bytes = media.namespaces().map(Namespace::largest_piece_bytes).min();
+    // A command to a namespace may leave in several pieces.
+    let commands = if nvme_bytes.is_some() { depth + depth.div_ceil(2) } else { depth };
+    let places = u32::try_from(commands + MOST_OTHERS).expect("checked by whoever made it");
+    Ring::new(places.next_power_of_two(), nvme_bytes, &media.descriptors())
 }
 
 fn broken(error: io::Error) -> Error {
@@ -223,7 +273,7 @@ impl Device for UringDevice {
         let refusal = self.media.admit(&command).err();
         let flight = InFlight::new(token, command, refusal);
         self.slots[index as usize] = Some(flight);
-        self.push(index);
+        self.start(index);
         Ok(())
     }
 
@@ -263,20 +313,19 @@ impl Device for UringDevice {
                 unsafe { self.ring.push(&entry) };
             }
         }
-        match self.ring.sleep(limit) {
-            Ok(()) => self.note_submitted(),
-            // The caller comes again, and sleeps on the new ring.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => self.move_here()?,
-            Err(e) => {
-                let error = broken(e);
-                self.give_up(&error);
-                return Err(error);
-            }
-        }
-        let mut ripe = mem::take(&mut self.ripe);
-        self.collect(&mut ripe);
-        self.ripe = ripe;
+        self.sleep_for(1, limit)?;
         Ok(self.watches.were_rung())
+    }
+
+    fn gather(&mut self, count: usize) -> Result<()> {
+        if self.broken {
+            return Err(Kind::Io.error("the device's queue broke: its log says why"));
+        }
+        // Pieces of commands count as completions, too, so this may return early.
+        match count.min(self.in_flight()).saturating_sub(self.ripe.len()) {
+            0 => Ok(()),
+            missing => self.sleep_for(missing, None),
+        }
     }
 
     /// As the trait has it, but a limit on locked memory is no error: it is logged once, and
@@ -314,6 +363,7 @@ impl Drop for UringDevice {
             let leaked = self.in_flight();
             tracing::error!(leaked, "commands did not complete: their memory is given up");
             mem::forget(mem::take(&mut self.slots));
+            self.pieces.leak();
         }
     }
 }

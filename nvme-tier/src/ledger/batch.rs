@@ -6,6 +6,7 @@ use extent::{Error, FileId, Kind};
 
 use super::io::{DeviceSet, Job};
 use super::{Erasure, Ledger};
+use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, SlabHeader, Superblock};
 use crate::device::{DeviceIndex, Location};
 use crate::file::Pins;
@@ -13,6 +14,7 @@ use crate::generation::Facts;
 use crate::holdings::SlotId;
 use crate::layout::{HEADER_OFFSETS, Purpose, SUPERBLOCK_OFFSETS};
 use crate::space::{Opening, Window};
+use crate::verify::{Look, Looked};
 use crate::{Done, Extent, File, FileGeneration};
 
 /// How far a batch is. Each phase begins when every write and flush of the one before has ended.
@@ -36,11 +38,13 @@ pub(super) struct Batch {
     pub(super) openings: Vec<Opening>,
     pub(super) windows: Vec<Window>,
     pub(super) repairs: Vec<(DeviceIndex, u32)>,
-    /// The counter limit that is being made durable.
+    /// The counter limit that is being made durable, in one of the two superblocks.
     pub(super) id_limit: Option<u64>,
     pub(super) publishes: Vec<Publish>,
     pub(super) erasures: Vec<Erasure>,
     pub(super) flushes: Vec<Done<()>>,
+    /// What is looked at before anything that it may be about is written.
+    pub(super) looks: Vec<(Look, Done<Looked>)>,
     pub(super) runs: Vec<Run>,
 }
 
@@ -116,6 +120,7 @@ impl Batch {
             publishes: Vec::new(),
             erasures: Vec::new(),
             flushes: Vec::new(),
+            looks: Vec::new(),
             runs: Vec::new(),
         }
     }
@@ -128,12 +133,14 @@ impl Batch {
             && self.publishes.is_empty()
             && self.erasures.is_empty()
             && self.flushes.is_empty()
+            && self.looks.is_empty()
             && self.runs.is_empty()
     }
 
     pub(super) fn fail(self, error: &Error) {
         self.publishes.into_iter().for_each(|publish| publish.done.call(Err(error.duplicate())));
         self.flushes.into_iter().for_each(|done| done.call(Err(error.duplicate())));
+        self.looks.into_iter().for_each(|(_, done)| done.call(Err(error.duplicate())));
         self.runs.into_iter().for_each(|run| run.change.fail(error.duplicate()));
     }
 }
@@ -149,7 +156,13 @@ impl Ledger {
         let Some(mut batch) = self.batch.take() else { return false };
         let next = match batch.phase {
             Phase::Prepare => {
-                self.flush_all(prepared_devices(&batch, &self.superblocks));
+                self.looked(&mut batch);
+                let devices = prepared_devices(&batch, &self.superblocks);
+                self.flush_all(if bugs::is(Bug::UnflushedWindows) {
+                    DeviceSet::default()
+                } else {
+                    devices
+                });
                 Phase::FlushPrepared
             }
             Phase::FlushPrepared => {
@@ -169,7 +182,8 @@ impl Ledger {
             }
             Phase::Record => {
                 let mut homes = DeviceSet::default();
-                batch.runs.iter().for_each(|run| homes.insert(run.home));
+                let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedRecords));
+                runs.for_each(|run| homes.insert(run.home));
                 self.flush_all(homes);
                 Phase::FlushRecords
             }
@@ -185,13 +199,15 @@ impl Ledger {
 
     /// Writes what makes room: slab headers, erasures of entries never used, the counter's limit.
     pub(super) fn prepare(&mut self, batch: &Batch) {
+        self.look(batch);
         let opened = batch.openings.iter().map(|opening| (opening.device, opening.slab));
         for (device, slab) in opened.chain(batch.repairs.iter().copied()) {
             let space = self.space.device(device);
             let state = space.slab(slab);
             let Some(purpose) = state.purpose else { continue };
             let header = SlabHeader { epoch: state.epoch, purpose };
-            for within in HEADER_OFFSETS {
+            let copies = if bugs::is(Bug::OneHeader) { 1 } else { 2 };
+            for within in HEADER_OFFSETS.into_iter().take(copies) {
                 let offset = space.layout().slab_offset(slab) + within;
                 let at = Location { device, offset };
                 let place = crate::codec::Place { tier: self.tier.id, at, epoch: header.epoch };
@@ -224,7 +240,9 @@ impl Ledger {
         if let Some(limit) = batch.id_limit.take()
             && !self.space.healthy().is_empty()
         {
-            self.tier.ids.raise(limit);
+            // The other copy still says what was durable before: the next batch writes that one.
+            let other = std::mem::replace(&mut self.id_limit, limit);
+            self.tier.ids.raise(other.min(limit));
         }
         batch.openings.clear();
         batch.repairs.clear();
@@ -299,8 +317,10 @@ impl Ledger {
         if !batch.flushes.is_empty() {
             self.all_devices().iter().for_each(|device| devices.insert(device));
         }
-        batch.erasures.iter().for_each(|erasure| devices.insert(erasure.slot().device));
-        batch.runs.iter().fold(devices, |devices, run| devices.union(run.change.devices()))
+        let erasures = batch.erasures.iter().filter(|_| !bugs::is(Bug::UnflushedErasures));
+        erasures.for_each(|erasure| devices.insert(erasure.slot().device));
+        let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedDescriptors));
+        runs.fold(devices, |devices, run| devices.union(run.change.devices()))
     }
 
     /// Erased entries are free, and explicit flushes done.

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use extent::FileId;
 
+use crate::bugs::{self, Bug};
 use crate::holdings::SlotId;
 
 /// Where the records of each file stand. A tombstone stays until every older record of its file is
@@ -37,7 +38,13 @@ impl RecordBook {
         is_tombstone: bool,
     ) -> Vec<SlotId> {
         let entry = self.files.entry(file).or_default();
-        let old: Vec<SlotId> = entry.newest.into_iter().flatten().collect();
+        let mut old: Vec<SlotId> = entry.newest.into_iter().flatten().collect();
+        let (newest, is_tombstone) = if is_tombstone && bugs::is(Bug::TombstoneTooEarly) {
+            old.extend(newest.into_iter().flatten());
+            ([None, None], false)
+        } else {
+            (newest, is_tombstone)
+        };
         entry.stale += count(&old);
         entry.newest = newest;
         entry.is_tombstone = is_tombstone;
@@ -57,6 +64,11 @@ impl RecordBook {
             return Vec::new();
         }
         self.bury(file)
+    }
+
+    /// Where the newest record of a file stands.
+    pub(crate) fn newest(&self, file: FileId) -> Vec<SlotId> {
+        self.files.get(&file).into_iter().flat_map(|entry| entry.newest).flatten().collect()
     }
 
     /// Whether records older than the newest may still be on a device.
@@ -84,7 +96,7 @@ impl RecordBook {
 }
 
 fn count(slots: &[SlotId]) -> u32 {
-    u32::try_from(slots.len()).expect("two at most")
+    u32::try_from(slots.len()).expect("four at most")
 }
 
 #[cfg(test)]

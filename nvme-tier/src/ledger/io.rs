@@ -1,10 +1,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use dma::{Buffer, Frozen, HugePages, Pool, SizeClass, Source};
+use dma::{Buffer, Frozen, HugePages, Pool, SizeClass, Source, Target};
 use extent::{Error, Kind, Result};
 
 use crate::Extent;
+use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, PAD, Place, SlabHeader, Superblock};
 use crate::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use crate::layout::{PAGE_BYTES, RECORD_BYTES, to_usize};
@@ -39,18 +40,42 @@ impl DeviceSet {
 /// Something to write, encoded only once there is a buffer for it.
 #[derive(Debug)]
 pub(crate) enum Job {
-    Zero { at: Location, bytes: u64 },
-    Superblock { at: Location, superblock: Superblock },
-    Header { place: Place, header: SlabHeader },
-    Descriptor { place: Place, stride: u32, descriptor: Descriptor, extent: Extent },
-    Record { place: Place, record: Arc<FileRecord> },
+    Zero {
+        at: Location,
+        bytes: u64,
+    },
+    Superblock {
+        at: Location,
+        superblock: Superblock,
+    },
+    Header {
+        place: Place,
+        header: SlabHeader,
+    },
+    Descriptor {
+        place: Place,
+        stride: u32,
+        descriptor: Descriptor,
+        extent: Extent,
+    },
+    Record {
+        place: Place,
+        record: Arc<FileRecord>,
+    },
     Flush(DeviceIndex),
+    /// Something to look at, of at most 128 KiB. One that fails is no reason to distrust the device.
+    Read {
+        at: Location,
+        bytes: usize,
+    },
 }
 
 impl Job {
     fn device(&self) -> DeviceIndex {
         match self {
-            Self::Zero { at, .. } | Self::Superblock { at, .. } => at.device,
+            Self::Zero { at, .. } | Self::Superblock { at, .. } | Self::Read { at, .. } => {
+                at.device
+            }
             Self::Header { place, .. }
             | Self::Descriptor { place, .. }
             | Self::Record { place, .. } => place.at.device,
@@ -74,6 +99,8 @@ pub(crate) struct Io {
     failed: DeviceSet,
     reasons: HashMap<DeviceIndex, String>,
     completions: Vec<Completion>,
+    /// What was read, in any order: `None` where the device could not.
+    reads: Vec<(Location, Option<Buffer>)>,
     block_bytes: Vec<u32>,
     max_transfer_bytes: Vec<u32>,
 }
@@ -108,6 +135,7 @@ impl Io {
             failed: DeviceSet::default(),
             reasons: HashMap::new(),
             completions: Vec::new(),
+            reads: Vec::new(),
             block_bytes: geometries().map(|geometry| geometry.block_bytes).collect(),
             max_transfer_bytes: geometries().map(|geometry| geometry.max_transfer_bytes).collect(),
         })
@@ -115,6 +143,11 @@ impl Io {
 
     pub(crate) fn push(&mut self, job: Job) {
         self.jobs.push_back(job);
+    }
+
+    /// What the reads of the last phase brought.
+    pub(crate) fn take_reads(&mut self) -> Vec<(Location, Option<Buffer>)> {
+        std::mem::take(&mut self.reads)
     }
 
     /// The most bytes of one erasure.
@@ -160,9 +193,23 @@ impl Io {
         let any = !completions.is_empty();
         for Completion { token, command, result } in completions.drain(..) {
             let Some(on) = self.flying.remove(&token.0) else { continue };
+            let doing = match command {
+                Command::Read { at, into } => {
+                    self.reads.push((at, into.into_buffer().filter(|_| result.is_ok())));
+                    continue;
+                }
+                Command::Write { .. } => "a write",
+                Command::Flush(_) => "a flush",
+            };
             if let Err(error) = result {
-                let doing =
-                    if matches!(command, Command::Flush(_)) { "a flush" } else { "a write" };
+                let flush = doing == "a flush";
+                if flush && bugs::is(Bug::FailedFlushRetried) {
+                    self.push(Job::Flush(on));
+                    continue;
+                }
+                if bugs::is(if flush { Bug::FailedFlushIgnored } else { Bug::FailedWriteIgnored }) {
+                    continue;
+                }
                 self.fail(on, format!("{doing} failed: {error}"));
             }
         }
@@ -237,6 +284,10 @@ impl Io {
         let block = to_usize(u64::from(self.block_bytes[usize::from(job.device().0)]));
         match job {
             Job::Flush(device) => Ok(Command::Flush(device)),
+            Job::Read { at, bytes } => match self.pool.take(bytes) {
+                Some(buffer) => Ok(Command::Read { at, into: Target::Buffer(buffer, 0..bytes) }),
+                None => Err(job),
+            },
             Job::Zero { at, bytes } => {
                 let part = bytes.min(self.zero_bytes(at.device));
                 if part < bytes {

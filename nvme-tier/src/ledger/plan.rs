@@ -10,6 +10,7 @@ use extent::{
 
 use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};
+use crate::bugs::{self, Bug};
 use crate::codec::{FileRecord, Mark};
 use crate::device::DeviceIndex;
 use crate::file::check_expected;
@@ -32,7 +33,8 @@ impl Ledger {
     pub(super) fn begin(&mut self) -> bool {
         let mut batch = Batch::new();
         let can_write = !self.space.healthy().is_empty();
-        if can_write && self.tier.ids.left() < RESERVE / 2 {
+        let renew = std::mem::take(&mut self.renew_superblocks);
+        if can_write && (renew || self.tier.ids.left() < RESERVE / 2) {
             batch.id_limit = Some(self.tier.ids.next_limit());
         }
         batch.repairs = std::mem::take(&mut self.repairs);
@@ -61,8 +63,12 @@ impl Ledger {
             match operation {
                 Operation::Flush(done) => batch.flushes.push(done),
                 Operation::Publish { extent, generation, done } => {
-                    self.plan_publish(batch, extent, generation, done);
+                    self.plan_publish(batch, extent, generation, true, done);
                 }
+                Operation::Describe { extent, generation, done } => {
+                    self.plan_publish(batch, extent, generation, false, done);
+                }
+                Operation::Look(look, done) => batch.looks.push((look, done)),
                 Operation::Record(file, operation) if files.insert(file) => {
                     if let Some(run) = self.plan_record(file, operation) {
                         batch.runs.push(run);
@@ -94,6 +100,7 @@ impl Ledger {
         batch: &mut Batch,
         extent: Extent,
         generation: Arc<FileGeneration>,
+        is_new: bool,
         done: Done<()>,
     ) {
         let gone = !generation.has(extent.index(), extent.slot());
@@ -103,7 +110,9 @@ impl Ledger {
         }
         match self.tier.ids.take() {
             Ok(sequence) => {
-                self.occupy_evictable(&generation, extent.index(), extent.slot());
+                if is_new {
+                    self.occupy_evictable(&generation, extent.index(), extent.slot());
+                }
                 batch.publishes.push(Publish { extent, generation, sequence, done });
             }
             Err(error) => done.call(Err(error)),
@@ -159,11 +168,14 @@ impl Ledger {
                 let facts = Facts { mark, ..generation.facts() };
                 self.plan_facts(home, &file, generation, facts, done)
             }
-            RecordOperation::Refresh => {
-                let file = known?;
+            RecordOperation::Refresh(done) => {
+                let Some(file) = known else {
+                    done.call(Err(moved_on()));
+                    return None;
+                };
                 let generation = file.newest();
                 let facts = generation.facts();
-                self.plan_facts(home, &file, generation, facts, Done::ignore())
+                self.plan_facts(home, &file, generation, facts, done)
             }
         }
     }
@@ -272,6 +284,11 @@ impl Ledger {
             extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
             written: true,
         };
+        if let Some(newest) = newest.as_ref().filter(|_| bugs::is(Bug::OldSlotsTooEarly)) {
+            for (index, slot) in newest.resident(0..u32::MAX) {
+                newest.remove(index, slot);
+            }
+        }
         let source = newest.and_then(|newest| newest.base());
         let facts = Facts { state: State::Dirty, mark: None, source };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
@@ -347,7 +364,7 @@ impl Ledger {
         };
         let record =
             record_of(file.id(), file.name().clone(), &generation.shape(), &facts, sequence);
-        let was_dirty = generation.state() == State::Dirty;
+        let was_dirty = generation.state() == State::Dirty && !bugs::is(Bug::OneRecordCopy);
         let change = Change::Facts { generation, facts, done };
         let mut run = self.run(file.id(), home, record, true, change);
         if was_dirty {
@@ -365,6 +382,7 @@ impl Ledger {
         change: Change,
     ) -> Run {
         let twice = record.dirty || record.tombstone || self.book.has_stale(file);
+        let twice = twice && !bugs::is(Bug::OneRecordCopy);
         Run {
             file,
             record: Arc::new(record),

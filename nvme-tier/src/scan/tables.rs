@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use extent::{ExtentIndex, Result};
+use extent::{ExtentIndex, FileId, Result};
 
-use super::{Entry, FileScan, FoundExtent, Scan};
+use super::{DamagedRecord, Entry, FileScan, FoundExtent, Nameless, Scan};
 use crate::TierId;
-use crate::codec::{Descriptor, FileRecord, Found, Place};
+use crate::bugs::{self, Bug};
+use crate::codec::{Descriptor, FileRecord, Found, Place, seal_of};
 use crate::device::{DeviceIndex, Location};
 use crate::hash::IdMap;
 use crate::holdings::SlotId;
@@ -29,6 +30,24 @@ struct Table {
     shelf: Option<Arc<Shelf>>,
 }
 
+/// What descriptors are judged by.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    files: &'a IdMap<FileScan>,
+    keep_orphans: bool,
+}
+
+/// What a damaged record's bytes still tell.
+#[derive(Clone, Copy)]
+struct Remains {
+    place: Place,
+    /// The CRC32C that it had when it was whole.
+    seal: u32,
+    file: FileId,
+    sequence: u64,
+    dirty: bool,
+}
+
 /// What a descriptor says that may count.
 #[derive(Clone, Copy)]
 struct Described {
@@ -44,11 +63,16 @@ impl Scan {
     pub(super) fn read_records(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose == Purpose::Records);
         let parse = |table: &Table, slot, bytes: &[u8], _: &mut Vec<u32>| {
-            FileRecord::decode(&table.place(slot), table.layout.block_bytes, bytes)
+            let place = table.place(slot);
+            let found = FileRecord::decode(&place, table.layout.block_bytes, bytes);
+            let remains = matches!(found, Found::Damaged(_)).then(|| Remains::of(place, bytes));
+            (found, remains)
         };
         read_tables(reader, &tables, parse, |slots| match slots {
             None => self.findings.unreadable_entries += 1,
-            Some(found) => found.for_each(|(slot, record)| self.on_record(slot, record)),
+            Some(found) => {
+                found.for_each(|(slot, (record, remains))| self.on_record(slot, record, remains));
+            }
         })
     }
 
@@ -61,8 +85,10 @@ impl Scan {
             extents.push(Vec::new());
         }
         let files = std::mem::take(&mut self.files);
+        let keep_orphans = self.keep_orphans;
         let parse = |table: &Table, slot, bytes: &[u8], checksums: &mut Vec<u32>| {
-            table.describe(&files, slot, bytes, checksums)
+            let known = Known { files: &files, keep_orphans };
+            table.describe(known, slot, bytes, checksums)
         };
         read_tables(reader, &tables, parse, |slots| match slots {
             None => self.findings.unreadable_entries += 1,
@@ -112,7 +138,7 @@ impl Scan {
         tables
     }
 
-    fn on_record(&mut self, slot: SlotId, found: Found<FileRecord>) {
+    fn on_record(&mut self, slot: SlotId, found: Found<FileRecord>, remains: Option<Remains>) {
         let entry = match found {
             Found::Blank => Entry::Blank,
             Found::Stranger => Entry::Stranger,
@@ -122,11 +148,7 @@ impl Scan {
             }
             Found::Damaged(record) => {
                 self.findings.damaged_records += 1;
-                if let Some(record) = record {
-                    self.order.push(record.file);
-                    let file = self.files.entry(record.file).or_default();
-                    file.damaged.push((record, slot));
-                }
+                self.on_damaged(slot, record, remains.expect("a damaged record leaves some"));
                 // Unless it turns out to be the only trace of something dirty.
                 Entry::Stale
             }
@@ -138,12 +160,34 @@ impl Scan {
         self.set_entry(slot, entry);
     }
 
+    fn on_damaged(&mut self, slot: SlotId, record: Option<FileRecord>, remains: Remains) {
+        let Remains { place, seal, file, sequence, dirty } = remains;
+        if let Some(record) = record {
+            self.order.push(record.file);
+            let file = self.files.entry(record.file).or_default();
+            file.damaged.push(DamagedRecord { record, slot, place, seal });
+        } else if dirty {
+            self.nameless.push(Nameless { file, sequence, slot });
+        }
+    }
+
     fn add_record(&mut self, record: FileRecord, slot: SlotId) {
         let file = self.files.entry(record.file).or_default();
         if file.record.is_none() {
             self.order.push(record.file);
         }
         let newest = file.record.as_ref().map(|newest| newest.sequence);
+        // From here on the one that is there counts as newer, if it is older.
+        let newest = match newest {
+            Some(newest) if bugs::is(Bug::OldestRecordWins) && newest != record.sequence => {
+                if newest < record.sequence {
+                    Some(u64::MAX)
+                } else {
+                    None
+                }
+            }
+            newest => newest,
+        };
         match newest {
             Some(newest) if record.sequence < newest => file.stale.push(slot),
             Some(newest) if record.sequence == newest => file.slots.push(slot),
@@ -162,15 +206,21 @@ impl Scan {
         for file in self.files.values_mut() {
             let newest = file.record.as_ref().map_or(0, |record| record.sequence);
             let damaged = std::mem::take(&mut file.damaged);
-            let lost = damaged.into_iter().filter(|(record, _)| record.dirty);
-            let lost = lost.filter(|(record, _)| record.sequence > newest);
-            for (record, slot) in lost {
+            let sound = file.record.clone();
+            let is_copy = |damaged: &DamagedRecord| {
+                sound.as_ref().is_some_and(|sound| damaged.was_copy_of(sound))
+            };
+            let lost = damaged.into_iter().filter(|damaged| {
+                damaged.record.dirty && damaged.record.sequence > newest && !is_copy(damaged)
+            });
+            for DamagedRecord { record, slot, .. } in lost {
                 // The only trace of something that only existed here.
                 entries.push((slot, Entry::Withheld));
                 let known = file.record.as_ref().map_or(0, |record| record.sequence);
                 if !file.lost_record || record.sequence > known {
                     file.lost_record = true;
-                    file.record = Some(record);
+                    // What was dirty is never forgotten: that flag is what was damaged.
+                    file.record = Some(FileRecord { tombstone: false, ..record });
                 }
             }
             if file.lost_record {
@@ -187,6 +237,25 @@ impl Scan {
         self.findings.stale_entries += stale;
         entries.into_iter().for_each(|(slot, entry)| self.set_entry(slot, entry));
         self.files.retain(|_, file| file.record.is_some());
+        let unreadable = self.findings.unreadable_entries + self.findings.damaged_slabs > 0;
+        self.keep_nameless();
+        self.keep_orphans = unreadable || self.findings.nameless_records > 0;
+    }
+
+    /// Keeps damaged records that are not the other copy of a sound one: they are all that is left
+    /// of something dirty.
+    fn keep_nameless(&mut self) {
+        let sequences = self.files.values().filter_map(|file| file.record.as_ref());
+        let sequences: std::collections::HashSet<u64> =
+            sequences.map(|record| record.sequence).collect();
+        for nameless in std::mem::take(&mut self.nameless) {
+            let explained =
+                self.files.contains_key(&nameless.file) || sequences.contains(&nameless.sequence);
+            if !explained {
+                self.findings.nameless_records += 1;
+                self.set_entry(nameless.slot, Entry::Withheld);
+            }
+        }
     }
 
     /// Of several descriptors of one extent the newest counts; the others become stale.
@@ -216,7 +285,7 @@ impl Table {
     /// What the descriptor of a slot says. The checksums of one that counts go to the shelf.
     fn describe(
         &self,
-        files: &IdMap<FileScan>,
+        known: Known<'_>,
         slot: u32,
         bytes: &[u8],
         checksums: &mut Vec<u32>,
@@ -228,7 +297,7 @@ impl Table {
             Found::Stranger => nothing(Entry::Stranger),
             Found::Torn => nothing(Entry::Torn),
             Found::Damaged(_) => nothing(Entry::Suspect),
-            Found::Sound(descriptor) => match self.judge(files, &descriptor, checksums.len()) {
+            Found::Sound(descriptor) => match self.judge(known, &descriptor, checksums.len()) {
                 Ok(file) => {
                     let shelf = self.shelf.as_ref().expect("data slabs have shelves");
                     shelf.set_checksums(slot, checksums.iter().copied());
@@ -243,14 +312,15 @@ impl Table {
     /// The number of the file that a sound descriptor belongs to, or what it is instead.
     fn judge(
         &self,
-        files: &IdMap<FileScan>,
+        known: Known<'_>,
         descriptor: &Descriptor,
         checksums: usize,
     ) -> Result<u32, Entry> {
-        let file = files.get(&descriptor.file).ok_or(Entry::Stale)?;
-        let record = file.record.as_ref().ok_or(Entry::Stale)?;
-        let same = record.attempt == descriptor.attempt
-            && record.generation == descriptor.generation
+        let orphan = if known.keep_orphans { Entry::Withheld } else { Entry::Stale };
+        let file = known.files.get(&descriptor.file).ok_or(orphan)?;
+        let record = file.record.as_ref().ok_or(orphan)?;
+        let same = (record.attempt == descriptor.attempt || bugs::is(Bug::AnyAttempt))
+            && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
             && !record.tombstone;
         if !same {
             return Err(if file.lost_record { Entry::Withheld } else { Entry::Stale });
@@ -262,6 +332,13 @@ impl Table {
             return Err(Entry::Suspect);
         }
         Ok(file.number)
+    }
+}
+
+impl Remains {
+    fn of(place: Place, bytes: &[u8]) -> Self {
+        let (file, sequence, dirty) = FileRecord::trace(bytes);
+        Self { place, seal: seal_of(bytes), file, sequence, dirty }
     }
 }
 

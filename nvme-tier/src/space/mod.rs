@@ -285,6 +285,12 @@ impl DeviceSpace {
         device
     }
 
+    /// Slabs in use, from one on.
+    pub(crate) fn assigned_from(&self, first: u32) -> impl Iterator<Item = u32> {
+        let slabs = (first..).zip(self.slabs.iter().skip(first as usize));
+        slabs.filter(|(_, slab)| slab.purpose.is_some() && !slab.withheld).map(|(at, _)| at)
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }

@@ -175,6 +175,18 @@ impl Slab {
         })
     }
 
+    /// Whether a generation's extent is the one in a slot, as far as the ledger has come.
+    pub(crate) fn is_occupied_by(
+        &self,
+        slot: u32,
+        generation: &FileGeneration,
+        index: ExtentIndex,
+    ) -> bool {
+        self.occupants.get(slot as usize).is_some_and(|occupant| {
+            std::ptr::eq(occupant.generation.as_ptr(), generation) && occupant.index == index.0
+        })
+    }
+
     /// Nobody holds the slot any more; its entry is to be erased.
     pub(crate) fn begin_erase(&mut self, slot: u32) {
         self.erasing += 1;

@@ -87,7 +87,12 @@ impl Rig {
     }
 
     pub fn with(disk: SimDisk, options: TierOptions) -> Result<Self> {
-        let (mut queue, data, pool) = (disk.queue(), disk.queue(), pool());
+        Self::pooled(disk, options, pool())
+    }
+
+    /// With buffers that were there already.
+    pub fn pooled(disk: SimDisk, options: TierOptions, pool: Pool) -> Result<Self> {
+        let (mut queue, data) = (disk.queue(), disk.queue());
         let recovered = recover(&mut queue, &pool, options)?;
         let (tier, ledger, report) = (recovered.tier, recovered.ledger, recovered.report);
         Ok(Self { disk, queue, data, pool, tier, ledger, report })
@@ -177,13 +182,18 @@ impl Rig {
 
     /// Writes an extent's pattern to its slot and waits for that.
     pub fn write(&mut self, reservation: &Reservation, seed: u64) -> Box<[u32]> {
-        let length = reservation.length() as usize;
-        let bytes = pattern(seed, reservation.index().0, length);
-        self.write_at(reservation.at(), &bytes);
-        crc32c_blocks(&bytes, BLOCK).collect()
+        self.try_write(reservation, seed).expect("data writes succeed")
     }
 
-    fn write_at(&mut self, at: Location, bytes: &[u8]) {
+    /// The same on devices that may fail.
+    pub fn try_write(&mut self, reservation: &Reservation, seed: u64) -> Result<Box<[u32]>> {
+        let length = reservation.length() as usize;
+        let bytes = pattern(seed, reservation.index().0, length);
+        self.write_at(reservation.at(), &bytes)?;
+        Ok(crc32c_blocks(&bytes, BLOCK).collect())
+    }
+
+    fn write_at(&mut self, at: Location, bytes: &[u8]) -> Result<()> {
         let mut buffer = self.pool.take(bytes.len()).expect("a buffer");
         buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
         let from = Source::Buffer(buffer, 0..bytes.len());
@@ -193,7 +203,7 @@ impl Rig {
             self.data.kick().expect("the queue works");
             self.data.poll(&mut done);
         }
-        done.remove(0).result.expect("data writes succeed");
+        done.remove(0).result
     }
 
     /// An extent's bytes as they are on the disks, if they match their checksums.

@@ -1,5 +1,5 @@
 //! A run of a few operations, several at once, and what was told of them.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use extent::{ExtentIndex, FileName, Kind, Result};
 use forebay_nvme_tier::device::Device;
 use forebay_nvme_tier::device::sim::SimOptions;
-use forebay_nvme_tier::{FileGeneration, Mark, State};
+use forebay_nvme_tier::{Extent, FileGeneration, Mark, State};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -42,6 +42,9 @@ struct Driver {
     dropped: Vec<(usize, usize)>,
     blind: Vec<(usize, usize, usize)>,
     changes: Vec<Vec<Change>>,
+    attempts: Vec<(usize, u64)>,
+    /// What readers hold, and what they found in it.
+    held: Vec<(Extent, Vec<u8>)>,
     versions: u64,
 }
 
@@ -68,6 +71,8 @@ pub fn run_on(rig: Rig, operations: usize, after_kill: usize) -> Run {
         dropped: Vec::new(),
         blind: Vec::new(),
         changes: vec![vec![start]; FILES],
+        attempts: Vec::new(),
+        held: Vec::new(),
         versions: 0,
     };
     for number in 0..operations {
@@ -95,6 +100,7 @@ impl Driver {
             80..85 => self.mark(file),
             85..92 => self.forget(file),
             92..95 => self.release(file),
+            95..98 => self.read(file),
             _ => {
                 let answer = self.post(|tier, done| tier.flush(done), |()| ());
                 self.flushes.push((self.rig.disk.now(), answer));
@@ -139,6 +145,7 @@ impl Driver {
             self.rng.random_range(0..=LONGEST) * EXTENT + self.rng.random_range(0..9) * 500;
         let Ok(draft) = self.rig.tier.begin(self.names[file].clone(), length) else { return };
         let attempt = draft.attempt().0;
+        self.attempts.push((self.rig.disk.now(), attempt));
         let mut parts = Vec::new();
         let mut extents = BTreeSet::new();
         for index in 0..narrow(length.div_ceil(EXTENT)) {
@@ -245,6 +252,23 @@ impl Driver {
         let _refused_if_dirty = self.rig.ask(|tier, done| tier.release(&generation, 0..2, done));
     }
 
+    /// Somebody begins to read, and those who did before find what they began to read.
+    fn read(&mut self, file: usize) {
+        for (extent, bytes) in std::mem::take(&mut self.held) {
+            let now = self.rig.read(&extent);
+            assert!(now.is_some_and(|now| now == bytes), "a reader's extent changed: {extent:?}");
+        }
+        let Some(generation) = self.newest(file) else { return };
+        let extents =
+            (0..generation.extent_count()).filter_map(|i| generation.extent(ExtentIndex(i)));
+        self.held = extents
+            .map(|extent| {
+                let bytes = self.rig.read(&extent).expect("what is resident is right");
+                (extent, bytes)
+            })
+            .collect();
+    }
+
     fn post<T: Send + 'static, U: Send + 'static>(
         &mut self,
         begin: impl FnOnce(&forebay_nvme_tier::Tier, forebay_nvme_tier::Done<T>),
@@ -294,6 +318,7 @@ impl Driver {
     /// starts on the same disks, with their caches as they are, and what it finds then must last.
     fn kill(mut self) -> Self {
         let disk = self.rig.disk.clone();
+        self.held.clear();
         let Rig { mut queue, data, tier, ledger, .. } = self.rig;
         drop((ledger, tier, data));
         let mut unheard = Vec::new();
@@ -306,8 +331,9 @@ impl Driver {
         self.rig.tier.allow_eviction();
         let now = self.rig.disk.now();
         let open = self.take_answers();
-        for (file, name) in self.names.iter().enumerate() {
-            let content = observe(&self.rig, name, None).expect("whole");
+        let observed = observe(&self.rig, &self.names).expect("whole");
+        for (file, seen) in observed.files.into_iter().enumerate() {
+            let (name, content) = (&self.names[file], seen.content);
             let from = open.iter().filter(|(f, _)| *f == file).map(|(_, asked)| *asked).min();
             let last = &self.changes[file].last().expect("not empty").content;
             assert!(from.is_some() || *last == content, "{name} was {last:?} and is {content:?}");
@@ -321,6 +347,7 @@ impl Driver {
     }
 
     fn finish(mut self) -> Run {
+        self.read(0);
         let open = self.take_answers();
         assert!(open.is_empty(), "the ledger came to rest");
         let mut vouched = Vec::new();
@@ -334,7 +361,7 @@ impl Driver {
             }
         }
         let recorder = self.rig.disk.recorder().expect("it was recorded");
-        let Self { names, changes, dropped, blind, .. } = self;
-        Run { names, changes, vouched, dropped, blind, recorder }
+        let Self { names, changes, dropped, blind, attempts, .. } = self;
+        Run { names, changes, vouched, dropped, blind, attempts, recorder }
     }
 }

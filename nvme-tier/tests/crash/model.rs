@@ -1,17 +1,17 @@
 //! What a file may be after a cut, and what it is found as.
-#![allow(unreachable_pub, reason = "used by the other modules of this test")]
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use extent::{ExtentIndex, FileName, Result};
+use extent::{ExtentIndex, FileName};
 use forebay_nvme_tier::device::sim::Recorder;
 use forebay_nvme_tier::{Mark, State};
 
-use crate::common::{Rig, pattern};
+use crate::common::{Rig, name, pattern};
 
 /// What is durable of a file.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Content {
     Absent,
     Clean {
@@ -30,6 +30,16 @@ pub enum Content {
         seed: u64,
         extents: BTreeSet<u32>,
     },
+}
+
+impl Content {
+    /// The attempt that made it.
+    pub fn attempt(&self) -> Option<u64> {
+        match self {
+            Self::Absent => None,
+            Self::Clean { attempt, .. } | Self::Dirty { attempt, .. } => Some(*attempt),
+        }
+    }
 }
 
 impl fmt::Debug for Content {
@@ -74,27 +84,51 @@ pub struct Run {
     /// Files that something was asked of when the process died, and between which moments nobody
     /// can tell what became of it.
     pub blind: Vec<(usize, usize, usize)>,
+    /// Attempts that were given out, and when.
+    pub attempts: Vec<(usize, u64)>,
     pub recorder: Recorder,
 }
 
-/// What a file is on a recovered tier, and how it fails the model whatever it is: its attempt must
-/// be one of the history, if one is given.
-pub fn observe(rig: &Rig, name: &FileName, history: Option<&[Change]>) -> Result<Content, String> {
-    let Some(file) = rig.find(name) else { return Ok(Content::Absent) };
+/// A file on a recovered tier.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Seen {
+    pub content: Content,
+    /// Extents that are there, and right.
+    pub extents: BTreeSet<u32>,
+    /// Extents of clean files that are said to be there, and are not: the silo has them.
+    pub lost: BTreeSet<u32>,
+}
+
+/// A recovered tier, as far as the model goes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Observed {
+    pub files: Vec<Seen>,
+    /// The first attempt that it gives out.
+    pub next_attempt: u64,
+}
+
+/// What a recovered tier holds; an error for what is wrong in any state: bytes that are not those of
+/// their attempt, something dirty that is damaged, a quarantine.
+pub fn observe(rig: &Rig, names: &[FileName]) -> Result<Observed, String> {
+    let files = names.iter().map(|name| observe_file(rig, name)).collect::<Result<_, _>>()?;
+    let draft = rig.tier.begin(name("s/probe"), 0).map_err(|error| error.to_string())?;
+    Ok(Observed { files, next_attempt: draft.attempt().0 })
+}
+
+fn observe_file(rig: &Rig, name: &FileName) -> Result<Seen, String> {
+    let (mut extents, mut lost) = (BTreeSet::new(), BTreeSet::new());
+    let Some(file) = rig.find(name) else {
+        return Ok(Seen { content: Content::Absent, extents, lost });
+    };
+    if file.name() != name {
+        return Err(format!("{name} is called {}", file.name()));
+    }
     let generation = file.newest();
     let attempt = generation.attempt().0;
     let seed = attempt;
-    let is_known = |change: &Change| match &change.content {
-        Content::Absent => false,
-        Content::Clean { attempt: a, .. } | Content::Dirty { attempt: a, .. } => *a == attempt,
-    };
-    if !history.is_none_or(|history| history.iter().any(is_known)) {
-        return Err(format!("attempt {attempt} of {name} never succeeded"));
-    }
     if generation.mark() == Some(Mark::Quarantined) {
         return Err(format!("{name} is quarantined"));
     }
-    let mut extents = BTreeSet::new();
     for index in 0..generation.extent_count() {
         let Some(extent) = generation.extent(ExtentIndex(index)) else { continue };
         let expected = pattern(seed, index, extent.length() as usize);
@@ -104,15 +138,18 @@ pub fn observe(rig: &Rig, name: &FileName, history: Option<&[Change]>) -> Result
             }
             Some(_) => return Err(format!("extent {index} of {name} holds something else")),
             // The checksum tells that its data is lost: the silo has it.
-            None if generation.state() == State::Clean => {}
+            None if generation.state() == State::Clean => {
+                lost.insert(index);
+            }
             None => return Err(format!("extent {index} of dirty {name} is damaged")),
         }
     }
     let text = |version: Option<extent::SourceVersion>| version.map(|v| v.as_str().to_owned());
     let (length, mark) = (generation.length(), generation.mark());
-    Ok(match generation.state() {
+    let content = match generation.state() {
         State::Dirty => {
-            Content::Dirty { attempt, length, base: text(generation.base()), mark, seed, extents }
+            let (base, extents) = (text(generation.base()), extents.clone());
+            Content::Dirty { attempt, length, base, mark, seed, extents }
         }
         State::Clean => Content::Clean {
             attempt,
@@ -122,34 +159,27 @@ pub fn observe(rig: &Rig, name: &FileName, history: Option<&[Change]>) -> Result
             seed,
             written: generation.is_written(),
         },
-    })
+    };
+    Ok(Seen { content, extents, lost })
 }
 
-/// Whether a recovered tier is what the model allows after a cut. What each file was found as.
-pub fn judge(run: &Run, rig: &Rig, moment: usize) -> Result<Vec<Content>, String> {
-    let mut found = Vec::new();
-    for (file, name) in run.names.iter().enumerate() {
-        let history = &run.changes[file];
+/// Whether a recovered tier is what the model allows after a cut.
+pub fn judge(run: &Run, found: &Observed, moment: usize) -> Result<(), String> {
+    let given = run.attempts.iter().filter(|(at, _)| *at <= moment).map(|(_, attempt)| *attempt);
+    if let Some(last) = given.max().filter(|last| found.next_attempt <= *last) {
+        let next = found.next_attempt;
+        return Err(format!("attempt {next} would be given out after {last} was"));
+    }
+    for (file, seen) in found.files.iter().enumerate() {
         let open =
             |(f, from, to): &(usize, usize, usize)| *f == file && (*from..*to).contains(&moment);
-        if run.blind.iter().any(open) {
-            found.push(observe(rig, name, None)?);
-            continue;
+        let possible = possible(&run.changes[file], moment);
+        if !run.blind.iter().any(open) && !possible.contains(&&seen.content) {
+            let name = &run.names[file];
+            return Err(format!("{name} is {:?} and may be {possible:?}", seen.content));
         }
-        let content = observe(rig, name, Some(history))?;
-        let certain = history
-            .iter()
-            .rposition(|change| change.acknowledged.is_some_and(|at| at <= moment))
-            .expect("the beginning is acknowledged");
-        let possible = history[certain..].iter().enumerate();
-        let possible = possible.filter(|(after, change)| *after == 0 || change.asked <= moment);
-        let possible: Vec<&Content> = possible.map(|(_, change)| &change.content).collect();
-        if !possible.contains(&&content) {
-            return Err(format!("{name} is {content:?} and may be {possible:?}"));
-        }
-        found.push(content);
     }
-    for vouched in run.vouched.iter().filter(|vouched| vouched.from <= moment) {
+    run.vouched.iter().filter(|vouched| vouched.from <= moment).try_for_each(|vouched| {
         let history = &run.changes[vouched.file];
         let changed = |change: &Change| change.asked > 0 && change.asked <= moment;
         let dropped = run.dropped.iter().any(|(file, at)| *file == vouched.file && *at <= moment);
@@ -157,13 +187,21 @@ pub fn judge(run: &Run, rig: &Rig, moment: usize) -> Result<Vec<Content>, String
         let current = history.iter().rfind(|change| changed(change)).map(|change| &change.content);
         let same =
             matches!(current, Some(Content::Clean { attempt, .. }) if *attempt == vouched.attempt);
-        if same && !dropped {
-            let generation =
-                rig.find(&run.names[vouched.file]).ok_or("a vouched file is gone")?.newest();
-            if !rig.holds(&generation, vouched.index, vouched.attempt) {
-                return Err(format!("extent {} of {} was flushed", vouched.index, vouched.file));
-            }
+        if same && !dropped && !found.files[vouched.file].extents.contains(&vouched.index) {
+            let name = &run.names[vouched.file];
+            return Err(format!("extent {} of {name} was flushed and is gone", vouched.index));
         }
-    }
-    Ok(found)
+        Ok(())
+    })
+}
+
+/// What a file may be after a cut: what was acknowledged last, and all that was asked for since.
+pub fn possible(history: &[Change], moment: usize) -> Vec<&Content> {
+    let certain = history
+        .iter()
+        .rposition(|change| change.acknowledged.is_some_and(|at| at <= moment))
+        .expect("the beginning is acknowledged");
+    let after = history[certain..].iter().enumerate();
+    let after = after.filter(|(after, change)| *after == 0 || change.asked <= moment);
+    after.map(|(_, change)| &change.content).collect()
 }

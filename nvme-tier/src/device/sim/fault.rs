@@ -21,6 +21,8 @@ pub enum Fault {
     Misdirect,
     /// A write or a flush is reported as a success and does not happen.
     Lose,
+    /// A read finds what was there before the last write to each block. Reported as a success.
+    Stale,
     /// The device is gone: this and all later operations on it fail.
     Vanish,
 }
@@ -72,6 +74,7 @@ impl FaultRule {
                 matches!(operation, Operation::Read | Operation::Write)
             }
             Fault::Lose => matches!(operation, Operation::Write | Operation::Flush),
+            Fault::Stale => operation == Operation::Read,
         };
         assert!(sensible, "{fault:?} makes no sense for {operation:?}");
         Self { operation, when, fault, device: None, range: None }

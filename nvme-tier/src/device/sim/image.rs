@@ -1,16 +1,25 @@
 //! The contents of one simulated device.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-const CHUNK_BYTES: u64 = 64 << 10;
+const CHUNK_BYTES: u64 = 16 << 10;
+/// What no block is smaller than.
+const SECTOR_BYTES: usize = 512;
 
 /// A device's bytes. What was never written is zero and takes no memory; a clone shares what
 /// neither side has changed since.
 #[derive(Clone, Debug)]
 pub struct Image {
     length: u64,
-    chunks: BTreeMap<u64, Arc<Vec<u8>>>,
+    chunks: BTreeMap<u64, Arc<Chunk>>,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    bytes: Vec<u8>,
+    /// Computed when it is first asked for, and shared by all images that share the chunk.
+    fingerprint: OnceLock<u128>,
 }
 
 impl Image {
@@ -35,7 +44,7 @@ impl Image {
         for (chunk, within, part) in parts(offset, into.len()) {
             let piece = &mut into[part];
             match self.chunks.get(&chunk) {
-                Some(bytes) => piece.copy_from_slice(&bytes[within..within + piece.len()]),
+                Some(chunk) => piece.copy_from_slice(&chunk.bytes[within..within + piece.len()]),
                 None => piece.fill(0),
             }
         }
@@ -48,10 +57,18 @@ impl Image {
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         self.assert_inside(offset, bytes.len());
         for (chunk, within, part) in parts(offset, bytes.len()) {
-            let empty = || Arc::new(vec![0; to_usize(CHUNK_BYTES)]);
-            let chunk = Arc::make_mut(self.chunks.entry(chunk).or_insert_with(empty));
-            chunk[within..within + part.len()].copy_from_slice(&bytes[part]);
+            let chunk = Arc::make_mut(self.chunks.entry(chunk).or_insert_with(Chunk::empty));
+            chunk.fingerprint.take();
+            chunk.bytes[within..within + part.len()].copy_from_slice(&bytes[part]);
         }
+    }
+
+    /// A number that equal images share, and others for all practical purposes do not: an image that
+    /// a crash can leave in many ways need be looked at only once.
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        let each = self.chunks.iter().map(|(at, chunk)| chunk.fingerprint(at * CHUNK_BYTES));
+        each.fold(0, |sum, one| sum ^ one)
     }
 
     fn assert_inside(&self, offset: u64, length: usize) {
@@ -61,6 +78,42 @@ impl Image {
             "{length} bytes at {offset} are outside"
         );
     }
+}
+
+impl Chunk {
+    fn empty() -> Arc<Self> {
+        let bytes = vec![0; to_usize(CHUNK_BYTES)];
+        Arc::new(Self { bytes, fingerprint: OnceLock::new() })
+    }
+
+    fn fingerprint(&self, at: u64) -> u128 {
+        *self.fingerprint.get_or_init(|| fingerprint(at, &self.bytes))
+    }
+}
+
+/// The part that bytes at a place have in the fingerprint of an image: the sum, without carry, over
+/// its sectors. So whoever knows what a sector was and becomes knows the fingerprint of the whole.
+/// Zeroes count for nothing.
+pub(super) fn fingerprint(at: u64, bytes: &[u8]) -> u128 {
+    let sectors = (at..).step_by(SECTOR_BYTES).zip(bytes.chunks(SECTOR_BYTES));
+    sectors.fold(0, |sum, (at, sector)| sum ^ sector_fingerprint(at, sector))
+}
+
+fn sector_fingerprint(at: u64, sector: &[u8]) -> u128 {
+    const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835;
+    let mut sum = 0u128;
+    let mut any = 0u64;
+    for word in sector.chunks_exact(8) {
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        any |= word;
+        sum = (sum ^ u128::from(word)).wrapping_mul(SPREAD);
+        sum ^= sum >> 67;
+    }
+    if any == 0 {
+        return 0;
+    }
+    let sum = (sum ^ u128::from(at) << 64).wrapping_mul(SPREAD);
+    (sum ^ (sum >> 67)).wrapping_mul(SPREAD)
 }
 
 /// The chunks under a range: number, offset within, and which part of the range.
@@ -87,7 +140,7 @@ mod tests {
     #[test]
     fn writes_across_chunks_are_read_back_and_clones_are_apart() {
         let mut image = Image::new(4 * CHUNK_BYTES);
-        let bytes: Vec<u8> = (0..=250).cycle().take(2 * 65536 + 17).collect();
+        let bytes: Vec<u8> = (0..=250).cycle().take(2 * to_usize(CHUNK_BYTES) + 17).collect();
         image.write(CHUNK_BYTES - 5, &bytes);
         let before = image.clone();
         image.write(CHUNK_BYTES, &[0xee]);
@@ -97,6 +150,21 @@ mod tests {
         assert_eq!(&back[1..=bytes.len()], bytes);
         image.read(CHUNK_BYTES, &mut back[..1]);
         assert_eq!(back[0], 0xee);
+    }
+
+    #[test]
+    fn equal_images_have_one_fingerprint_and_others_another() {
+        let (mut a, mut b) = (Image::new(4 * CHUNK_BYTES), Image::new(4 * CHUNK_BYTES));
+        a.write(CHUNK_BYTES - 1, &[1, 2]);
+        assert_ne!(a.fingerprint(), b.fingerprint());
+        b.write(CHUNK_BYTES, &[2, 3]);
+        b.write(CHUNK_BYTES - 1, &[1, 2, 0]);
+        b.write(3 * CHUNK_BYTES, &[0; 8]);
+        assert_eq!(a.fingerprint(), b.fingerprint(), "zeroes are zeroes, written or not");
+        let before = a.clone();
+        a.write(CHUNK_BYTES + 8, &[1]);
+        assert_ne!(a.fingerprint(), before.fingerprint());
+        assert_eq!(before.fingerprint(), b.fingerprint(), "a clone is apart");
     }
 
     #[test]

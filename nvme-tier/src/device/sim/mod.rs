@@ -25,7 +25,7 @@ pub use fault::{Fault, FaultPlan, FaultRule, Operation, When};
 pub use image::Image;
 pub use platter::{Event, Survival, WriteId, WriteRecord};
 pub use queue::SimDevice;
-pub use recorder::Recorder;
+pub use recorder::{Fingerprints, Recorder};
 
 use super::{DeviceIndex, Geometry, Location};
 use fault::FaultState;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Image;
+use super::image::fingerprint;
 use crate::device::{DeviceIndex, Location};
 
 /// A write's number, unique on its [`SimDisk`](super::SimDisk).
@@ -85,6 +86,8 @@ pub(super) struct Platter {
     volatile: bool,
     /// What reads find.
     current: Vec<Image>,
+    /// What was there before the last write, wherever there was one.
+    previous: Vec<Image>,
     /// What survives for certain.
     durable: Vec<Image>,
     /// Ended writes in the order of their end.
@@ -122,6 +125,7 @@ impl Platter {
             block_bytes: block_bytes as usize,
             volatile,
             current: images.clone(),
+            previous: images.clone(),
             durable: images,
             ended: VecDeque::new(),
             running: Vec::new(),
@@ -132,6 +136,10 @@ impl Platter {
 
     pub(super) fn current(&self, device: DeviceIndex) -> &Image {
         &self.current[usize::from(device.0)]
+    }
+
+    pub(super) fn previous(&self, device: DeviceIndex) -> &Image {
+        &self.previous[usize::from(device.0)]
     }
 
     pub(super) fn durable(&self) -> &[Image] {
@@ -168,8 +176,12 @@ impl Platter {
         pending.record.completed = completed;
         pending.forsaken = !completed;
         if happened {
-            let at = pending.record.at;
-            self.current[usize::from(at.device.0)].write(at.offset, &pending.record.data);
+            let (at, data) = (pending.record.at, &pending.record.data);
+            let device = usize::from(at.device.0);
+            let mut before = vec![0; data.len()];
+            self.current[device].read(at.offset, &mut before);
+            self.previous[device].write(at.offset, &before);
+            self.current[device].write(at.offset, data);
         }
         if self.volatile || !completed {
             self.ended.push_back(pending);
@@ -233,9 +245,50 @@ impl Platter {
         images
     }
 
+    /// The fingerprint of what is durable, and by what each block of each unflushed write would
+    /// change it; `None` if two of them want the same block, so that it depends on both.
+    pub(super) fn fingerprints(&self) -> Option<(u128, Vec<Vec<u128>>)> {
+        let pending: Vec<_> = self.pending().collect();
+        let overlap = |a: &Pending, b: &Pending| {
+            let (a, b) = (&a.record, &b.record);
+            a.at.device == b.at.device
+                && a.at.offset < b.at.offset + b.data.len() as u64
+                && b.at.offset < a.at.offset + a.data.len() as u64
+        };
+        if pending.iter().enumerate().any(|(n, a)| pending[..n].iter().any(|b| overlap(a, b))) {
+            return None;
+        }
+        let changes = pending.into_iter().map(|pending| self.changes(pending)).collect();
+        Some((fingerprint_all(&self.durable), changes))
+    }
+
+    fn changes(&self, pending: &Pending) -> Vec<u128> {
+        let at = pending.record.at;
+        let device = usize::from(at.device.0);
+        let mut before = vec![0; pending.record.data.len()];
+        self.durable[device].read(at.offset, &mut before);
+        let blocks = pending.record.data.chunks(self.block_bytes);
+        let pairs = blocks.zip(before.chunks(self.block_bytes));
+        let places = (at.offset..).step_by(self.block_bytes);
+        let changes = places
+            .zip(pairs)
+            .map(|(at, (new, old))| on_device(fingerprint(at, new) ^ fingerprint(at, old), device));
+        changes.zip(&pending.alive).map(|(change, alive)| if *alive { change } else { 0 }).collect()
+    }
+
     fn pending(&self) -> impl Iterator<Item = &Pending> {
         self.ended.iter().chain(&self.running)
     }
+}
+
+/// One number for all devices.
+pub(super) fn fingerprint_all(images: &[Image]) -> u128 {
+    let each = images.iter().map(Image::fingerprint).enumerate();
+    each.fold(0, |sum, (device, one)| sum ^ on_device(one, device))
+}
+
+fn on_device(fingerprint: u128, device: usize) -> u128 {
+    fingerprint.rotate_left(u32::try_from(device % 128).expect("small"))
 }
 
 fn write_blocks(

@@ -191,7 +191,11 @@ fn finish(state: &mut State, command: &mut Command, work: Work) -> Result<()> {
         }
         Work::Read { from, fault } => {
             let mut bytes = vec![0; command.length()];
-            state.platter.current(from.device).read(from.offset, &mut bytes);
+            let stale = fault == Some(Fault::Stale);
+            let platter = &state.platter;
+            let image =
+                if stale { platter.previous(from.device) } else { platter.current(from.device) };
+            image.read(from.offset, &mut bytes);
             if fault == Some(Fault::FlipBit) {
                 flip_bit(&mut bytes, &mut state.rng);
             }

@@ -174,6 +174,12 @@ fn each_fault_does_what_it_says() {
     bench.write(5, 1, 10).expect("reported as good");
     assert_eq!(mark(&bench.disk, 5), 9);
 
+    bench.write(6, 1, 7).expect("healthy");
+    bench.write(6, 1, 8).expect("healthy");
+    bench.fault(Operation::Read, Fault::Stale);
+    assert_eq!(bench.read(6).expect("reported as good"), vec![7; BLOCK]);
+    assert_eq!(bench.read(6).expect("only the first"), vec![8; BLOCK]);
+
     bench.fault(Operation::Write, Fault::Misdirect);
     bench.write(5, 1, 11).expect("reported as good");
     let landed = bench.disk.unflushed().last().expect("there").at;
@@ -289,4 +295,34 @@ fn rot_is_durable_and_needs_no_alignment() {
     bench.disk.poke(Location { device: DeviceIndex(0), offset: 77 }, &[1, 2]);
     let cut = bench.disk.crash(&mut lost);
     assert_eq!(cut.peek(Location { device: DeviceIndex(0), offset: 76 }, 4), [0, 1, 2, 0]);
+}
+
+#[test]
+fn the_fingerprint_of_what_a_crash_leaves_is_known_before_it_is_made() {
+    let mut bench = Bench::new(SimOptions { capacity_bytes: 1 << 20, ..SimOptions::default() });
+    bench.disk.record();
+    bench.write(3, 2, 1).expect("healthy");
+    bench.flush().expect("healthy");
+    bench.write(4, 4, 2).expect("healthy");
+    bench.start_write(20, 1, 3);
+    let mut recorder = bench.disk.recorder().expect("it was recorded");
+    let moment = recorder.moments();
+    let prints = recorder.fingerprints_at(moment);
+    assert!(prints.are_apart());
+    let torn = || Survival::Torn(vec![0, 3]);
+    let mut seen = Vec::new();
+    for first in [Survival::Lost, Survival::Whole, torn()] {
+        for second in [Survival::Lost, Survival::Whole] {
+            let choice = [first.clone(), second];
+            let mut each = choice.iter().cloned();
+            let disk = recorder.crash_at(moment, &mut |_| each.next().expect("two writes"));
+            assert_eq!(prints.of(&choice), Some(disk.fingerprint()), "{choice:?}");
+            assert!(!seen.contains(&disk.fingerprint()), "{choice:?} is like no other");
+            seen.push(disk.fingerprint());
+        }
+    }
+    bench.start_write(21, 1, 4);
+    bench.start_write(20, 2, 5);
+    let mut recorder = bench.disk.recorder().expect("it was recorded");
+    assert!(!recorder.fingerprints_at(recorder.moments()).are_apart(), "two want block 20");
 }

@@ -32,6 +32,15 @@ impl InFlight {
         (self.token, self.command)
     }
 
+    pub(super) fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// Whether it only goes through the ring to be reported.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     /// The entry for what is still to be moved.
     pub(super) fn entry(&self, ring: &Ring) -> squeue::Entry {
         if self.refusal.is_some() {
@@ -70,6 +79,16 @@ impl InFlight {
                 }
             }
         }
+    }
+
+    /// The place of registered memory in which a part of the command's lies.
+    pub(super) fn place(&self, ring: &Ring, memory: *mut u8, length: usize) -> Option<u16> {
+        let region = match &self.command {
+            Command::Flush(_) => return None,
+            Command::Read { into, .. } => into.region(),
+            Command::Write { from, .. } => from.region(),
+        };
+        ring.place(region, memory.addr() - region.base().addr().get(), length)
     }
 
     fn part(
@@ -125,16 +144,21 @@ impl InFlight {
     }
 
     fn describe(&self, media: &Media) -> String {
-        let path = media.path(self.command.device()).display();
-        match &self.command {
-            Command::Read { at, into } => {
-                format!("reading {} bytes at {} of {path}", into.length(), at.offset)
-            }
-            Command::Write { at, from } => {
-                format!("writing {} bytes at {} of {path}", from.length(), at.offset)
-            }
-            Command::Flush(_) => format!("flushing {path}"),
+        describe(&self.command, media)
+    }
+}
+
+/// A command in an operator's words.
+pub(super) fn describe(command: &Command, media: &Media) -> String {
+    let path = media.path(command.device()).display();
+    match command {
+        Command::Read { at, into } => {
+            format!("reading {} bytes at {} of {path}", into.length(), at.offset)
         }
+        Command::Write { at, from } => {
+            format!("writing {} bytes at {} of {path}", from.length(), at.offset)
+        }
+        Command::Flush(_) => format!("flushing {path}"),
     }
 }
 
@@ -146,6 +170,6 @@ struct Part {
     place: Option<u16>,
 }
 
-fn fixed(device: DeviceIndex) -> types::Fixed {
+pub(super) fn fixed(device: DeviceIndex) -> types::Fixed {
     types::Fixed(u32::from(device.0))
 }

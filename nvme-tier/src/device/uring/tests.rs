@@ -20,6 +20,10 @@ fn open(files: &[&TempFile], read_only: bool) -> Media {
     Media::open(&paths, MediaOptions { read_only, minimum_bytes: 0 }).expect("opens")
 }
 
+fn queue(files: &[&TempFile], read_only: bool, depth: usize) -> Result<UringDevice> {
+    UringDevice::new(&open(files, read_only), depth)
+}
+
 fn new_file(name: &str) -> TempFile {
     let file = TempFile::new(name);
     allocate_file(file.path(), FILE_BYTES, &mut |_, _| {}).expect("room");
@@ -105,7 +109,8 @@ struct Model {
 
 impl Model {
     fn new(media: &Media) -> Self {
-        let mut queues: Vec<_> = (0..2).map(|_| media.queue(8).expect("a queue")).collect();
+        let mut queues: Vec<_> =
+            (0..2).map(|_| UringDevice::new(media, 8).expect("a queue")).collect();
         let region = Region::anonymous(16 * 8 * BLOCK, HugePages::Never).expect("memory");
         let pool = pool(16);
         for memory in [&region, pool.region()] {
@@ -235,7 +240,7 @@ proptest! {
 #[test]
 fn a_full_queue_gives_the_command_back() {
     let file = new_file("full");
-    let mut device = open(&[&file], false).queue(3).expect("a queue");
+    let mut device = queue(&[&file], false, 3).expect("a queue");
     let pool = pool(4);
     let mut write = |tag| {
         let from = Source::Buffer(pool.take(1).expect("free"), 0..BLOCK);
@@ -253,7 +258,7 @@ fn a_full_queue_gives_the_command_back() {
 #[test]
 fn senseless_commands_fail_through_the_ring() {
     let file = new_file("refused");
-    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let mut device = queue(&[&file], false, 4).expect("a queue");
     let pool = pool(1);
     for (device_index, offset, length) in [
         (1, 0, BLOCK),
@@ -270,7 +275,7 @@ fn senseless_commands_fail_through_the_ring() {
     }
     let mut reader = {
         drop(device);
-        open(&[&file], true).queue(4).expect("a queue")
+        queue(&[&file], true, 4).expect("a queue")
     };
     let from = Source::Buffer(pool.take(1).expect("it came back"), 0..BLOCK);
     let (_, result) = only(&mut reader, Command::Write { at: at(0), from });
@@ -280,7 +285,7 @@ fn senseless_commands_fail_through_the_ring() {
 #[test]
 fn a_truncated_file_is_an_error_and_not_a_short_read() {
     let file = new_file("truncated");
-    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let mut device = queue(&[&file], false, 4).expect("a queue");
     let pool = pool(1);
     let outside = OpenOptions::new().write(true).open(file.path()).expect("opens");
     outside.set_len(3 * BLOCK as u64).expect("shrinks");
@@ -297,7 +302,7 @@ fn a_truncated_file_is_an_error_and_not_a_short_read() {
 #[test]
 fn several_files_and_large_transfers() {
     let files = [new_file("first"), new_file("second")];
-    let mut device = open(&[&files[0], &files[1]], false).queue(2).expect("a queue");
+    let mut device = queue(&[&files[0], &files[1]], false, 2).expect("a queue");
     let class = SizeClass { bytes: 1 << 20, count: 1 };
     let pool = Pool::new(&[class], HugePages::Never).expect("memory");
     device.register(pool.region()).expect("registers");
@@ -322,7 +327,7 @@ fn several_files_and_large_transfers() {
 #[test]
 fn a_drained_queue_moves_between_threads() {
     let file = new_file("moves");
-    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let mut device = queue(&[&file], false, 4).expect("a queue");
     let pool = pool(2);
     device.register(pool.region()).expect("registers");
     let write = |mut device: UringDevice, pool: &Pool| {
@@ -354,7 +359,7 @@ fn a_drained_queue_moves_between_threads() {
 #[test]
 fn a_move_with_commands_in_flight_is_reported() {
     let file = new_file("moved-busy");
-    let mut device = open(&[&file], false).queue(8).expect("a queue");
+    let mut device = queue(&[&file], false, 8).expect("a queue");
     let pool = pool(8);
     let read = |device: &mut UringDevice| {
         let into = Target::Buffer(pool.take(1).expect("free"), 0..BLOCK);
@@ -379,7 +384,7 @@ fn dropping_with_commands_in_flight_gives_their_memory_back() {
     let file = new_file("dropped");
     let pool = pool(8);
     for kicked in [true, false] {
-        let mut device = open(&[&file], false).queue(8).expect("a queue");
+        let mut device = queue(&[&file], false, 8).expect("a queue");
         for tag in 0..8 {
             let from = Source::Buffer(pool.take(1).expect("free"), 0..8 * BLOCK);
             device.submit(Token(tag), Command::Write { at: at(8 * tag), from }).expect("room");
@@ -396,7 +401,7 @@ fn dropping_with_commands_in_flight_gives_their_memory_back() {
 fn what_cannot_be_reaped_is_leaked_and_never_reused() {
     let file = new_file("orphan");
     let pool = pool(8);
-    let mut device = open(&[&file], false).queue(8).expect("a queue");
+    let mut device = queue(&[&file], false, 8).expect("a queue");
     device = thread::scope(|scope| {
         let kick = || {
             for tag in 0..8 {
@@ -419,10 +424,10 @@ fn depths_out_of_range_are_refused() {
     let file = new_file("depth");
     let media = open(&[&file], false);
     for depth in [0, LARGEST_DEPTH + 1, usize::MAX] {
-        let error = media.queue(depth).err().expect("out of range");
+        let error = UringDevice::new(&media, depth).err().expect("out of range");
         assert_eq!(error.kind(), Kind::Invalid);
     }
-    let mut device = media.queue(LARGEST_DEPTH).expect("the largest");
+    let mut device = UringDevice::new(&media, LARGEST_DEPTH).expect("the largest");
     only(&mut device, Command::Flush(DeviceIndex(0))).1.expect("healthy");
 }
 
@@ -432,7 +437,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 #[test]
 fn a_sleep_misses_no_completion() {
     let file = new_file("sleep");
-    let mut device = open(&[&file], false).queue(64).expect("a queue");
+    let mut device = queue(&[&file], false, 64).expect("a queue");
     let pool = pool(64);
     let (_silent, quiet) = UnixStream::pair().expect("sockets");
     let mut completions = Vec::new();
@@ -456,9 +461,30 @@ fn a_sleep_misses_no_completion() {
 }
 
 #[test]
+fn gathering_ends_when_there_is_nothing_more_to_come() {
+    let file = new_file("gather");
+    let mut device = queue(&[&file], false, 8).expect("a queue");
+    let pool = pool(8);
+    let mut completions = Vec::new();
+    device.gather(3).expect("nothing to wait for");
+    for wanted in [1, 5, 8, 100] {
+        for tag in 0..8 {
+            let from = Source::Buffer(pool.take(1).expect("free"), 0..BLOCK);
+            device.submit(Token(tag), Command::Write { at: at(tag), from }).expect("room");
+        }
+        while completions.len() < wanted.min(8) {
+            device.gather(wanted - completions.len()).expect("a sound queue");
+            device.poll(&mut completions);
+        }
+        completions.extend(drain(&mut device));
+        assert_eq!(completions.drain(..).count(), 8);
+    }
+}
+
+#[test]
 fn a_sleep_ends_for_another_descriptor_each_time_and_at_its_limit() {
     let file = new_file("others");
-    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let mut device = queue(&[&file], false, 4).expect("a queue");
     let pairs: Vec<_> = (0..MOST_OTHERS).map(|_| UnixStream::pair().expect("sockets")).collect();
     let others: Vec<_> = pairs.iter().map(|(_, watched)| watched.as_fd()).collect();
     for limit in [None, Some(FOREVER)] {
@@ -481,7 +507,7 @@ fn a_sleep_ends_for_another_descriptor_each_time_and_at_its_limit() {
 #[test]
 fn a_watch_survives_a_move() {
     let file = new_file("watch-moved");
-    let mut device = open(&[&file], false).queue(4).expect("a queue");
+    let mut device = queue(&[&file], false, 4).expect("a queue");
     let (mut ringer, watched) = UnixStream::pair().expect("sockets");
     let brief = Some(Duration::from_millis(1));
     assert!(!device.sleep(&[watched.as_fd()], brief).expect("a sound queue"));

@@ -1,4 +1,4 @@
-//! One opened tier file or block device, and what the kernel says about it.
+//! A file or block device, and what the kernel says about it.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -7,14 +7,14 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, Kind, Result};
 
-use super::{Geometry, MediaOptions};
+use crate::device::{Geometry, MediaOptions, foreign};
 
 /// What is reported as the most bytes for one command: beyond it nothing gets faster.
 const MAX_TRANSFER_BYTES: u32 = 1 << 20;
@@ -23,7 +23,7 @@ const MAX_TRANSFER_BYTES: u32 = 1 << 20;
 const PAGE_BYTES: u32 = 4096;
 
 /// The largest logical block there is a use for.
-const LARGEST_BLOCK_BYTES: u32 = 64 << 10;
+pub(in crate::device) const LARGEST_BLOCK_BYTES: u32 = 64 << 10;
 
 /// A process that has just ended holds its locks until the kernel has taken down its rings, in the
 /// background: ask this often, this far apart, before believing that another one has them.
@@ -35,14 +35,13 @@ const BLKPBSZGET: libc::Ioctl = 0x127b;
 
 /// An open, exclusively locked file or block device.
 #[derive(Debug)]
-pub(super) struct Medium {
+pub(super) struct OpenFile {
     file: File,
-    path: PathBuf,
     geometry: Geometry,
     direct: bool,
 }
 
-impl Medium {
+impl OpenFile {
     /// Opens and locks `path`, and asks the kernel about it.
     pub(super) fn open(path: &Path, options: &MediaOptions) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| refused(path, options, e))?;
@@ -81,11 +80,7 @@ impl Medium {
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             volatile_cache: !block_device || has_volatile_cache(metadata.rdev()),
         };
-        Ok(Self { file, path: path.to_owned(), geometry, direct })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { file, geometry, direct })
     }
 
     pub(super) fn geometry(&self) -> Geometry {
@@ -110,17 +105,10 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn open_direct(path: &Path, options: &MediaOptions, block_device: bool) -> Result<(File, bool)> {
-    // On a block device O_EXCL claims it from mounts, swap, RAID and other claimants alike.
-    let claim = if block_device { libc::O_EXCL } else { 0 };
     let open = |flags| {
-        OpenOptions::new()
-            .read(true)
-            .write(!options.read_only)
-            .custom_flags(flags | claim)
-            .open(path)
+        if block_device { open_claimed(path, options, flags) } else { open(path, options, flags) }
     };
-    let busy = |opened: &io::Result<File>| matches!(opened, Err(error) if error.raw_os_error() == Some(libc::EBUSY));
-    match patiently(|| open(libc::O_DIRECT), busy) {
+    match open(libc::O_DIRECT) {
         Ok(file) => Ok((file, true)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             let file = open(0).map_err(|e| refused(path, options, e))?;
@@ -135,8 +123,23 @@ fn open_direct(path: &Path, options: &MediaOptions, block_device: bool) -> Resul
     }
 }
 
+fn open(path: &Path, options: &MediaOptions, flags: i32) -> io::Result<File> {
+    OpenOptions::new().read(true).write(!options.read_only).custom_flags(flags).open(path)
+}
+
+/// Opens a block device and, by `O_EXCL`, claims it from mounts, swap, RAID and other claimants.
+pub(in crate::device) fn open_claimed(
+    path: &Path,
+    options: &MediaOptions,
+    flags: i32,
+) -> io::Result<File> {
+    let busy = |opened: &io::Result<File>| matches!(opened, Err(error) if error.raw_os_error() == Some(libc::EBUSY));
+    patiently(|| open(path, options, flags | libc::O_EXCL), busy)
+}
+
 /// The operator's sentence for a path that would not open.
-fn refused(path: &Path, options: &MediaOptions, error: io::Error) -> Error {
+pub(in crate::device) fn refused(path: &Path, options: &MediaOptions, error: io::Error) -> Error {
+    let mounted = foreign::mounted_at(path);
     let path = path.display();
     let rights = if options.read_only { "read" } else { "read and write" };
     let (kind, advice) = match error.raw_os_error() {
@@ -151,6 +154,13 @@ fn refused(path: &Path, options: &MediaOptions, error: io::Error) -> Error {
         Some(libc::EROFS) => {
             (Kind::Denied, "is on a read-only file system: remount it writable".to_owned())
         }
+        Some(libc::EBUSY) if mounted.is_some() => (
+            Kind::Busy,
+            format!(
+                "is mounted at {}: unmount it, or name another device",
+                mounted.unwrap_or_default()
+            ),
+        ),
         Some(libc::EBUSY) => (
             Kind::Busy,
             "is in use: another process has it, or it is mounted, swap, or part of a RAID or \
@@ -177,7 +187,7 @@ fn patiently<T>(attempt: impl Fn() -> T, passing: impl Fn(&T) -> bool) -> T {
     attempt()
 }
 
-fn lock(file: &File, path: &Path, options: &MediaOptions) -> Result<()> {
+pub(in crate::device) fn lock(file: &File, path: &Path, options: &MediaOptions) -> Result<()> {
     let attempt = || if options.read_only { file.try_lock_shared() } else { file.try_lock() };
     match patiently(attempt, |locked| matches!(locked, Err(TryLockError::WouldBlock))) {
         Ok(()) => Ok(()),
@@ -220,7 +230,7 @@ fn warn_if_sparse(path: &Path, metadata: &Metadata) {
 
 /// The unit that the device keeps whole. Where a drive emulates 512-byte blocks on 4 KiB ones, a
 /// write of 512 bytes rewrites its neighbours, so the larger unit counts.
-fn device_block_bytes(file: &File, path: &Path) -> Result<u32> {
+pub(in crate::device) fn device_block_bytes(file: &File, path: &Path) -> Result<u32> {
     let failed = |e| Error::io(format!("asking {} for its block size", path.display()), e);
     let mut logical: libc::c_int = 0;
     // SAFETY: BLKSSZGET stores an int to the address it is given.

@@ -1,0 +1,92 @@
+/* Counts the guest's user-mode instructions in marked sections: what `ci/lab/instructions` loads into QEMU.
+ *
+ * The guest marks sections with instructions that do nothing and that no compiler makes:
+ *   xchg %cx,%cx  a section begins
+ *   xchg %dx,%dx  it ends and counts
+ *   xchg %si,%si  it ends and does not count
+ * For a guest with one processor. QEMU's plugin interface, version 1 (docs/devel/tcg-plugins.rst); its header
+ * is not packaged everywhere, so what is used of it is declared here. */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef uint64_t plugin_id;
+struct qemu_plugin_tb;
+struct qemu_plugin_insn;
+extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
+extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
+extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
+extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
+extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
+extern void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *, int, void *, uint64_t);
+extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*)(unsigned, void *), int,
+                                                   void *);
+extern void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
+extern void qemu_plugin_outs(const char *);
+
+__attribute__((visibility("default"))) int qemu_plugin_version = 1;
+
+enum { ADD_U64 = 0, NO_REGISTERS = 0 };
+
+static uint64_t executed, begin, counted, sections;
+static int is_inside;
+
+static void on_begin(unsigned cpu, void *data)
+{
+    (void)cpu, (void)data;
+    begin = executed;
+    is_inside = 1;
+}
+
+static void on_end(unsigned cpu, void *data)
+{
+    (void)cpu;
+    if (is_inside && data) {
+        /* The marker itself was counted, too. */
+        counted += executed - begin - 1;
+        sections++;
+    }
+    is_inside = 0;
+}
+
+static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
+{
+    static const uint8_t begins[] = {0x66, 0x87, 0xc9}, keeps[] = {0x66, 0x87, 0xd2}, drops[] = {0x66, 0x87, 0xf6};
+    size_t count = qemu_plugin_tb_n_insns(tb);
+    (void)id;
+    for (size_t i = 0; i < count; i++) {
+        struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
+        const void *data = qemu_plugin_insn_data(insn);
+        /* The kernel's are above. */
+        if (qemu_plugin_insn_vaddr(insn) >> 47)
+            continue;
+        qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &executed, 1);
+        if (qemu_plugin_insn_size(insn) != sizeof begins)
+            continue;
+        if (!memcmp(data, begins, sizeof begins))
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_begin, NO_REGISTERS, NULL);
+        else if (!memcmp(data, keeps, sizeof keeps))
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_end, NO_REGISTERS, &sections);
+        else if (!memcmp(data, drops, sizeof drops))
+            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_end, NO_REGISTERS, NULL);
+    }
+}
+
+static void on_exit_(plugin_id id, void *data)
+{
+    char line[128];
+    (void)id, (void)data;
+    snprintf(line, sizeof line, "%llu instructions in %llu sections\n", (unsigned long long)counted,
+             (unsigned long long)sections);
+    qemu_plugin_outs(line);
+}
+
+__attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
+{
+    (void)info, (void)argc, (void)argv;
+    qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
+    qemu_plugin_register_atexit_cb(id, on_exit_, NULL);
+    return 0;
+}

@@ -1,0 +1,43 @@
+//! The simulation proves itself: each of the mistakes of `bugs::Bug` is made, and a run must fail,
+//! within a bounded number of seeds. The same seeds pass while none is made.
+//!
+//! `cargo test -p forebay-dataplane --features seeded-bugs --test bugs -- --nocapture` prints which
+//! seed caught which.
+
+#![expect(clippy::print_stdout, reason = "the table is for people")]
+
+extern crate forebay_dataplane as dataplane;
+
+#[path = "sim/model.rs"]
+mod model;
+#[path = "sim/player.rs"]
+mod player;
+#[path = "sim/wired.rs"]
+mod wired;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::panic::catch_unwind;
+
+use dataplane::bugs::{Bug, during};
+
+/// How many seeds are tried.
+const SEEDS: u64 = 12;
+
+#[test]
+fn every_seeded_bug_is_caught_and_without_one_nothing_is() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let fails = |bug, seed: &u64| during(bug, || catch_unwind(|| world::run(*seed))).is_err();
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        match (0..SEEDS).find(|seed| fails(Some(bug), seed)) {
+            Some(seed) => println!("| {bug:?} | node simulation | {} |", seed + 1),
+            None => missed.push(bug),
+        }
+    }
+    let innocent = (0..SEEDS).find(|seed| fails(None, seed));
+    // The hook is gone again, so that this is heard.
+    let _quiet = std::panic::take_hook();
+    assert!(missed.is_empty(), "nobody noticed: {missed:?}");
+    assert_eq!(innocent, None, "a seed that fails although nothing is wrong");
+}

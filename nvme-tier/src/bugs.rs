@@ -1,0 +1,146 @@
+//! Mistakes that this crate does not make, for tests to make on purpose.
+//!
+//! A test that cannot fail proves nothing. Each of these mistakes is one condition in the code; a
+//! test turns one on and must then find that something is wrong. Without the feature
+//! `seeded-bugs` [`is`] is always false and nothing of this is left in the program; the node
+//! refuses to be built with the feature.
+#![cfg_attr(
+    not(feature = "seeded-bugs"),
+    allow(unreachable_pub, reason = "only with the feature is this module public")
+)]
+
+/// A mistake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// A commit's record is written before its data and descriptors are flushed.
+    UnflushedDescriptors,
+    /// A commit is acknowledged before its record is flushed.
+    UnflushedRecords,
+    /// A slot is used again before the erasure of its entry is flushed.
+    UnflushedErasures,
+    /// Slots are used for the first time before the erasure of their entries is flushed.
+    UnflushedWindows,
+    /// Recovery does not make durable what it believes.
+    UnflushedRecovery,
+    /// A flush that failed passes for one that succeeded.
+    FailedFlushIgnored,
+    /// A flush that failed is tried again, and believed when it then succeeds.
+    FailedFlushRetried,
+    /// A write that failed passes for one that succeeded.
+    FailedWriteIgnored,
+    /// A record's checksum is not compared.
+    RecordUnchecked,
+    /// A record that was never written whole passes for one that was, and was damaged.
+    TornTakenForDamaged,
+    /// A record counts wherever it stands.
+    RecordAnywhere,
+    /// Of a file's records the oldest counts.
+    OldestRecordWins,
+    /// The record of a dirty file is written once.
+    OneRecordCopy,
+    /// A damaged copy of a record may pass for a newer one.
+    DamagedCopyIsNewer,
+    /// A descriptor's checksum is not compared.
+    DescriptorUnchecked,
+    /// A descriptor counts wherever it stands.
+    DescriptorAnywhere,
+    /// A descriptor of an earlier use of its slab counts.
+    AnyEpoch,
+    /// A descriptor of another attempt at its file counts.
+    AnyAttempt,
+    /// A dirty file that lacks extents is served, with holes.
+    LostExtentUnnoticed,
+    /// A slab has one header.
+    OneHeader,
+    /// Of two superblocks the older counts.
+    OlderSuperblock,
+    /// A higher limit of ids is written to one superblock only.
+    OneSuperblockRaised,
+    /// Ids that were given out before a restart are given out again.
+    IdsReused,
+    /// A tombstone is erased together with what it buries.
+    TombstoneTooEarly,
+    /// The slots of the old generation are free before the record of the new one is flushed.
+    OldSlotsTooEarly,
+    /// A slot comes back while somebody still reads it.
+    ReadersIgnored,
+    /// Dirty extents are evicted and released.
+    DirtyEvicted,
+    /// Pinned extents are evicted and released.
+    PinnedEvicted,
+}
+
+/// Whether the code is to make this mistake: never.
+#[cfg(not(feature = "seeded-bugs"))]
+pub const fn is(_: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "seeded-bugs")]
+pub use seeded::{during, is};
+
+#[cfg(feature = "seeded-bugs")]
+mod seeded {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static SEEDED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Whether the code is to make this mistake, in this thread.
+    #[must_use]
+    pub fn is(bug: Bug) -> bool {
+        SEEDED.get() == Some(bug)
+    }
+
+    /// Makes a mistake for as long as `body` runs, in this thread.
+    pub fn during<T>(bug: Option<Bug>, body: impl FnOnce() -> T) -> T {
+        /// Also when `body` panics.
+        struct Unseed;
+        impl Drop for Unseed {
+            fn drop(&mut self) {
+                SEEDED.set(None);
+            }
+        }
+        SEEDED.set(bug);
+        let _unseed = Unseed;
+        body()
+    }
+}
+
+#[cfg(feature = "seeded-bugs")]
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 28] = [
+        Self::UnflushedDescriptors,
+        Self::UnflushedRecords,
+        Self::UnflushedErasures,
+        Self::UnflushedWindows,
+        Self::UnflushedRecovery,
+        Self::FailedFlushIgnored,
+        Self::FailedFlushRetried,
+        Self::FailedWriteIgnored,
+        Self::RecordUnchecked,
+        Self::TornTakenForDamaged,
+        Self::RecordAnywhere,
+        Self::OldestRecordWins,
+        Self::OneRecordCopy,
+        Self::DamagedCopyIsNewer,
+        Self::DescriptorUnchecked,
+        Self::DescriptorAnywhere,
+        Self::AnyEpoch,
+        Self::AnyAttempt,
+        Self::LostExtentUnnoticed,
+        Self::OneHeader,
+        Self::OlderSuperblock,
+        Self::OneSuperblockRaised,
+        Self::IdsReused,
+        Self::TombstoneTooEarly,
+        Self::OldSlotsTooEarly,
+        Self::ReadersIgnored,
+        Self::DirtyEvicted,
+        Self::PinnedEvicted,
+    ];
+}

@@ -1,0 +1,191 @@
+//! One opened device of a tier, whichever driver it is reached by.
+
+mod file;
+
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use extent::{Kind, Result};
+
+use self::file::OpenFile;
+pub(super) use self::file::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
+use super::nvme_disk::{NvmeBus, NvmeDisk};
+use super::passthrough::{Namespace, Nodes};
+use super::{Driver, Geometry, MediaOptions, PciName};
+
+/// An open device that is this process's alone.
+#[derive(Debug)]
+pub(super) struct Medium {
+    path: PathBuf,
+    reached: Reached,
+    /// Why by this driver, where another one was thinkable.
+    why: Option<String>,
+}
+
+#[derive(Debug)]
+enum Reached {
+    File(OpenFile),
+    Passthrough(Namespace),
+    Vfio(NvmeDisk),
+}
+
+impl Medium {
+    /// Opens and claims what `path` names, by this driver.
+    pub(super) fn open(
+        path: &Path,
+        driver: Driver,
+        bus: &mut NvmeBus,
+        options: &MediaOptions,
+    ) -> Result<Self> {
+        let (reached, why) = match PciName::parse(path) {
+            Some(name) => (open_pci(path, name, driver, bus, options)?, None),
+            None => open_path(path, driver, options)?,
+        };
+        let medium = Self { path: path.to_owned(), reached, why };
+        let (path, driver) = (path.display(), medium.driver());
+        tracing::info!(%path, driver, why = medium.why.as_deref(), "opened a device");
+        Ok(medium)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        match &self.reached {
+            Reached::File(file) => file.geometry(),
+            Reached::Passthrough(namespace) => namespace.geometry(),
+            Reached::Vfio(disk) => disk.geometry(),
+        }
+    }
+
+    /// Whether I/O bypasses the page cache.
+    pub(super) fn is_direct(&self) -> bool {
+        match &self.reached {
+            Reached::File(file) => file.is_direct(),
+            Reached::Passthrough(_) | Reached::Vfio(_) => true,
+        }
+    }
+
+    /// The driver, in words.
+    pub(super) fn driver(&self) -> &'static str {
+        match &self.reached {
+            Reached::File(file) if file.is_direct() => "io_uring",
+            Reached::File(_) => "io_uring, page cache",
+            Reached::Passthrough(_) => "passthrough",
+            Reached::Vfio(_) => "vfio",
+        }
+    }
+
+    /// Why not the faster one that would suit it.
+    pub(super) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// The namespace, if commands go to it as they are.
+    pub(super) fn namespace(&self) -> Option<&Namespace> {
+        match &self.reached {
+            Reached::Passthrough(namespace) => Some(namespace),
+            Reached::File(_) | Reached::Vfio(_) => None,
+        }
+    }
+
+    /// The namespace, if it is driven from here.
+    pub(super) fn disk(&self) -> Option<&NvmeDisk> {
+        match &self.reached {
+            Reached::Vfio(disk) => Some(disk),
+            Reached::File(_) | Reached::Passthrough(_) => None,
+        }
+    }
+
+    /// What a ring is to register.
+    pub(super) fn descriptor(&self) -> RawFd {
+        match &self.reached {
+            Reached::File(file) => file.descriptor(),
+            Reached::Passthrough(namespace) => namespace.descriptor(),
+            // A ring leaves its place empty.
+            Reached::Vfio(_) => -1,
+        }
+    }
+}
+
+/// A file, a block device or a namespace, by its path.
+fn open_path(
+    path: &Path,
+    driver: Driver,
+    options: &MediaOptions,
+) -> Result<(Reached, Option<String>)> {
+    let nodes = Nodes::find(path);
+    Ok(match (driver, &nodes) {
+        (Driver::Vfio, _) => return Err(no_pci_name(path, nodes.as_ref())),
+        (Driver::Passthrough, None) => return Err(no_namespace(path, options)),
+        (Driver::Passthrough, Some(nodes)) => {
+            (Reached::Passthrough(Namespace::open(nodes, options)?), None)
+        }
+        (Driver::Auto, Some(nodes)) => open_namespace(nodes, options)?,
+        (Driver::Auto, None) => (Reached::File(OpenFile::open(path, options)?), None),
+        (Driver::IoUring, nodes) => {
+            let path = nodes.as_ref().map_or(path, Nodes::block);
+            (Reached::File(OpenFile::open(path, options)?), None)
+        }
+    })
+}
+
+/// Passthrough if it works here, and else the block device, with the reason.
+fn open_namespace(nodes: &Nodes, options: &MediaOptions) -> Result<(Reached, Option<String>)> {
+    match Namespace::open(nodes, options) {
+        Ok(namespace) => Ok((Reached::Passthrough(namespace), None)),
+        Err(error) if matches!(error.kind(), Kind::Denied | Kind::Unsupported) => {
+            let file = OpenFile::open(nodes.block(), options)?;
+            Ok((Reached::File(file), Some(format!("no passthrough: {error}"))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A namespace of a controller that is driven from here.
+fn open_pci(
+    path: &Path,
+    name: PciName,
+    driver: Driver,
+    bus: &mut NvmeBus,
+    options: &MediaOptions,
+) -> Result<Reached> {
+    match driver {
+        Driver::Auto | Driver::Vfio => Ok(Reached::Vfio(bus.open(name, options)?)),
+        Driver::Passthrough | Driver::IoUring => Err(Kind::Invalid.error(format!(
+            "{} is a PCI address, which driver {driver} does not take: name the namespace's \
+             /dev/nvmeXnY, or use driver vfio",
+            path.display()
+        ))),
+    }
+}
+
+fn no_pci_name(path: &Path, nodes: Option<&Nodes>) -> extent::Error {
+    let found = nodes.and_then(Nodes::pci_address);
+    Kind::Invalid.error(format!(
+        "{} is a path, and driver vfio takes the PCI address of a controller that is bound to \
+         vfio-pci{}",
+        path.display(),
+        found.map_or_else(String::new, |address| format!(", here {address}"))
+    ))
+}
+
+fn no_namespace(path: &Path, options: &MediaOptions) -> extent::Error {
+    match std::fs::metadata(path) {
+        Err(error) => refused(path, options, error),
+        Ok(_) => Kind::Unsupported.error(format!(
+            "{} is no whole NVMe namespace, and driver passthrough takes nothing else: name \
+             /dev/nvmeXnY or /dev/ngXnY, or use driver io_uring",
+            path.display()
+        )),
+    }
+}
+
+/// What tells the same device or file under two names.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    match Nodes::find(path) {
+        Some(nodes) => file::identity(nodes.block()),
+        None => file::identity(path),
+    }
+}

@@ -1,0 +1,165 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dma::{Region, RegionId};
+use extent::{Kind, Result};
+use parking_lot::Mutex;
+
+use super::Host;
+use super::core::Core;
+use super::memory::Mapping;
+use super::tender::Tender;
+use crate::device::nvme::{Health, IdentifyNamespace};
+
+/// How a controller is driven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::device) struct ControllerOptions {
+    /// The pace of its watch. The age of commands is measured in it.
+    pub(in crate::device) tick: Duration,
+    /// Ticks after which a command is aborted; after twice as many the controller is reset.
+    pub(in crate::device) command_ticks: u32,
+    /// How long an admin command may take.
+    pub(in crate::device) admin_limit: Duration,
+    /// Whether to use shadow doorbells where the controller has them.
+    pub(in crate::device) shadow_doorbells: bool,
+    /// Whether to use SGL descriptors where the controller takes them.
+    pub(in crate::device) sgl: bool,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(100),
+            command_ticks: 100,
+            admin_limit: Duration::from_secs(10),
+            shadow_doorbells: true,
+            sgl: true,
+        }
+    }
+}
+
+/// An NVMe controller that is driven from here; disabled after a clean shutdown when the last
+/// owner lets go.
+pub(in crate::device) struct Controller {
+    // In this order: the watch ends before the shutdown.
+    tender: Option<Tender>,
+    core: Arc<Core>,
+    mapped: Mutex<HashMap<RegionId, Weak<Mapping>>>,
+}
+
+impl Controller {
+    /// Takes a controller over: resets, enables and identifies it.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it does not come up in the time that it asks for; [`Kind::Corrupt`] if it
+    /// says what cannot be; [`Kind::Unsupported`]; [`Kind::NoSpace`].
+    pub(in crate::device) fn open(
+        host: Arc<dyn Host>,
+        options: ControllerOptions,
+    ) -> Result<Arc<Self>> {
+        let name = host.name();
+        let core = Core::open(host, options)
+            .map_err(|error| error.while_doing(format!("starting the NVMe controller {name}")))?;
+        let identity = core.identity();
+        tracing::info!(
+            name,
+            model = identity.model,
+            firmware = identity.firmware,
+            version = %format_args!("{}.{}", identity.version.0, identity.version.1),
+            shadow_doorbells = core.shadows().is_some(),
+            sgl = identity.has_sgl && options.sgl,
+            "driving an NVMe controller"
+        );
+        let mut controller = Self { tender: None, core, mapped: Mutex::default() };
+        controller.tender = Some(Tender::start(&controller.core)?);
+        Ok(Arc::new(controller))
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// What one of its namespaces is like; the only one, if none is named.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none, or not that one; [`Kind::Invalid`] if there are
+    /// several; [`Kind::Corrupt`] or [`Kind::Unsupported`] for what it is like.
+    pub(in crate::device) fn namespace(
+        &self,
+        nsid: Option<u32>,
+    ) -> Result<(u32, IdentifyNamespace)> {
+        let name = self.core.host.name();
+        let nsid = match nsid {
+            Some(nsid) => nsid,
+            None => match self.core.namespaces()?.as_slice() {
+                [] => {
+                    return Err(Kind::NotFound.error(format!(
+                        "the NVMe controller {name} has no active namespace: create one (nvme \
+                         create-ns, nvme attach-ns)"
+                    )));
+                }
+                [only] => *only,
+                several => {
+                    return Err(Kind::Invalid.error(format!(
+                        "the NVMe controller {name} has the namespaces {several:?}: say which, as in \
+                         {name}/{}",
+                        several[0]
+                    )));
+                }
+            },
+        };
+        let namespace = self.core.namespace(nsid).map_err(|e| e.while_doing(name))?;
+        Ok((nsid, namespace))
+    }
+
+    /// Whether what is written may be lost in a power cut until it is flushed.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if it does not say.
+    pub(in crate::device) fn has_volatile_cache(&self) -> Result<bool> {
+        self.core.write_cache_is_on()
+    }
+
+    /// The most bytes of one command.
+    pub(in crate::device) fn max_transfer_bytes(&self) -> u64 {
+        self.core.identity().max_transfer_bytes.unwrap_or(u64::MAX)
+    }
+
+    /// Its model and serial number.
+    pub(in crate::device) fn model(&self) -> (String, String) {
+        let identity = self.core.identity();
+        (identity.model, identity.serial)
+    }
+
+    /// What it last said of its health.
+    pub(in crate::device) fn health(&self) -> Option<Health> {
+        self.core.health()
+    }
+
+    /// A region as the controller reaches it: mapped once for all queues.
+    pub(super) fn map(&self, region: &Arc<Region>) -> Result<Arc<Mapping>> {
+        let mut mapped = self.mapped.lock();
+        if let Some(known) = mapped.get(&region.id()).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        mapped.retain(|_, mapping| mapping.strong_count() > 0);
+        let mapping = Arc::new(Mapping::new(&self.core.host, region, 0, region.length())?);
+        mapped.insert(region.id(), Arc::downgrade(&mapping));
+        Ok(mapping)
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Controller").field(&self.core.host.name()).finish()
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.tender = None;
+        self.core.shut_down();
+    }
+}

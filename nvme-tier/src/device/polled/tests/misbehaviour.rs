@@ -1,0 +1,184 @@
+//! Controllers that do not do what they should: an error that says so, never a hang or a panic, and
+//! no memory given back that may still be written.
+
+use std::sync::atomic::Ordering;
+
+use extent::Kind;
+
+use super::model::BLOCK;
+use super::*;
+
+fn refused(behaviour: Behaviour) -> extent::Error {
+    match open(behaviour) {
+        Err(error) => error,
+        Ok((_, controller)) => queue(&controller, 4).err().expect("must be refused"),
+    }
+}
+
+#[test]
+fn one_that_never_becomes_ready_is_given_up() {
+    let error = refused(Behaviour { never_ready: true, ..Behaviour::default() });
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(error.to_string().contains("become ready"), "{error}");
+}
+
+#[test]
+fn one_that_answers_nothing_is_given_up() {
+    let error = refused(Behaviour { mute: true, ..Behaviour::default() });
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(error.to_string().contains("did not answer"), "{error}");
+}
+
+#[test]
+fn nonsense_is_recognised() {
+    let zeroes = Behaviour { identify: Some(|page| page.fill(0)), ..Behaviour::default() };
+    let error = refused(zeroes);
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("update its firmware"), "{error}");
+    let all_ones = Behaviour { capabilities: Some(u64::MAX), ..Behaviour::default() };
+    assert!(refused(all_ones).to_string().contains("plugged in"));
+    let nothing = Behaviour { capabilities: Some(0), ..Behaviour::default() };
+    assert_eq!(refused(nothing).kind(), Kind::Corrupt);
+    let large_pages =
+        Behaviour { capabilities: Some(1 << 48 | 1 << 37 | 1 << 24 | 255), ..Behaviour::default() };
+    assert_eq!(refused(large_pages).kind(), Kind::Unsupported);
+    let odd_blocks = Behaviour { namespace: Some(|page| page[130] = 3), ..Behaviour::default() };
+    assert_eq!(refused(odd_blocks).kind(), Kind::Corrupt);
+    let empty = Behaviour { namespace: Some(|page| page[..8].fill(0)), ..Behaviour::default() };
+    assert_eq!(refused(empty).kind(), Kind::Corrupt);
+    let metadata = Behaviour { namespace: Some(|page| page[128] = 16), ..Behaviour::default() };
+    assert_eq!(refused(metadata).kind(), Kind::Unsupported);
+}
+
+#[test]
+fn one_with_too_few_queues_says_how_many_it_has() {
+    let (_model, controller) =
+        open(Behaviour { queues: Some(2), ..Behaviour::default() }).expect("comes up");
+    let first = queue(&controller, 4).expect("one");
+    let _second = queue(&controller, 4).expect("two");
+    let error = queue(&controller, 4).err().expect("no third");
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert!(error.to_string().contains("only 2 I/O queues"), "{error}");
+    drop(first);
+    queue(&controller, 4).expect("one is free again");
+}
+
+#[test]
+fn what_may_be_retried_is_and_the_rest_is_not() {
+    let mut rig = Rig::new(Behaviour { status: Some((0x06, 2)), ..Behaviour::default() }, 4);
+    rig.one(rig.write(0, 4096, 1)).result.expect("the third try succeeds");
+    rig.model.change(|behaviour| behaviour.status = Some((0x06, 100)));
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("never succeeds");
+    assert!(error.to_string().contains("Internal Error"), "{error}");
+    rig.model.change(|behaviour| behaviour.status = Some((0x4281, 1)));
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("do not retry");
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(error.to_string().contains("Unrecovered Read Error"), "{error}");
+    assert!(error.to_string().contains("reading 4096 bytes at 0"), "{error}");
+    rig.model.change(|behaviour| behaviour.status = None);
+    assert_eq!(bytes(rig.one(rig.read(0, 4096))), [1; 4096]);
+}
+
+#[test]
+fn a_command_that_does_not_end_is_aborted_and_sent_again() {
+    let mut rig = Rig::new(Behaviour { swallow: 1, ..Behaviour::default() }, 4);
+    rig.one(rig.write(0, 4096, 7)).result.expect("written after all");
+    assert!(rig.model.aborts.load(Ordering::Relaxed) > 0);
+    assert_eq!(bytes(rig.one(rig.read(0, 4096))), [7; 4096]);
+}
+
+#[test]
+fn one_that_completes_what_is_not_there_is_reset() {
+    for behaviour in [
+        Behaviour { phantom: 1, ..Behaviour::default() },
+        Behaviour { twice: 1, ..Behaviour::default() },
+    ] {
+        let mut rig = Rig::new(behaviour, 4);
+        rig.one(rig.write(4096, 4096, 9)).result.expect("written");
+        rig.wait_until("a reset", |rig| rig.model.resets.load(Ordering::Relaxed) == 1);
+        assert_eq!(bytes(rig.one(rig.read(4096, 4096))), [9; 4096]);
+    }
+}
+
+#[test]
+fn after_a_fatal_error_reads_and_writes_go_on_and_a_flush_fails() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.model.change(|behaviour| behaviour.swallow = 3);
+    let commands = [rig.write(0, 8192, 3), rig.read(8192, 4096), Command::Flush(ZERO)];
+    for (token, command) in (0..).zip(commands) {
+        rig.submit(token, command);
+    }
+    rig.queue.kick();
+    rig.wait_until("all are swallowed", |rig| rig.model.swallowed() == 3);
+    rig.model.break_down();
+    let mut done = rig.drain();
+    done.sort_by_key(|completion| completion.token.0);
+    assert!(done[0].result.is_ok() && done[1].result.is_ok(), "{done:?}");
+    let error = done.remove(2).result.expect_err("nobody knows what a reset did to the cache");
+    assert!(error.to_string().contains("was reset meanwhile"), "{error}");
+    assert_eq!(bytes(rig.one(rig.read(0, 8192))), [3; 8192]);
+}
+
+#[test]
+fn one_that_is_pulled_fails_all_commands_from_then_on() {
+    let mut rig = Rig::new(Behaviour { swallow: 1, ..Behaviour::default() }, 4);
+    rig.submit(1, rig.read(0, 4096));
+    rig.queue.kick();
+    rig.model.pull();
+    let error = rig.drain().remove(0).result.expect_err("pulled");
+    assert_eq!(error.kind(), Kind::Io);
+    assert!(error.to_string().contains("pulled"), "{error}");
+    rig.one(rig.write(0, 4096, 1)).result.expect_err("still gone");
+    queue(&rig.controller, 4).err().expect("no new queue either");
+}
+
+#[test]
+fn one_that_the_kernel_wants_back_is_given_back() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.one(rig.write(0, 4096, 1)).result.expect("written");
+    rig.model.want_back();
+    rig.wait_until("a refusal", |rig| rig.controller.core().life().is_dead());
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("given back");
+    assert!(error.to_string().contains("the kernel takes it away"), "{error}");
+}
+
+#[test]
+fn one_that_does_not_stop_is_reset_as_a_function() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    rig.model.change(|behaviour| behaviour.never_stops = true);
+    rig.model.break_down();
+    rig.wait_until("a reset", |rig| rig.model.resets.load(Ordering::Relaxed) > 0);
+    assert!(
+        rig.one(rig.write(0, 4096, 1)).result.is_ok() || rig.controller.core().life().is_dead()
+    );
+}
+
+#[test]
+fn a_warning_of_the_device_is_heard() {
+    let mut rig = Rig::new(Behaviour::default(), 4);
+    assert_eq!(rig.controller.health().map(|health| health.critical_warning), Some(0));
+    rig.model.warn(1);
+    rig.wait_until("the warning", |rig| {
+        rig.controller.health().is_some_and(|health| health.critical_warning == 1)
+    });
+    // And the next one, too.
+    rig.model.warn(4);
+    rig.wait_until("another", |rig| {
+        rig.controller.health().is_some_and(|health| health.critical_warning == 4)
+    });
+}
+
+#[test]
+fn protected_blocks_that_rot_are_found_by_us() {
+    let mut rig = Rig::new(Behaviour { protection: true, ..Behaviour::default() }, 4);
+    rig.one(rig.write(0, 16384, 5)).result.expect("the device finds our guards right");
+    assert_eq!(bytes(rig.one(rig.read(0, 16384))), [5; 16384]);
+    assert_eq!(bytes(rig.one(rig.read(65536, 4096))), [0; 4096], "never written");
+    rig.model.change(|behaviour| behaviour.rot = 1);
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("flipped on the way");
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("T10 guard"), "{error}");
+    rig.model.rot(3 * BLOCK + 7);
+    let error = rig.one(rig.read(0, 4096)).result.expect_err("flipped where it lies");
+    assert!(error.to_string().contains("block 3 fails"), "{error}");
+}

@@ -1,0 +1,277 @@
+//! Plays a workload on simulated disks that record it.
+#![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+
+use extent::{ExtentIndex, FileName};
+use forebay_nvme_tier::device::sim::{FaultPlan, Image, SimDisk, SimOptions};
+use forebay_nvme_tier::{Draft, Reservation, State};
+
+use crate::common::{EXTENT, Rig, name, narrow, small_disk, small_format, version};
+use crate::model::{Content, Run, Vouched, observe};
+use crate::stage::{Stage, Task};
+use crate::workload::{Op, Pace, Start, Step, Workload};
+
+/// Slabs: one for records and one for each size of slot, and one more that either may get.
+const SLABS: u64 = 4;
+/// A full extent and a short one, which is in a slot of another size; and a short one alone.
+const LENGTHS: [u64; 2] = [EXTENT + 5000, 9000];
+
+/// The tier that a workload begins from, made once for each start and block size.
+#[derive(Default)]
+pub struct Beginnings(HashMap<(u32, &'static str), Vec<Image>>);
+
+type Written = (Draft, Vec<(Reservation, Box<[u32]>)>);
+
+struct Player<'a> {
+    stage: &'a Stage,
+    pace: Pace,
+    /// Whether the second file is pinned.
+    pinned: bool,
+    drafts: RefCell<HashMap<usize, Written>>,
+}
+
+/// The names of the two files: the first takes several blocks of 512 bytes of its record.
+pub fn names() -> Vec<FileName> {
+    vec![name(&format!("s/{}", "deep/".repeat(180))), name("s/b")]
+}
+
+impl Beginnings {
+    /// Plays a workload. With `faults` devices fail, from the moment that it begins.
+    pub fn play(&mut self, workload: &Workload, faults: FaultPlan) -> Run {
+        let sim = sim(workload.block_bytes);
+        let disk = SimDisk::from_images(sim, self.images(workload.start, workload.block_bytes));
+        disk.record();
+        let rig = Rig::on(disk).expect("a beginning recovers");
+        rig.tier.allow_eviction();
+        let observed = observe(&rig, &names()).expect("a beginning is sound");
+        if workload.start == Start::Pinned {
+            let file = rig.find(&names()[1]).expect("it is there");
+            rig.tier.pin(&file, "job", u64::MAX);
+        }
+        rig.disk.set_faults(faults);
+        let contents = observed.files.into_iter().map(|seen| seen.content).collect();
+        let stage = Stage::new(rig, names(), contents);
+        stage.took(observed.next_attempt);
+        play(&stage, workload);
+        stage.finish()
+    }
+
+    fn images(&mut self, start: Start, block_bytes: u32) -> Vec<Image> {
+        let (kind, files) = match start {
+            Start::Empty => ("empty", None),
+            Start::Clean | Start::Pinned => ("clean", Some(Op::Promote)),
+            Start::Dirty => ("dirty", Some(Op::Write)),
+        };
+        let made = self.0.entry((block_bytes, kind));
+        made.or_insert_with(|| begin(files, block_bytes)).clone()
+    }
+}
+
+fn sim(block_bytes: u32) -> SimOptions {
+    SimOptions { most_delay_polls: 1, ..small_disk(SLABS, 1, block_bytes, 1) }
+}
+
+fn begin(files: Option<Op>, block_bytes: u32) -> Vec<Image> {
+    let rig = Rig::new(sim(block_bytes), &small_format());
+    rig.disk.record();
+    let stage = Stage::new(rig, names(), vec![Content::Absent; 2]);
+    let then = |op| if op == Op::Write { vec![op, Op::Commit] } else { vec![op] };
+    let ops = files.map_or(Vec::new(), then);
+    let steps = (0..2).flat_map(|file| ops.iter().map(move |op| Step { op: *op, file })).collect();
+    play(&stage, &Workload { start: Start::Empty, pace: Pace::InTurn, block_bytes, steps });
+    let mut rig = stage.rig.into_inner();
+    rig.ask(|tier, done| tier.flush(done)).expect("flushes");
+    rig.settle();
+    rig.disk.durable_image()
+}
+
+fn play(stage: &Stage, workload: &Workload) {
+    let pinned = workload.start == Start::Pinned;
+    let player = Player { stage, pace: workload.pace, pinned, drafts: RefCell::default() };
+    let lanes = match workload.pace {
+        Pace::AtOnce => (0..3)
+            .map(|lane| workload.steps.iter().filter(|s| s.lane() == lane).collect())
+            .collect(),
+        Pace::InTurn | Pace::Eager => vec![workload.steps.iter().collect::<Vec<_>>()],
+    };
+    let tasks = lanes.into_iter().map(|steps| Box::pin(player.lane(steps)) as Task<'_>);
+    stage.run(tasks.collect());
+}
+
+impl Player<'_> {
+    async fn lane(&self, steps: Vec<&Step>) {
+        for step in steps {
+            match step.op {
+                Op::Promote => self.promote(step.file).await,
+                Op::Write => self.write(step.file).await,
+                Op::Commit => self.commit(step.file).await,
+                Op::Release => self.release(step.file).await,
+                Op::Evict => self.evict().await,
+                Op::Demote => self.demote(step.file).await,
+                Op::Forget => self.forget(step.file).await,
+            }
+            if self.pace == Pace::InTurn {
+                self.stage.rig.borrow_mut().settle();
+            }
+        }
+    }
+
+    async fn promote(&self, file: usize) {
+        let (stage, name) = (self.stage, self.stage.names[file].clone());
+        let newest = stage.find(file).map(|file| file.newest());
+        let whole =
+            |g: &forebay_nvme_tier::FileGeneration| g.resident_extents() == g.extent_count();
+        // What is all there is promoted again because its silo has a new version.
+        let known = newest.filter(|newest| newest.state() == State::Dirty || !whole(newest));
+        let known = known.and_then(|newest| newest.base());
+        let text = known.map_or_else(|| stage.new_version(), |v| v.as_str().to_owned());
+        let (length, v, asked) = (LENGTHS[file], version(&text), stage.now());
+        let answer = stage.ask(|tier, done| tier.register(name, length, v, done)).await;
+        let content = answer.1.as_ref().ok().map(|known| {
+            let attempt = known.newest().attempt().0;
+            match stage.content(file) {
+                same @ (Content::Clean { .. } | Content::Dirty { .. })
+                    if same.attempt() == Some(attempt) =>
+                {
+                    same
+                }
+                _ => Content::Clean {
+                    attempt,
+                    length,
+                    version: text,
+                    mark: None,
+                    seed: attempt,
+                    written: false,
+                },
+            }
+        });
+        let Some(known) = stage.answered(file, asked, answer, content) else { return };
+        let generation = known.newest();
+        stage.took(generation.attempt().0);
+        let mut published = Vec::new();
+        for index in 0..generation.extent_count() {
+            let at = ExtentIndex(index);
+            if generation.state() == State::Dirty || generation.extent(at).is_some() {
+                continue;
+            }
+            let (_, slot) = stage.ask(|tier, done| tier.reserve(&generation, at, done)).await;
+            let Ok(slot) = slot else { return };
+            let sums = stage.rig.borrow_mut().try_write(&slot, generation.attempt().0);
+            let Ok(sums) = sums else { return };
+            let (_, done) = stage.ask(|tier, done| tier.publish(slot, sums, done)).await;
+            if done.is_ok() {
+                published.push(index);
+            }
+        }
+        // One of the two is asked to be durable.
+        if file == 0
+            && let (from, Ok(())) = stage.ask(|tier, done| tier.flush(done)).await
+        {
+            let attempt = generation.attempt().0;
+            published
+                .into_iter()
+                .for_each(|index| stage.vouch(Vouched { file, attempt, index, from }));
+        }
+    }
+
+    async fn write(&self, file: usize) {
+        let (stage, name) = (self.stage, self.stage.names[file].clone());
+        self.drafts.borrow_mut().remove(&file);
+        let draft = stage.rig.borrow().tier.begin(name, LENGTHS[file]);
+        let Ok(draft) = draft else { return };
+        stage.took(draft.attempt().0);
+        let mut parts = Vec::new();
+        for index in 0..narrow(LENGTHS[file].div_ceil(EXTENT)) {
+            let bytes = narrow((LENGTHS[file] - u64::from(index) * EXTENT).min(EXTENT));
+            let at = ExtentIndex(index);
+            let (_, slot) =
+                stage.ask(|tier, done| tier.reserve_draft(&draft, at, bytes, done)).await;
+            let Ok(slot) = slot else { return };
+            let sums = stage.rig.borrow_mut().try_write(&slot, draft.attempt().0);
+            let Ok(sums) = sums else { return };
+            parts.push((slot, sums));
+        }
+        self.drafts.borrow_mut().insert(file, (draft, parts));
+    }
+
+    async fn commit(&self, file: usize) {
+        let (stage, length) = (self.stage, LENGTHS[file]);
+        let written = self.drafts.borrow_mut().remove(&file);
+        let Some((draft, parts)) = written else { return };
+        let attempt = draft.attempt().0;
+        let base = match stage.content(file) {
+            Content::Absent => None,
+            Content::Clean { version, .. } => Some(version),
+            Content::Dirty { base, .. } => base,
+        };
+        let extents: BTreeSet<u32> = (0..narrow(parts.len() as u64)).collect();
+        let content = Content::Dirty { attempt, length, base, mark: None, seed: attempt, extents };
+        let asked = stage.now();
+        let answer = stage.ask(|tier, done| tier.commit(draft, length, parts, done)).await;
+        stage.answered(file, asked, answer, Some(content));
+    }
+
+    async fn release(&self, file: usize) {
+        let stage = self.stage;
+        let Some(known) = stage.find(file) else { return };
+        let generation = known.newest();
+        stage.dropped(file);
+        if self.pace == Pace::AtOnce {
+            let extents =
+                (0..generation.extent_count()).filter_map(|i| generation.extent(ExtentIndex(i)));
+            extents.for_each(|extent| stage.hold(extent));
+        }
+        let before = generation.resident_extents();
+        let (_, freed) = stage.ask(|tier, done| tier.release(&generation, 0..9, done)).await;
+        let kept = generation.resident_extents() == before;
+        assert!(freed.is_ok() || kept, "a release that was refused let extents go");
+    }
+
+    /// Takes slots until something was evicted or nothing can be, and gives them back.
+    async fn evict(&self) {
+        let stage = self.stage;
+        (0..2).for_each(|file| stage.dropped(file));
+        let pinned = stage.find(1).map(|file| file.newest()).filter(|_| self.pinned);
+        let before = pinned.as_ref().map(|pinned| pinned.resident_extents());
+        let evicted = || stage.rig.borrow().tier.usage().evicted_extents;
+        let first = evicted();
+        let draft = stage.rig.borrow().tier.begin(name("s/filler"), EXTENT);
+        let Ok(draft) = draft else { return };
+        stage.took(draft.attempt().0);
+        let mut taken = Vec::new();
+        while evicted() == first {
+            let at = ExtentIndex(narrow(taken.len() as u64));
+            let (_, slot) =
+                stage.ask(|tier, done| tier.reserve_draft(&draft, at, narrow(EXTENT), done)).await;
+            let Ok(slot) = slot else { break };
+            taken.push(slot);
+        }
+        let after = pinned.as_ref().map(|pinned| pinned.resident_extents());
+        assert_eq!(before, after, "extents of a pinned file were evicted");
+    }
+
+    async fn demote(&self, file: usize) {
+        let stage = self.stage;
+        let Some(known) = stage.find(file) else { return };
+        let generation = known.newest();
+        let Content::Dirty { attempt, length, seed, .. } = stage.content(file) else { return };
+        let (text, asked) = (stage.new_version(), stage.now());
+        let v = version(&text);
+        let content =
+            Content::Clean { attempt, length, version: text, mark: None, seed, written: true };
+        let answer = stage.ask(|tier, done| tier.settle(&generation, v, done)).await;
+        stage.answered(file, asked, answer, Some(content));
+        self.release(file).await;
+    }
+
+    async fn forget(&self, file: usize) {
+        let stage = self.stage;
+        let Some(known) = stage.find(file) else { return };
+        stage.dropped(file);
+        let asked = stage.now();
+        let answer = stage.ask(|tier, done| tier.forget(&known, done)).await;
+        stage.answered(file, asked, answer, Some(Content::Absent));
+    }
+}
