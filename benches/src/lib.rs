@@ -16,4 +16,5 @@ pub mod raw;
 pub mod rivals;
 pub mod setup;
 pub mod sys;
+pub mod tier;
 pub mod verdict;

@@ -163,6 +163,22 @@ pub fn find(program: &str, package: &str) -> Result<PathBuf, Setback> {
     })
 }
 
+/// A program of ours, beside the one that runs.
+///
+/// # Errors
+/// [`Setback::Skipped`] if it was not built.
+pub fn beside(program: &str) -> Result<PathBuf, Setback> {
+    let own = env::current_exe().map_err(|e| Error::io("looking for this program", e))?;
+    let path = own.with_file_name(program);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Setback::Skipped(format!(
+        "there is no {}: cargo build --release -p forebay-benches --bins",
+        path.display()
+    )))
+}
+
 /// An address on this machine that nobody listens at.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ pub(crate) enum Message {
     },
     /// Read checksum blocks of an extent, verified, into this buffer.
     Load {
-        extent: Arc<Extent>,
+        extent: Extent,
         blocks: Range<u32>,
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,

@@ -6,11 +6,13 @@
 
 mod memory;
 mod pool;
+mod prefetch;
 mod region;
 mod verify;
 
 pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
+pub use prefetch::prefetch;
 pub use region::{HugePages, Region, RegionId};
 
 /// Every buffer and every region begins at a multiple of this, and so may hold direct I/O.

@@ -192,7 +192,11 @@ impl Target {
     /// # Panics
     /// If `expected` does not hold one value for each block.
     #[must_use]
-    pub fn first_mismatch(&self, block_bytes: usize, expected: &[u32]) -> Option<usize> {
+    pub fn first_mismatch(
+        &self,
+        block_bytes: usize,
+        expected: impl ExactSizeIterator<Item = u32>,
+    ) -> Option<usize> {
         // SAFETY: the address is valid for that many bytes while `self` lives. In a window the
         // bytes may change while they are read.
         unsafe { verify::first_mismatch(self.address(), self.length(), block_bytes, expected) }
@@ -327,8 +331,8 @@ mod tests {
         let mut target = Target::Buffer(pool.take(1).expect("free"), 4096..12288);
         target.copy_in(&[3; 8192]);
         let sums: Vec<u32> = checksum::crc32c_blocks(&[3; 8192], 4096).collect();
-        assert_eq!(target.first_mismatch(4096, &sums), None);
+        assert_eq!(target.first_mismatch(4096, sums.iter().copied()), None);
         target.copy_in(&[2]);
-        assert_eq!(target.first_mismatch(4096, &sums), Some(0));
+        assert_eq!(target.first_mismatch(4096, sums.iter().copied()), Some(0));
     }
 }

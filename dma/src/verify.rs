@@ -6,11 +6,12 @@ use std::slice;
 
 use extent::checksum::first_mismatch_in;
 
+use crate::prefetch::prefetch_bytes;
+
 /// How far the processor is asked to read ahead, in bytes. Tuned on memory that no cache holds, which
 /// is what a device leaves: the checksum reads several streams at a time, and that keeps the
 /// processor's own prefetching from seeing where they go.
-const AHEAD_BYTES: usize = 2048;
-const LINE_BYTES: usize = 64;
+const AHEAD_BYTES: usize = 1024;
 
 /// The index of the first block of the memory whose CRC32C is not the expected one.
 ///
@@ -24,32 +25,19 @@ pub(crate) unsafe fn first_mismatch(
     base: NonNull<u8>,
     length: usize,
     block_bytes: usize,
-    expected: &[u32],
+    expected: impl ExactSizeIterator<Item = u32>,
 ) -> Option<usize> {
     // SAFETY: the caller says that they are readable.
     let bytes = unsafe { slice::from_raw_parts(base.as_ptr(), length) };
     let mut asked = 0;
     let blocks = bytes.chunks(block_bytes).enumerate().map(|(index, block)| {
         let until = (index * block_bytes + block.len() + AHEAD_BYTES).min(length);
-        prefetch(&bytes[asked..until]);
+        prefetch_bytes(&bytes[asked..until]);
         asked = until;
         block
     });
     first_mismatch_in(blocks, expected)
 }
-
-/// Has the processor fetch memory that is about to be read.
-#[cfg(target_arch = "x86_64")]
-fn prefetch(bytes: &[u8]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    for line in bytes.chunks(LINE_BYTES) {
-        // SAFETY: it reads nothing, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_: &[u8]) {}
 
 #[cfg(test)]
 mod tests {
@@ -66,7 +54,7 @@ mod tests {
                 let find = |bytes: &mut [u8]| {
                     let base = NonNull::new(bytes.as_mut_ptr()).expect("memory");
                     // SAFETY: they are readable, being borrowed.
-                    unsafe { first_mismatch(base, bytes.len(), 4096, &sums) }
+                    unsafe { first_mismatch(base, bytes.len(), 4096, sums.iter().copied()) }
                 };
                 assert_eq!(find(&mut bytes), None);
                 for block in (0..sums.len()).rev() {

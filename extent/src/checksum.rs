@@ -24,7 +24,11 @@ pub fn combine(first: u32, second: u32, second_bytes: u64) -> u32 {
 /// # Panics
 /// If `expected` does not hold exactly one value for each block.
 #[must_use]
-pub fn first_mismatch(bytes: &[u8], block_bytes: usize, expected: &[u32]) -> Option<usize> {
+pub fn first_mismatch(
+    bytes: &[u8],
+    block_bytes: usize,
+    expected: impl ExactSizeIterator<Item = u32>,
+) -> Option<usize> {
     first_mismatch_in(bytes.chunks(block_bytes), expected)
 }
 
@@ -34,10 +38,10 @@ pub fn first_mismatch(bytes: &[u8], block_bytes: usize, expected: &[u32]) -> Opt
 /// If `expected` does not hold exactly one value for each block.
 pub fn first_mismatch_in<'a>(
     blocks: impl ExactSizeIterator<Item = &'a [u8]>,
-    expected: &[u32],
+    expected: impl ExactSizeIterator<Item = u32>,
 ) -> Option<usize> {
     assert_eq!(blocks.len(), expected.len(), "one checksum a block");
-    blocks.zip(expected).position(|(block, want)| crc32c(block) != *want)
+    blocks.zip(expected).position(|(block, want)| crc32c(block) != want)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a 32-bit checksum in a 64-bit return value")]
@@ -70,8 +74,8 @@ mod tests {
         let mut data = vec![7; 4096 * 3 + 100];
         let sums: Vec<u32> = crc32c_blocks(&data, 4096).collect();
         assert_eq!(sums.len(), 4);
-        assert_eq!(first_mismatch(&data, 4096, &sums), None);
+        assert_eq!(first_mismatch(&data, 4096, sums.iter().copied()), None);
         data[4096 * 3 + 99] ^= 1;
-        assert_eq!(first_mismatch(&data, 4096, &sums), Some(3));
+        assert_eq!(first_mismatch(&data, 4096, sums.iter().copied()), Some(3));
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use dma::Pool;
 use extent::checksum::crc32c_blocks;
@@ -7,8 +8,9 @@ use extent::{ExtentIndex, FileName, Result};
 use crate::codec::FileRecord;
 use crate::device::{Device, Location};
 use crate::layout::to_usize;
-use crate::reader::{DeviceReader, Piece};
+use crate::reader::DeviceReader;
 use crate::scan::{Findings, FoundExtent, Scan};
+use crate::shelf::Shelf;
 
 /// What an offline check found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -88,17 +90,25 @@ pub fn check(
     extents.sort_unstable_by_key(|(_, _, at)| (at.device, at.offset));
     report.extents = extents.len() as u64;
     let block = u64::from(scan.layouts[0].checksum_block_bytes);
-    let total = extents.iter().map(|(_, e, _)| u64::from(e.length).next_multiple_of(block)).sum();
+    let total = extents
+        .iter()
+        .map(|(r, e, _)| u64::from(r.extent_length(e.index)).next_multiple_of(block))
+        .sum();
     let mut bad: HashSet<u64> = HashSet::new();
     let mut reader = DeviceReader::new(device, pool)?;
     let mut pieces = Vec::with_capacity(extents.len());
-    for (number, (_, extent, at)) in (0u64..).zip(&extents) {
-        let bytes = u64::from(extent.length).next_multiple_of(block);
+    for (number, (record, extent, at)) in (0u64..).zip(&extents) {
+        let bytes = u64::from(record.extent_length(extent.index)).next_multiple_of(block);
         pieces.push(reader.pieces(*at, bytes, block, number));
     }
     reader.read(pieces.into_iter().flatten(), |piece, bytes| {
         let (_, extent, at) = &extents[to_usize(piece.tag)];
-        if !bytes.is_ok_and(|bytes| holds(extent, *at, block, piece, bytes)) {
+        let shelf = scan.slab(extent.slot).shelf.as_ref();
+        let holds = |bytes: &[u8]| {
+            let first = (piece.at.offset - at.offset) / block;
+            shelf.is_some_and(|shelf| holds(shelf, extent.slot.slot, first, block, bytes))
+        };
+        if !bytes.is_ok_and(holds) {
             bad.insert(piece.tag);
         }
         report.bytes += piece.bytes;
@@ -119,8 +129,11 @@ pub fn check(
     Ok(report)
 }
 
-fn holds(extent: &FoundExtent, at: Location, block: u64, piece: &Piece, bytes: &[u8]) -> bool {
-    let first = to_usize((piece.at.offset - at.offset) / block);
+/// Whether bytes match the checksums of a slot from a block on.
+fn holds(shelf: &Shelf, slot: u32, first: u64, block: u64, bytes: &[u8]) -> bool {
     let sums = crc32c_blocks(bytes, to_usize(block));
-    sums.zip(&extent.checksums[first..]).all(|(found, expected)| found == *expected)
+    let first = to_usize(first);
+    let until = u32::try_from(first + sums.len()).expect("bounded by the largest slot");
+    let expected = &shelf.checksums(slot, until)[first..];
+    sums.zip(expected).all(|(found, expected)| found == expected.load(Ordering::Relaxed))
 }

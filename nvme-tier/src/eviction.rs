@@ -1,18 +1,17 @@
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
 
 use extent::{ExtentIndex, FileId};
 
-use crate::Extent;
 use crate::layout::Class;
+use crate::space::{Resident, Space, Ticket};
 
 /// Which clean extents go first: S3-FIFO for each size class. New extents enter a small queue; those
 /// used again before they reach its end move to the main one, the others are evicted and their
 /// names remembered, so that one who comes back at once enters the main queue. A scan of many
 /// extents, each used once, passes through the small queue and leaves the main one alone.
 ///
-/// Only extents of clean generations are in the queues. Entries of extents that are gone are
-/// passed over, and thrown out when they may be more than half.
+/// Only extents of clean generations are in the queues, as tickets. Those of extents that are gone
+/// are passed over, and thrown out when they may be more than half.
 #[derive(Debug)]
 pub(crate) struct Evictor {
     classes: Vec<Queues>,
@@ -21,8 +20,8 @@ pub(crate) struct Evictor {
 
 #[derive(Debug, Default)]
 struct Queues {
-    small: VecDeque<Weak<Extent>>,
-    main: VecDeque<Weak<Extent>>,
+    small: VecDeque<Ticket>,
+    main: VecDeque<Ticket>,
     /// How long both together may be before dead entries are thrown out.
     sweep_at: usize,
 }
@@ -42,12 +41,25 @@ impl Evictor {
     }
 
     /// A clean extent may be evicted from now on.
-    pub(crate) fn admit(&mut self, class: Class, file: FileId, extent: &Arc<Extent>) {
-        let returning = self.ghost.take(name_of(file, extent.index()));
+    pub(crate) fn admit(
+        &mut self,
+        class: Class,
+        (file, index): (FileId, ExtentIndex),
+        ticket: Ticket,
+        space: &Space,
+    ) {
+        let returning = self.ghost.take(name_of(file, index));
         let queues = &mut self.classes[class.index()];
         let queue = if returning { &mut queues.main } else { &mut queues.small };
-        queue.push_back(Arc::downgrade(extent));
-        queues.sweep();
+        queue.push_back(ticket);
+        queues.sweep(space);
+    }
+
+    /// Before so many are admitted that were never seen here before.
+    pub(crate) fn expect_many(&mut self, class: Class, count: usize) {
+        let queues = &mut self.classes[class.index()];
+        queues.small.reserve_exact(count);
+        queues.sweep_at = count * 2 + 1024;
     }
 
     /// Bytes of the extents that wait in a class's queues, and some that are gone.
@@ -63,6 +75,7 @@ impl Evictor {
         want: usize,
         effort: usize,
         now_unix_ms: u64,
+        space: &Space,
     ) -> usize {
         let queues = &mut self.classes[class.index()];
         let mut evicted = 0;
@@ -70,7 +83,7 @@ impl Evictor {
             if evicted == want || (queues.small.is_empty() && queues.main.is_empty()) {
                 break;
             }
-            match queues.consider(&mut self.ghost, now_unix_ms) {
+            match queues.consider(&mut self.ghost, now_unix_ms, space) {
                 Verdict::Evicted => evicted += 1,
                 Verdict::Gone | Verdict::Kept => {}
             }
@@ -87,45 +100,45 @@ impl Evictor {
 }
 
 impl Queues {
-    fn consider(&mut self, ghost: &mut Ghost, now_unix_ms: u64) -> Verdict {
+    fn consider(&mut self, ghost: &mut Ghost, now_unix_ms: u64, space: &Space) -> Verdict {
         let small_is_long = self.small.len() * 10 >= self.small.len() + self.main.len();
         let from_small = (small_is_long && !self.small.is_empty()) || self.main.is_empty();
         let head = if from_small { self.small.pop_front() } else { self.main.pop_front() };
-        let Some(extent) = head.and_then(|weak| weak.upgrade()) else { return Verdict::Gone };
-        let Some(generation) = extent.generation() else { return Verdict::Gone };
+        let Some(ticket) = head else { return Verdict::Gone };
+        let Some(resident) = space.resident(ticket) else { return Verdict::Gone };
+        let Resident { generation, index, slot, .. } = &resident;
         if generation.is_superseded() {
             // It goes with the last reader of its generation.
             return Verdict::Gone;
         }
-        let in_use = Arc::strong_count(&extent) > 2;
-        let frequency = extent.frequency();
-        if in_use || !generation.is_evictable(now_unix_ms) {
-            self.main.push_back(Arc::downgrade(&extent));
+        let frequency = resident.frequency();
+        if resident.is_in_use() || !generation.is_evictable(now_unix_ms) {
+            self.main.push_back(ticket);
             return Verdict::Kept;
         }
         if from_small && frequency > 1 {
-            extent.set_frequency(0);
-            self.main.push_back(Arc::downgrade(&extent));
+            resident.set_frequency(0);
+            self.main.push_back(ticket);
             return Verdict::Kept;
         }
         if !from_small && frequency > 0 {
-            extent.set_frequency(frequency - 1);
-            self.main.push_back(Arc::downgrade(&extent));
+            resident.set_frequency(frequency - 1);
+            self.main.push_back(ticket);
             return Verdict::Kept;
         }
-        if !generation.remove(&extent) {
+        if !generation.remove(*index, *slot) {
             return Verdict::Gone;
         }
-        ghost.put(name_of(generation.file_id(), extent.index()));
+        ghost.put(name_of(generation.file_id(), *index));
         Verdict::Evicted
     }
 
-    fn sweep(&mut self) {
+    fn sweep(&mut self, space: &Space) {
         if self.small.len() + self.main.len() < self.sweep_at {
             return;
         }
-        self.small.retain(|extent| extent.strong_count() > 0);
-        self.main.retain(|extent| extent.strong_count() > 0);
+        self.small.retain(|ticket| space.is_valid(*ticket));
+        self.main.retain(|ticket| space.is_valid(*ticket));
         self.sweep_at = (self.small.len() + self.main.len()) * 2 + 1024;
     }
 }

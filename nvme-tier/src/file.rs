@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use extent::{FileId, FileName, Generation, Kind, Result};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::FileGeneration;
 
@@ -57,6 +57,17 @@ impl File {
     #[must_use]
     pub fn pins(&self) -> Vec<(String, u64)> {
         self.pins.owners.lock().clone()
+    }
+
+    /// Has the processor fetch what a lookup needs of it.
+    pub(crate) fn prefetch(&self) {
+        dma::prefetch(&self.id);
+        dma::prefetch(&self.newest);
+    }
+
+    /// The newest generation without holding it; also for whoever has it locked already.
+    pub(crate) fn newest_locked(&self) -> RwLockReadGuard<'_, Arc<FileGeneration>> {
+        self.newest.read_recursive()
     }
 
     pub(crate) fn pin_set(&self) -> &Arc<Pins> {
@@ -122,6 +133,32 @@ impl Pins {
         owners.retain(|(_, until)| *until > now_unix_ms);
         self.any.store(!owners.is_empty(), Ordering::Release);
         !owners.is_empty()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use extent::Attempt;
+
+    use super::*;
+    use crate::State;
+    use crate::generation::{Facts, GenerationShape};
+
+    /// A clean, empty file.
+    pub(crate) fn file(name: &str) -> Arc<File> {
+        let name: FileName = name.parse().expect("a good name");
+        let shape = GenerationShape {
+            number: Generation(1),
+            attempt: Attempt(1),
+            length: 0,
+            extent_bytes: 65536,
+            block_bytes: 4096,
+            extents_written: 0,
+            written: false,
+        };
+        let facts = Facts { state: State::Clean, mark: None, source: None };
+        let generation = FileGeneration::new(name.id(), shape, Arc::default(), facts);
+        File::new(name.id(), name, Arc::default(), generation)
     }
 }
 

@@ -3,13 +3,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use extent::{Attempt, ExtentIndex, FileId, Generation, SourceVersion};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::Extent;
 use crate::bugs::{self, Bug};
 use crate::codec::Mark;
 use crate::file::Pins;
+use crate::holdings::SlotId;
 use crate::layout;
+use crate::shelf::Hold;
 use crate::table::ExtentTable;
 
 /// Whether the silo has a generation.
@@ -41,6 +43,8 @@ pub(crate) struct GenerationShape {
     pub(crate) attempt: Attempt,
     pub(crate) length: u64,
     pub(crate) extent_bytes: u64,
+    /// Bytes that one checksum covers.
+    pub(crate) block_bytes: u32,
     /// How many extents were committed, if it was written here.
     pub(crate) extents_written: u32,
     pub(crate) written: bool,
@@ -77,13 +81,16 @@ impl FileGeneration {
     }
 
     /// The resident extent at an index, and counts the use. This is the lookup of every read: one
-    /// shared lock of this generation alone, two array steps, no allocation.
+    /// shared lock of this generation alone, one or two array steps, no allocation.
     #[must_use]
-    pub fn extent(&self, index: ExtentIndex) -> Option<Arc<Extent>> {
-        let extents = self.extents.read();
-        let extent = extents.find(index)?;
-        extent.touch();
-        Some(Arc::clone(extent))
+    pub fn extent(&self, index: ExtentIndex) -> Option<Extent> {
+        let hold = self.extents.read().find(index)?.used();
+        Some(self.extent_of(index, hold))
+    }
+
+    /// As extents are for those who hold them.
+    pub(crate) fn extent_of(&self, index: ExtentIndex, hold: Hold) -> Extent {
+        Extent::new(hold, index, self.extent_length(index), self.shape.block_bytes)
     }
 
     /// Its number within the file.
@@ -212,39 +219,95 @@ impl FileGeneration {
             && (!self.is_pinned(now_unix_ms) || bugs::is(Bug::PinnedEvicted))
     }
 
-    /// The resident extent, without counting a use.
-    pub(crate) fn peek(&self, index: ExtentIndex) -> Option<Arc<Extent>> {
-        self.extents.read().find(index).cloned()
+    /// Has the processor fetch what a lookup needs of it.
+    pub(crate) fn prefetch(&self) {
+        dma::prefetch(&self.extents);
+        dma::prefetch(&self.shape);
     }
 
-    /// Makes an extent visible; gives it back if there is one already.
-    pub(crate) fn insert(&self, extent: Arc<Extent>) -> Result<(), Arc<Extent>> {
-        let length = u64::from(extent.length());
-        self.extents.write().insert(extent)?;
+    /// Its table; also for whoever has it locked already.
+    pub(crate) fn table_locked(&self) -> RwLockReadGuard<'_, ExtentTable> {
+        self.extents.read_recursive()
+    }
+
+    /// Whether the extent at an index is the one in this slot.
+    pub(crate) fn has(&self, index: ExtentIndex, slot: SlotId) -> bool {
+        self.extents.read().find(index).is_some_and(|hold| hold.slot() == slot)
+    }
+
+    /// Makes an extent visible whose checksums are noted; gives it back if there is one already.
+    pub(crate) fn insert(&self, index: ExtentIndex, hold: Hold) -> Result<(), Hold> {
+        let length = u64::from(self.extent_length(index));
+        hold.describe();
+        hold.holdings().count(1, length);
+        if let Err(hold) = self.extents.write().insert(index, hold) {
+            hold.holdings().discount(1, length);
+            return Err(hold);
+        }
         self.resident_extents.fetch_add(1, Ordering::Relaxed);
         self.resident_bytes.fetch_add(length, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Takes exactly this extent out, if it is still there.
-    pub(crate) fn remove(&self, extent: &Arc<Extent>) -> bool {
+    /// As [`FileGeneration::insert`], for a generation that nobody knows yet, and extents of which
+    /// none comes twice.
+    pub(crate) fn insert_all(&self, extents: impl Iterator<Item = (ExtentIndex, Hold)>) {
+        let mut table = self.extents.write();
+        let (mut count, mut bytes) = (0, 0);
+        for (index, hold) in extents {
+            hold.describe();
+            if table.insert(index, hold).is_ok() {
+                count += 1;
+                bytes += u64::from(self.extent_length(index));
+            }
+        }
+        if let Some((_, hold)) = table.range(0..u32::MAX).next() {
+            hold.holdings().count(u64::from(count), bytes);
+        }
+        self.resident_extents.fetch_add(count, Ordering::Relaxed);
+        self.resident_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes the extent at an index out, if it is still the one in this slot.
+    pub(crate) fn remove(&self, index: ExtentIndex, slot: SlotId) -> bool {
         let mut extents = self.extents.write();
-        if !extents.find(extent.index()).is_some_and(|found| Arc::ptr_eq(found, extent)) {
+        if extents.find(index).is_none_or(|hold| hold.slot() != slot) {
             return false;
         }
-        let removed = extents.remove(extent.index());
+        let removed = extents.remove(index);
         drop(extents);
+        let length = u64::from(self.extent_length(index));
         self.resident_extents.fetch_sub(1, Ordering::Relaxed);
-        self.resident_bytes.fetch_sub(u64::from(extent.length()), Ordering::Relaxed);
-        if bugs::is(Bug::ReadersIgnored) {
-            extent.give_back_although_held();
+        self.resident_bytes.fetch_sub(length, Ordering::Relaxed);
+        if let Some(removed) = &removed {
+            removed.holdings().discount(1, length);
+            if bugs::is(Bug::ReadersIgnored) {
+                removed.give_back_although_held();
+            }
         }
         drop(removed);
         true
     }
 
-    /// The resident extents in a range of indexes.
-    pub(crate) fn resident(&self, indexes: Range<u32>) -> Vec<Arc<Extent>> {
-        self.extents.read().range(indexes)
+    /// The resident extents in a range of indexes, without counting a use.
+    pub(crate) fn extents(&self, indexes: Range<u32>) -> Vec<Extent> {
+        let table = self.extents.read();
+        let held = table.range(indexes).map(|(index, hold)| self.extent_of(index, hold.clone()));
+        held.collect()
+    }
+
+    /// The resident extents in a range of indexes, and where they are.
+    pub(crate) fn resident(&self, indexes: Range<u32>) -> Vec<(ExtentIndex, SlotId)> {
+        self.extents.read().range(indexes).map(|(index, hold)| (index, hold.slot())).collect()
+    }
+}
+
+impl Drop for FileGeneration {
+    fn drop(&mut self) {
+        let extents = self.extents.get_mut();
+        if let Some((_, hold)) = extents.range(0..u32::MAX).next() {
+            let (count, bytes) = (self.resident_extents.get_mut(), self.resident_bytes.get_mut());
+            hold.holdings().discount(u64::from(*count), *bytes);
+        }
     }
 }

@@ -67,6 +67,24 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
+    /// Nobody holds a slot any more.
+    pub(crate) fn give_back(&self, returned: Returned) {
+        self.returned.lock().push(returned);
+        self.signal.raise();
+    }
+
+    /// Extents became visible.
+    pub(crate) fn count(&self, extents: u64, bytes: u64) {
+        self.extents.fetch_add(extents, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Extents are not to be seen any more, though some may still be read.
+    pub(crate) fn discount(&self, extents: u64, bytes: u64) {
+        self.extents.fetch_sub(extents, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// All that came back since the last call.
     pub(crate) fn take_returned(&self) -> Vec<Returned> {
         mem::take(&mut *self.returned.lock())
@@ -74,57 +92,5 @@ impl Holdings {
 
     pub(crate) fn has_returned(&self) -> bool {
         !self.returned.lock().is_empty()
-    }
-}
-
-/// Exclusive use of a slot, handed back on drop.
-#[derive(Debug)]
-pub(crate) struct SlotHold {
-    holdings: Arc<Holdings>,
-    /// Where the slot's data begins on its device.
-    offset: u64,
-    slot: SlotId,
-    described: bool,
-}
-
-impl SlotHold {
-    pub(crate) fn new(
-        holdings: &Arc<Holdings>,
-        slot: SlotId,
-        offset: u64,
-        described: bool,
-    ) -> Self {
-        Self { holdings: Arc::clone(holdings), offset, slot, described }
-    }
-
-    pub(crate) fn slot(&self) -> SlotId {
-        self.slot
-    }
-
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    pub(crate) fn holdings(&self) -> &Holdings {
-        &self.holdings
-    }
-
-    /// From here on a descriptor may stand on the device.
-    pub(crate) fn describe(&mut self) {
-        self.described = true;
-    }
-}
-
-impl SlotHold {
-    pub(crate) fn give_back(&self) {
-        let returned = Returned { slot: self.slot, described: self.described };
-        self.holdings.returned.lock().push(returned);
-        self.holdings.signal.raise();
-    }
-}
-
-impl Drop for SlotHold {
-    fn drop(&mut self) {
-        self.give_back();
     }
 }

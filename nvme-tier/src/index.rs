@@ -1,6 +1,6 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::iter::Chain;
 use std::ops::Bound;
 use std::str::Bytes;
@@ -9,27 +9,32 @@ use std::sync::Arc;
 use extent::{FileId, FileName};
 
 use crate::File;
+use crate::id_table::IdTable;
 
 /// All files, by id and by name.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    by_id: HashMap<FileId, Arc<File>>,
+    by_id: IdTable,
     by_name: BTreeMap<NameKey, Arc<File>>,
 }
 
 impl Index {
     pub(crate) fn find(&self, id: FileId) -> Option<&Arc<File>> {
-        self.by_id.get(&id)
+        self.by_id.find(id)
     }
 
     pub(crate) fn insert(&mut self, file: &Arc<File>) {
-        self.by_id.insert(file.id(), Arc::clone(file));
+        self.by_id.insert(file);
         self.by_name.insert(NameKey(Arc::clone(file)), Arc::clone(file));
     }
 
     pub(crate) fn remove(&mut self, file: &File) {
-        self.by_id.remove(&file.id());
+        self.by_id.remove(file.id());
         self.by_name.remove(file.name() as &dyn Name);
+    }
+
+    pub(crate) fn by_id(&self) -> &IdTable {
+        &self.by_id
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -139,27 +144,10 @@ impl Eq for NameKey {}
 
 #[cfg(test)]
 mod tests {
-    use extent::{Attempt, Generation};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::generation::{Facts, GenerationShape};
-    use crate::{FileGeneration, State};
-
-    fn file(name: &str) -> Arc<File> {
-        let name: FileName = name.parse().expect("a good name");
-        let shape = GenerationShape {
-            number: Generation(1),
-            attempt: Attempt(1),
-            length: 0,
-            extent_bytes: 65536,
-            extents_written: 0,
-            written: false,
-        };
-        let facts = Facts { state: State::Clean, mark: None, source: None };
-        let generation = FileGeneration::new(name.id(), shape, Arc::default(), facts);
-        File::new(name.id(), name, Arc::default(), generation)
-    }
+    use crate::file::testing::file;
 
     proptest! {
         #[test]

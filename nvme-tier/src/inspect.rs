@@ -140,7 +140,11 @@ fn inspect_files(scan: &Scan) -> Vec<InspectedFile> {
             mark: if file.is_quarantined() { Some(Mark::Quarantined) } else { record.mark },
             source: record.source.clone(),
             resident_extents: file.extents.len() as u64,
-            resident_bytes: file.extents.iter().map(|extent| u64::from(extent.length)).sum(),
+            resident_bytes: file
+                .extents
+                .iter()
+                .map(|extent| u64::from(record.extent_length(extent.index)))
+                .sum(),
         });
     }
     files.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -28,9 +28,9 @@ pub(crate) struct Reserve {
 #[derive(Debug)]
 pub(crate) enum Operation {
     /// Describes a filled extent.
-    Publish { extent: Arc<Extent>, generation: Arc<FileGeneration>, done: Done<()> },
+    Publish { extent: Extent, generation: Arc<FileGeneration>, done: Done<()> },
     /// Writes the descriptor of an extent again, where it stands: what is there does not hold.
-    Describe { extent: Arc<Extent>, generation: Arc<FileGeneration>, done: Done<()> },
+    Describe { extent: Extent, generation: Arc<FileGeneration>, done: Done<()> },
     /// Looks at what stands on the devices.
     Look(Look, Done<Looked>),
     /// Makes durable whatever was written before.

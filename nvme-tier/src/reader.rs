@@ -1,13 +1,20 @@
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::mpsc::{TryRecvError, sync_channel};
+use std::thread;
 
 use dma::{Buffer, HugePages, Pool, SizeClass, Source, Target};
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
+use parking_lot::Mutex;
 
 use crate::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use crate::layout::to_usize;
 
 /// Reads in flight at once.
 const DEPTH: usize = 32;
+/// The most threads that parse.
+const MOST_PARSERS: usize = 16;
 /// The most bytes of one read, and the least that a buffer must hold.
 const CHUNK_BYTES: usize = 1 << 20;
 const LEAST_BYTES: usize = 128 << 10;
@@ -95,47 +102,85 @@ impl<'a> DeviceReader<'a> {
         pieces: impl IntoIterator<Item = Piece>,
         mut each: impl FnMut(&Piece, Result<&[u8]>),
     ) -> Result<()> {
-        let mut pieces = pieces.into_iter();
-        let mut again: VecDeque<Piece> = VecDeque::new();
-        let mut flying: HashMap<u64, Piece> = HashMap::new();
-        let mut completions: Vec<Completion> = Vec::new();
-        loop {
-            while let Some(buffer) = self.buffer() {
-                let Some(piece) = again.pop_front().or_else(|| pieces.next()) else {
-                    self.idle.push(buffer);
-                    break;
-                };
-                if let Err(buffer) = self.submit(&piece, buffer) {
-                    again.push_front(piece);
-                    self.idle.push(buffer);
-                    break;
-                }
-                flying.insert(self.next_token, piece);
-            }
-            if flying.is_empty() {
-                if again.is_empty() {
-                    return Ok(());
-                }
-                return Err(Kind::Io.error("a device takes no command although none is in flight"));
-            }
-            self.device.kick()?;
-            self.device.poll(&mut completions);
-            if completions.is_empty() {
-                self.device.sleep(&[], None)?;
-            }
-            for Completion { token, command, result } in completions.drain(..) {
-                let Some(piece) = flying.remove(&token.0) else { continue };
-                let Command::Read { into: Target::Buffer(buffer, range), .. } = command else {
-                    return Err(Kind::Io.error("a read completed as something else"));
-                };
-                match result {
-                    Ok(()) => each(&piece, Ok(&buffer.as_slice()[range])),
-                    Err(_) if piece.bytes > piece.unit => again.extend(units(&piece)),
+        let mut reading = Reading::new(pieces.into_iter());
+        while reading.go_on(self, 0)? {
+            for (piece, read) in reading.landed.drain(..) {
+                match read {
+                    Ok((buffer, range)) => {
+                        each(&piece, Ok(&buffer.as_slice()[range]));
+                        self.idle.push(buffer);
+                    }
                     Err(error) => each(&piece, Err(error)),
                 }
-                self.idle.push(buffer);
             }
         }
+        Ok(())
+    }
+
+    /// As [`DeviceReader::read`], with what takes time done on all processors while other pieces
+    /// are read: `parse` there, `each` here.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if the queue itself breaks.
+    pub(crate) fn read_parsed<T: Send>(
+        &mut self,
+        pieces: impl IntoIterator<Item = Piece>,
+        parse: impl Fn(&Piece, &[u8]) -> T + Sync,
+        mut each: impl FnMut(&Piece, Result<T>),
+    ) -> Result<()> {
+        let mut reading = Reading::new(pieces.into_iter());
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_PARSERS);
+        // Neither is ever full: there are no more pieces than buffers.
+        let (to_parse, landed) = sync_channel::<Landed>(DEPTH);
+        let (parsed, done) = sync_channel::<(Piece, Buffer, T)>(DEPTH);
+        let landed = Mutex::new(landed);
+        thread::scope(|scope| {
+            // Dropped with this closure, whatever happens: then the threads end.
+            let (to_parse, parsed) = (to_parse, parsed);
+            for _ in 0..threads {
+                let (landed, parsed, parse) = (&landed, parsed.clone(), &parse);
+                scope.spawn(move || {
+                    loop {
+                        let Ok((piece, (buffer, range))) = landed.lock().recv() else { return };
+                        let value = parse(&piece, &buffer.as_slice()[range]);
+                        if parsed.send((piece, buffer, value)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(parsed);
+            let mut parsing = 0usize;
+            loop {
+                let reads = reading.go_on(self, parsing)?;
+                for (piece, read) in reading.landed.drain(..) {
+                    match read {
+                        Ok(read) => {
+                            parsing += 1;
+                            to_parse.send((piece, read)).map_err(|_| broken())?;
+                        }
+                        Err(error) => each(&piece, Err(error)),
+                    }
+                }
+                // Only where no read is on its way is there nothing else to wait for.
+                let mut wait = reading.flying.is_empty() && parsing != 0;
+                while parsing != 0 {
+                    let next = match done.try_recv() {
+                        Err(TryRecvError::Empty) if wait => done.recv().map_err(|_| broken())?,
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => return Err(broken()),
+                        Ok(next) => next,
+                    };
+                    let (piece, buffer, value) = next;
+                    (parsing, wait) = (parsing - 1, false);
+                    self.idle.push(buffer);
+                    each(&piece, Ok(value));
+                }
+                if !reads && parsing == 0 {
+                    return Ok(());
+                }
+            }
+        })
     }
 
     /// Runs commands that need no buffer handed back, one after the other.
@@ -191,6 +236,82 @@ impl<'a> DeviceReader<'a> {
             Err(_) => unreachable!("a device gives back the command it was given"),
         }
     }
+}
+
+/// Where the bytes of a piece are.
+type Bytes = (Buffer, Range<usize>);
+/// A piece that was read.
+type Landed = (Piece, Bytes);
+
+/// Pieces on their way.
+struct Reading<I> {
+    pieces: I,
+    again: VecDeque<Piece>,
+    flying: HashMap<u64, Piece>,
+    completions: Vec<Completion>,
+    landed: Vec<(Piece, Result<Bytes>)>,
+}
+
+impl<I: Iterator<Item = Piece>> Reading<I> {
+    fn new(pieces: I) -> Self {
+        Self {
+            pieces,
+            again: VecDeque::new(),
+            flying: HashMap::new(),
+            completions: Vec::new(),
+            landed: Vec::new(),
+        }
+    }
+
+    /// Submits what there are buffers for, and waits until a read ends if any is on its way.
+    /// Whether there was anything to do. `busy` buffers will come back by themselves.
+    fn go_on(&mut self, reader: &mut DeviceReader<'_>, busy: usize) -> Result<bool> {
+        while let Some(buffer) = reader.buffer() {
+            let Some(piece) = self.again.pop_front().or_else(|| self.pieces.next()) else {
+                reader.idle.push(buffer);
+                break;
+            };
+            if let Err(buffer) = reader.submit(&piece, buffer) {
+                self.again.push_front(piece);
+                reader.idle.push(buffer);
+                break;
+            }
+            self.flying.insert(reader.next_token, piece);
+        }
+        if self.flying.is_empty() {
+            if self.again.is_empty() || busy != 0 {
+                return Ok(busy != 0);
+            }
+            return Err(Kind::Io.error("a device takes no command although none is in flight"));
+        }
+        reader.device.kick()?;
+        reader.device.poll(&mut self.completions);
+        if self.completions.is_empty() {
+            reader.device.sleep(&[], None)?;
+        }
+        for Completion { token, command, result } in self.completions.drain(..) {
+            let Some(piece) = self.flying.remove(&token.0) else { continue };
+            let Command::Read { into: Target::Buffer(buffer, range), .. } = command else {
+                return Err(Kind::Io.error("a read completed as something else"));
+            };
+            match result {
+                Ok(()) => self.landed.push((piece, Ok((buffer, range)))),
+                Err(_) if piece.bytes > piece.unit => {
+                    self.again.extend(units(&piece));
+                    reader.idle.push(buffer);
+                }
+                Err(error) => {
+                    self.landed.push((piece, Err(error)));
+                    reader.idle.push(buffer);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn broken() -> Error {
+    Kind::Io.error("the threads that read a tier's tables have ended")
 }
 
 fn units(piece: &Piece) -> impl Iterator<Item = Piece> + use<> {

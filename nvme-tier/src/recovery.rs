@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +13,19 @@ use crate::eviction::Evictor;
 use crate::file::Pins;
 use crate::format::write_superblock;
 use crate::generation::{Facts, GenerationShape};
-use crate::holdings::{SlotHold, SlotId};
+use crate::holdings::SlotId;
 use crate::ids::{Ids, RESERVE};
-use crate::layout::{Purpose, SUPERBLOCK_OFFSETS};
+use crate::layout::{Class, Purpose, SUPERBLOCK_OFFSETS};
 use crate::ledger::book::RecordBook;
 use crate::ledger::io::Io;
 use crate::ledger::{Erasure, Parts};
 use crate::operation::{Operation, RecordOperation};
 use crate::reader::DeviceReader;
-use crate::scan::{Entry, FileScan, Findings, Scan, SlabHealth};
+use crate::scan::{Entry, FileScan, Findings, FoundExtent, Scan, SlabHealth};
 use crate::space::{DeviceSpace, Slab, Space};
+use crate::tier::TierParts;
 use crate::usage::{Counters, DeviceCounters};
-use crate::{Done, Extent, File, FileGeneration, Ledger, State, Tier, TierOptions};
+use crate::{Done, File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -84,7 +85,16 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         ..Counters::default()
     };
     let extent_bytes = scan.superblocks[0].0.extent_bytes;
-    let tier = Tier::new(scan.tier(), extent_bytes, scan.layouts[0], options, ids, counters);
+    let holdings = Arc::clone(&scan.holdings);
+    let tier = Tier::new(TierParts {
+        id: scan.tier(),
+        extent_bytes,
+        layout: scan.layouts[0],
+        options,
+        ids,
+        counters,
+        holdings,
+    });
     let quarantined = scan.quarantined();
     let findings = scan.findings;
     let unseen =
@@ -98,7 +108,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
             rebuild.add_file(&scan, id, file);
         }
     }
-    let Rebuild { slabs, evictor, book, erasures, dirty, .. } = rebuild;
+    let Rebuild { space, evictor, book, erasures, dirty, .. } = rebuild;
     let repairs = repairs(&scan);
     let report = RecoveryReport {
         files: tier.index.read().len() as u64,
@@ -109,11 +119,9 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         findings: scan.findings,
         elapsed: begun.elapsed(),
     };
-    let devices = (0u16..).zip(slabs.into_iter().zip(&scan.layouts));
-    let devices = devices.map(|(i, (slabs, l))| DeviceSpace::new(DeviceIndex(i), *l, slabs));
     let ledger = Ledger::new(Parts {
         tier: Arc::clone(&tier),
-        space: Space::new(devices.collect()),
+        space,
         evictor,
         book,
         io,
@@ -168,7 +176,7 @@ fn repairs(scan: &Scan) -> Vec<(DeviceIndex, u32)> {
 /// What is put together from a scan.
 struct Rebuild<'a> {
     tier: &'a Arc<Tier>,
-    slabs: Vec<Vec<Slab>>,
+    space: Space,
     evictor: Evictor,
     book: RecordBook,
     erasures: VecDeque<Erasure>,
@@ -182,6 +190,7 @@ impl<'a> Rebuild<'a> {
         let mut erasures = VecDeque::new();
         let mut slabs = Vec::with_capacity(scan.slabs.len());
         let mut slots = 0;
+        let mut live: BTreeMap<Class, usize> = BTreeMap::new();
         let mut owned_stale: std::collections::HashSet<SlotId> = Default::default();
         scan.files.values().for_each(|file| owned_stale.extend(&file.stale));
         for (device, scanned) in (0u16..).zip(&scan.slabs) {
@@ -194,7 +203,11 @@ impl<'a> Rebuild<'a> {
                     built.push(unassigned);
                     continue;
                 };
-                let mut state = Slab::assigned(purpose, slab.epoch, slab.shape);
+                let mut state = Slab::assigned(purpose, slab.epoch, slab.shape, slab.shelf.clone());
+                if let Purpose::Data(class) = purpose {
+                    let count = slab.entries.iter().filter(|entry| **entry == Entry::Live).count();
+                    *live.entry(class).or_default() += count;
+                }
                 let virgin = slab.virgin_from();
                 state.virgin_from = u32::try_from(virgin).expect("32-bit slots");
                 for (slot, entry) in (0u32..).zip(&slab.entries[..virgin]) {
@@ -223,11 +236,19 @@ impl<'a> Rebuild<'a> {
             }
             slabs.push(built);
         }
+        let mut evictor = Evictor::new(slots);
+        for (class, count) in live {
+            evictor.expect_many(class, count);
+        }
+        let devices = (0u16..).zip(slabs.into_iter().zip(&scan.layouts));
+        let devices = devices.map(|(index, (slabs, layout))| {
+            DeviceSpace::new(DeviceIndex(index), *layout, Arc::clone(&scan.holdings), slabs)
+        });
         let keep_tombstones = scan.findings.unreadable_entries + scan.findings.damaged_slabs > 0;
         Self {
             tier,
-            slabs,
-            evictor: Evictor::new(slots),
+            space: Space::new(devices.collect()),
+            evictor,
             book: RecordBook::new(keep_tombstones),
             erasures,
             dirty: 0,
@@ -249,7 +270,7 @@ impl<'a> Rebuild<'a> {
         }
         let copies = [file.slots.first().copied(), file.slots.get(1).copied()];
         for slot in self.book.replace(id, copies, record.tombstone) {
-            self.slabs[usize::from(slot.device.0)][slot.slab as usize].begin_erase(slot.slot);
+            self.space.begin_erase(slot);
             self.erasures.push_back(Erasure::Record { slot, file: id });
         }
         if record.tombstone {
@@ -259,49 +280,48 @@ impl<'a> Rebuild<'a> {
             let refresh = Operation::Record(id, RecordOperation::Refresh(Done::ignore()));
             self.tier.queue.lock().operations.push_back(refresh);
         }
-        self.add_generation(scan, id, &record, quarantined, file);
+        self.add_generation(scan, id, record, quarantined, &file.extents);
     }
 
     fn add_generation(
         &mut self,
         scan: &Scan,
         id: FileId,
-        record: &FileRecord,
+        record: FileRecord,
         quarantined: bool,
-        file: FileScan,
+        extents: &[FoundExtent],
     ) {
         let shape = GenerationShape {
             number: record.generation,
             attempt: record.attempt,
             length: record.length,
             extent_bytes: record.extent_bytes,
+            block_bytes: self.tier.checksum_block_bytes(),
             extents_written: record.extents_written,
             written: record.written,
         };
         let facts = Facts {
             state: if record.dirty { State::Dirty } else { State::Clean },
             mark: if quarantined { Some(Mark::Quarantined) } else { record.mark },
-            source: record.source.clone(),
+            source: record.source,
         };
         self.dirty += u64::from(record.dirty);
         self.tier.count(&facts, record.length);
         let pins: Arc<Pins> = Arc::default();
         let generation = FileGeneration::new(id, shape, Arc::clone(&pins), facts);
-        for found in file.extents {
-            let slot = found.slot;
-            let offset = scan.data_at(slot).offset;
-            let hold = SlotHold::new(&self.tier.holdings, slot, offset, true);
-            let weak = Arc::downgrade(&generation);
-            let extent = Extent::new(weak, found.index, found.length, found.checksums, hold);
-            let extent = Arc::new(extent);
-            self.slabs[usize::from(slot.device.0)][slot.slab as usize].occupy(slot.slot, &extent);
-            if let (false, Some(Purpose::Data(class))) = (record.dirty, scan.slab(slot).purpose()) {
-                self.evictor.admit(class, id, &extent);
+        generation.insert_all(extents.iter().map(|found| {
+            let shelf = scan.slab(found.slot).shelf.as_ref().expect("data slabs have shelves");
+            (found.index, shelf.hold(found.slot.slot))
+        }));
+        for found in extents {
+            let ticket = self.space.occupy(found.slot, &generation, found.index);
+            if let (false, Some(Purpose::Data(class))) =
+                (record.dirty, scan.slab(found.slot).purpose())
+            {
+                self.evictor.admit(class, (id, found.index), ticket, &self.space);
             }
-            let inserted = generation.insert(extent);
-            debug_assert!(inserted.is_ok(), "duplicates were dropped");
         }
-        let file = File::new(id, record.name.clone(), pins, generation);
+        let file = File::new(id, record.name, pins, generation);
         self.tier.index.write().insert(&file);
     }
 }

@@ -4,14 +4,13 @@ use extent::{Attempt, ExtentIndex, FileId, FileName};
 
 use crate::FileGeneration;
 use crate::device::Location;
-use crate::holdings::SlotHold;
+use crate::shelf::Hold;
 
 /// A slot to write one extent into. Whoever drops it unpublished gives the slot back, so keep it
 /// until every write to the slot has completed.
 #[derive(Debug)]
 pub struct Reservation {
-    hold: SlotHold,
-    capacity_bytes: u64,
+    hold: Hold,
     index: ExtentIndex,
     length: u32,
     purpose: ReservedFor,
@@ -27,26 +26,20 @@ pub(crate) enum ReservedFor {
 }
 
 impl Reservation {
-    pub(crate) fn new(
-        hold: SlotHold,
-        capacity_bytes: u64,
-        index: ExtentIndex,
-        length: u32,
-        purpose: ReservedFor,
-    ) -> Self {
-        Self { hold, capacity_bytes, index, length, purpose }
+    pub(crate) fn new(hold: Hold, index: ExtentIndex, length: u32, purpose: ReservedFor) -> Self {
+        Self { hold, index, length, purpose }
     }
 
     /// Where the slot begins.
     #[must_use]
     pub fn at(&self) -> Location {
-        Location { device: self.hold.slot().device, offset: self.hold.offset() }
+        self.hold.at()
     }
 
     /// Bytes the slot holds.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.capacity_bytes
+        self.hold.capacity_bytes()
     }
 
     /// Which extent it is for.
@@ -74,7 +67,7 @@ impl Reservation {
         &self.purpose
     }
 
-    pub(crate) fn into_parts(self) -> (SlotHold, ReservedFor) {
+    pub(crate) fn into_parts(self) -> (Hold, ReservedFor) {
         (self.hold, self.purpose)
     }
 }

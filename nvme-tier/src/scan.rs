@@ -4,7 +4,7 @@
 mod slabs;
 mod tables;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
@@ -12,7 +12,8 @@ use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 use crate::bugs::{self, Bug};
 use crate::codec::{FileRecord, Place, SUPERBLOCK_BYTES, Superblock, seal_of};
 use crate::device::{Device, DeviceIndex, Location};
-use crate::holdings::SlotId;
+use crate::hash::IdMap;
+use crate::holdings::{Holdings, SlotId};
 use crate::layout::{self, Class, Layout, PAGE_BYTES, RECORD_BYTES, SUPERBLOCK_OFFSETS};
 use crate::reader::{DeviceReader, Piece};
 
@@ -25,10 +26,12 @@ pub(crate) struct Scan {
     pub(crate) superblocks: Vec<(Superblock, usize)>,
     pub(crate) layouts: Vec<Layout>,
     pub(crate) slabs: Vec<Vec<SlabScan>>,
-    pub(crate) files: HashMap<FileId, FileScan>,
+    pub(crate) files: IdMap<FileScan>,
     /// The files as they were come across; some of them twice.
     pub(crate) order: Vec<FileId>,
     pub(crate) findings: Findings,
+    /// What the shelves of the slabs belong to.
+    pub(crate) holdings: Arc<Holdings>,
     /// Damaged records of something dirty whose name is not legible.
     nameless: Vec<Nameless>,
     /// A record of something dirty may be missing: descriptors under no record are kept.
@@ -57,6 +60,8 @@ pub(crate) struct FileScan {
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
+    /// Its number among the files, for those who note what they find of it.
+    number: u32,
 }
 
 /// A damaged record whose name is still legible. What else it says may be what is damaged.
@@ -83,10 +88,9 @@ impl DamagedRecord {
 #[derive(Debug)]
 pub(crate) struct FoundExtent {
     pub(crate) index: ExtentIndex,
-    pub(crate) length: u32,
     pub(crate) sequence: u64,
+    /// Its checksums are on the slab's shelf.
     pub(crate) slot: SlotId,
-    pub(crate) checksums: Box<[u32]>,
 }
 
 /// What an entry of a slab turned out to be.
@@ -152,7 +156,8 @@ impl Scan {
             superblocks,
             layouts,
             slabs: Vec::new(),
-            files: HashMap::new(),
+            files: IdMap::default(),
+            holdings: Arc::default(),
             order: Vec::new(),
             findings,
             nameless: Vec::new(),

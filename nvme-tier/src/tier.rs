@@ -37,15 +37,20 @@ pub struct Tier {
     pinned: Mutex<HashSet<FileId>>,
 }
 
+/// What recovery makes a tier of.
+pub(crate) struct TierParts {
+    pub(crate) id: TierId,
+    pub(crate) extent_bytes: u64,
+    pub(crate) layout: Layout,
+    pub(crate) options: TierOptions,
+    pub(crate) ids: Ids,
+    pub(crate) counters: Counters,
+    pub(crate) holdings: Arc<Holdings>,
+}
+
 impl Tier {
-    pub(crate) fn new(
-        id: TierId,
-        extent_bytes: u64,
-        layout: Layout,
-        options: TierOptions,
-        ids: Ids,
-        counters: Counters,
-    ) -> Arc<Self> {
+    pub(crate) fn new(parts: TierParts) -> Arc<Self> {
+        let TierParts { id, extent_bytes, layout, options, ids, counters, holdings } = parts;
         Arc::new(Self {
             id,
             extent_bytes,
@@ -53,7 +58,7 @@ impl Tier {
             options,
             index: RwLock::default(),
             queue: Mutex::default(),
-            holdings: Arc::default(),
+            holdings,
             ids,
             counters,
             eviction_allowed: AtomicBool::new(false),
@@ -205,9 +210,13 @@ impl Tier {
             return done
                 .call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
         };
-        let weak = Arc::downgrade(&generation);
-        let extent = Arc::new(Extent::new(weak, index, length, checksums, hold));
-        if generation.insert(Arc::clone(&extent)).is_err() {
+        if length != generation.extent_length(index) {
+            return done.call(Err(Kind::Invalid
+                .error(format!("extent {index} of a fill has {length} bytes: fill all of it"))));
+        }
+        hold.set_checksums(checksums.into_iter());
+        let extent = generation.extent_of(index, hold.clone());
+        if generation.insert(index, hold).is_err() {
             return done.call(Ok(()));
         }
         self.push(Operation::Publish { extent, generation, done });
@@ -284,17 +293,17 @@ impl Tier {
         let extents = generation.resident(indexes);
         let freed = extents
             .iter()
-            .filter(|extent| generation.remove(extent))
-            .map(|extent| u64::from(extent.length()))
+            .filter(|(index, slot)| generation.remove(*index, *slot))
+            .map(|(index, _)| u64::from(generation.extent_length(*index)))
             .sum();
         done.call(Ok(freed));
     }
 
     /// Forgets a damaged extent of a clean generation, so that it is fetched again. Extents of
     /// dirty generations stay: nothing else has their bytes.
-    pub fn discard(&self, generation: &FileGeneration, extent: &Arc<Extent>) {
+    pub fn discard(&self, generation: &FileGeneration, extent: &Extent) {
         if generation.state() == State::Clean {
-            generation.remove(extent);
+            generation.remove(extent.index(), extent.slot());
         }
     }
 

@@ -89,16 +89,16 @@ impl Tier {
     pub fn rewrite_descriptor(
         &self,
         generation: &Arc<FileGeneration>,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         done: Done<()>,
     ) {
-        let (extent, generation) = (Arc::clone(extent), Arc::clone(generation));
+        let (extent, generation) = (extent.clone(), Arc::clone(generation));
         self.push_limited(Operation::Describe { extent, generation, done });
     }
 
     /// The resident extents of a generation whose indexes are in a range, without counting a use.
     #[must_use]
-    pub fn residents(&self, generation: &FileGeneration, indexes: Range<u32>) -> Vec<Arc<Extent>> {
-        generation.resident(indexes)
+    pub fn residents(&self, generation: &FileGeneration, indexes: Range<u32>) -> Vec<Extent> {
+        generation.extents(indexes)
     }
 }

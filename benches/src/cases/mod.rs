@@ -1,12 +1,15 @@
 //! The cases, one a module.
 
+mod crc;
 mod http;
 mod idle;
 mod local;
+mod lookup;
 mod nbd;
 mod nvme;
 mod promote;
 mod read;
+mod recovery;
 mod start;
 mod tcp;
 
@@ -44,7 +47,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 12] = [
+pub const ALL: [Case; 16] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -53,6 +56,10 @@ pub const ALL: [Case; 12] = [
     promote::CASE,
     idle::CASE,
     start::CASE,
+    lookup::CASE,
+    recovery::SPEED,
+    recovery::MEMORY,
+    crc::CASE,
     nvme::PASSTHROUGH,
     nvme::VFIO,
     nvme::VFIO_VERIFIED,
@@ -104,7 +111,7 @@ impl Case {
     }
 
     fn is_limit(&self) -> bool {
-        let limits = [idle::CASE, start::CASE, nvme::DOORBELLS];
+        let limits = [idle::CASE, start::CASE, recovery::MEMORY, nvme::DOORBELLS];
         limits.iter().any(|limit| limit.terms.case == self.terms.case)
     }
 }

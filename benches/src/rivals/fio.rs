@@ -6,6 +6,7 @@ use extent::{Kind, Result};
 use serde::Deserialize;
 
 use crate::process;
+use crate::tier::image::Span;
 use crate::verdict::Setback;
 
 /// How many requests go to the kernel, and are taken from it, at a time: both are tried.
@@ -97,7 +98,56 @@ pub enum Source<'a> {
     Namespace(&'a Path, usize),
 }
 
+/// Sequential reads of the same range in each of some stretches of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Strides {
+    span: Span,
+    block_bytes: u64,
+    depth: usize,
+}
+
+impl std::fmt::Display for Strides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} KiB at depth {}", self.block_bytes >> 10, self.depth)
+    }
+}
+
+/// Block sizes and depths to read in order with.
+const STRIDES: [(u64, usize); 6] = [
+    (1 << 20, 8),
+    (1 << 20, 32),
+    (256 << 10, 8),
+    (256 << 10, 32),
+    (512 << 10, 16),
+    (128 << 10, 64),
+];
+
 impl Fio {
+    /// Reads all of some stretches once, in order.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if fio fails.
+    pub fn read_strides(&self, path: &Path, strides: Strides) -> Result<Reads> {
+        let output = process::run(&mut process::command(&self.program, strides.arguments(path)))?;
+        parse(&output)
+    }
+
+    /// Tries block sizes and depths, and returns what was fastest.
+    ///
+    /// # Errors
+    /// [`Kind::Io`] if fio fails.
+    pub fn tune_strides(&self, path: &Path, span: Span) -> Result<Strides> {
+        let mut best: Option<(Strides, f64)> = None;
+        for (block_bytes, depth) in STRIDES {
+            let strides = Strides { span, block_bytes, depth };
+            let rate = self.read_strides(path, strides)?.bytes_per_second;
+            if best.is_none_or(|(_, known)| rate > known) {
+                best = Some((strides, rate));
+            }
+        }
+        Ok(best.expect("there are some to try").0)
+    }
+
     /// fio, if it is installed.
     ///
     /// # Errors
@@ -212,6 +262,30 @@ fn arguments(job: Job<'_>) -> Vec<String> {
 /// `/dev/nvme0n1` for `/dev/ng0n1`.
 fn block_device(path: &Path) -> String {
     path.display().to_string().replacen("/ng", "/nvme", 1)
+}
+
+impl Strides {
+    fn arguments(&self, path: &Path) -> Vec<String> {
+        // Whole reads of the largest size: what is left of each stretch is less than a fortieth.
+        let zone = self.span.bytes >> 20 << 20;
+        vec![
+            "--name=compare".to_owned(),
+            "--rw=read".to_owned(),
+            format!("--bs={}", self.block_bytes),
+            format!("--iodepth={}", self.depth),
+            format!("--offset={}", self.span.offset),
+            "--zonemode=strided".to_owned(),
+            format!("--zonesize={zone}"),
+            format!("--zonerange={}", self.span.every),
+            format!("--io_size={}", zone * u64::from(self.span.count - 1).max(1)),
+            "--ioengine=io_uring".to_owned(),
+            "--direct=1".to_owned(),
+            "--registerfiles".to_owned(),
+            "--fixedbufs".to_owned(),
+            "--output-format=json".to_owned(),
+            format!("--filename={}", path.display().to_string().replace(':', "\\:")),
+        ]
+    }
 }
 
 /// On a namespace everything that has ended is taken at once.

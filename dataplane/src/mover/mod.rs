@@ -227,7 +227,7 @@ impl Mover {
     }
 
     /// Has a shard read and verify an extent.
-    async fn load(&self, extent: Arc<Extent>, buffer: Buffer) -> Result<Buffer> {
+    async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
         let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
         self.load_blocks(extent, 0..blocks, buffer).await
     }
@@ -235,7 +235,7 @@ impl Mover {
     /// Has a shard read and verify some checksum blocks of an extent.
     async fn load_blocks(
         &self,
-        extent: Arc<Extent>,
+        extent: Extent,
         blocks: std::ops::Range<u32>,
         buffer: Buffer,
     ) -> Result<Buffer> {

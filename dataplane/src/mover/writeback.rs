@@ -178,13 +178,13 @@ impl Mover {
     async fn load_dirty(
         &self,
         generation: &Arc<FileGeneration>,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         mut buffer: Buffer,
     ) -> Result<Buffer> {
         let block = self.tier.checksum_block_bytes();
         let padded = extent.length().next_multiple_of(block) as usize;
         for _ in 1..MAX_LOOKS {
-            match self.load(Arc::clone(extent), buffer).await {
+            match self.load(extent.clone(), buffer).await {
                 Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => {
                     tracing::warn!(%error, "reading a dirty extent failed: once more");
                     buffer = self.buffers.take(padded).await;
@@ -192,7 +192,7 @@ impl Mover {
                 other => return other,
             }
         }
-        let last = self.load(Arc::clone(extent), buffer).await;
+        let last = self.load(extent.clone(), buffer).await;
         if last.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
             self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
         }

@@ -45,7 +45,7 @@ pub(super) struct ReadRequest {
 /// node memory it keeps, in bytes, and counts against its session's share.
 pub(super) enum ReadOp {
     /// A device reads whole blocks of an extent.
-    Chunk { request: Key, extent: Arc<Extent>, first_block: usize, at: u64, length: u64, held: u64 },
+    Chunk { request: Key, extent: Extent, first_block: usize, at: u64, length: u64, held: u64 },
     /// A fabric writes to the client.
     Push { request: Key, held: u64 },
     /// The mover fetches the extent.
@@ -143,7 +143,7 @@ impl Shard {
     }
 
     /// Reads from the device, and returns how many bytes of the step that covers; 0 for no room.
-    fn read_chunk(&mut self, key: Key, extent: &Arc<Extent>, step: &Step) -> Result<u64> {
+    fn read_chunk(&mut self, key: Key, extent: &Extent, step: &Step) -> Result<u64> {
         let block = u64::from(self.node.tier.checksum_block_bytes());
         if let Some((window, length)) = self.direct_window(key, extent, step, block)? {
             let first = step.within / block;
@@ -203,7 +203,7 @@ impl Shard {
     fn submit_chunk(
         &mut self,
         request: Key,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         first_block: u64,
         at: u64,
         length: u64,
@@ -215,7 +215,7 @@ impl Shard {
         let at_device = Location { device: from.device, offset: from.offset + first_block * block };
         let op = ReadOp::Chunk {
             request,
-            extent: Arc::clone(extent),
+            extent: extent.clone(),
             first_block: usize::try_from(first_block).expect("within an extent"),
             at,
             length,
@@ -239,7 +239,7 @@ impl Shard {
         };
         let block = self.node.tier.checksum_block_bytes() as usize;
         let blocks = into.length().div_ceil(block);
-        let expected = &extent.checksums()[first_block..first_block + blocks];
+        let expected = extent.checksums_of(first_block..first_block + blocks);
         let damage = match completion.result {
             Ok(())
                 if into.first_mismatch(block, expected).is_none()

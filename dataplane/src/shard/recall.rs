@@ -32,7 +32,7 @@ impl Shard {
     pub(super) fn on_damage(
         &mut self,
         key: Key,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         damage: Damage,
         hint: bool,
         part: (u64, u64),

@@ -16,7 +16,7 @@ use crate::inbox::Fetched;
 /// all the same.
 pub(super) enum MoverOp {
     Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
-    Load { extent: Arc<Extent>, first_block: usize, done: oneshot::Sender<Result<Buffer>> },
+    Load { extent: Extent, first_block: usize, done: oneshot::Sender<Result<Buffer>> },
 }
 
 impl Shard {
@@ -36,7 +36,7 @@ impl Shard {
 
     pub(super) fn load(
         &mut self,
-        extent: Arc<Extent>,
+        extent: Extent,
         blocks: Range<u32>,
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,
@@ -61,7 +61,7 @@ impl Shard {
                 let block = self.node.tier.checksum_block_bytes() as usize;
                 let result = completion.result.and_then(|()| {
                     let blocks = first_block..first_block + into.length().div_ceil(block);
-                    match into.first_mismatch(block, &extent.checksums()[blocks]) {
+                    match into.first_mismatch(block, extent.checksums_of(blocks)) {
                         None => Ok(into.into_buffer().expect("loaded into a buffer")),
                         Some(bad) => {
                             self.stats.checksum_errors.add(1);

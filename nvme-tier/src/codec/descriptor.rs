@@ -77,6 +77,26 @@ impl Descriptor {
     /// If `bytes` is shorter than its first page.
     #[must_use]
     pub fn decode(place: &Place, block_bytes: u32, bytes: &[u8]) -> Found<(Self, Box<[u32]>)> {
+        let mut checksums = Vec::new();
+        match Self::decode_into(place, block_bytes, bytes, &mut checksums) {
+            Found::Sound(descriptor) => Found::Sound((descriptor, checksums.into_boxed_slice())),
+            Found::Damaged(_) => Found::Damaged(None),
+            Found::Blank => Found::Blank,
+            Found::Stranger => Found::Stranger,
+            Found::Torn => Found::Torn,
+        }
+    }
+
+    /// As [`Descriptor::decode`], with the checksums in the place of whatever was in a list.
+    ///
+    /// # Panics
+    /// If `bytes` is shorter than its first page.
+    pub fn decode_into(
+        place: &Place,
+        block_bytes: u32,
+        bytes: &[u8],
+        checksums: &mut Vec<u32>,
+    ) -> Found<Self> {
         let page_bytes = bytes.len().min(descriptor_page_bytes(u32::MAX));
         if is_zero(&bytes[..page_bytes.min(64)]) {
             return if is_zero(bytes) { Found::Blank } else { Found::Torn };
@@ -93,19 +113,24 @@ impl Descriptor {
         if usize::from(first.pages) != pages || pages * page_bytes > bytes.len() {
             return Found::Damaged(None);
         }
-        let mut checksums = Vec::with_capacity(total);
+        checksums.clear();
         for (number, part) in (0u16..).zip(bytes.chunks(page_bytes)).take(pages) {
             let place = place.offset(u64::from(number) * page_bytes as u64);
-            match Page::decode(&place, number, block_bytes, part) {
+            // The first was decoded above.
+            match if number == 0 {
+                Found::Sound(first)
+            } else {
+                Page::decode(&place, number, block_bytes, part)
+            } {
                 Found::Sound(page) if page == first => {}
                 Found::Torn | Found::Blank => return Found::Torn,
                 _ => return Found::Damaged(None),
             }
-            let mut reader = Reader::new(&part[Page::HEADER_BYTES..]);
             let here = per_page.min(total - checksums.len());
-            checksums.extend((0..here).map(|_| reader.u32()));
+            let sums = part[Page::HEADER_BYTES..].as_chunks::<4>().0;
+            checksums.extend(sums[..here].iter().map(|sum| u32::from_le_bytes(*sum)));
         }
-        Found::Sound((first.descriptor, checksums.into_boxed_slice()))
+        Found::Sound(first.descriptor)
     }
 }
 

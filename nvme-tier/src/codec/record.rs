@@ -1,9 +1,9 @@
 use extent::codec::{Reader, Writer};
-use extent::{Attempt, FileId, FileName, Generation, SourceVersion};
+use extent::{Attempt, ExtentIndex, FileId, FileName, Generation, SourceVersion};
 
 use super::{Found, PAD, Place, has_blank_block, is_sealed, is_zero, seal, was_ours};
 use crate::bugs::{self, Bug};
-use crate::layout::{RECORD_BYTES, extent_count};
+use crate::layout::{RECORD_BYTES, extent_count, extent_length};
 
 const MAGIC: [u8; 4] = *b"4bFR";
 const VERSION: u16 = 1;
@@ -117,6 +117,12 @@ impl FileRecord {
             .slice(self.name.key().as_bytes())
             .slice(source.as_bytes());
         seal(bytes);
+    }
+
+    /// Bytes of one of its extents.
+    #[must_use]
+    pub fn extent_length(&self, index: ExtentIndex) -> u32 {
+        extent_length(self.length, self.extent_bytes, index)
     }
 
     /// Reads what stands at a place. What a damaged record says is only given where its name still

@@ -9,7 +9,6 @@ use super::io::DeviceSet;
 use crate::codec::Mark;
 use crate::file::Pins;
 use crate::generation::Facts;
-use crate::layout::Class;
 use crate::{File, FileGeneration, State, Tier};
 
 impl Ledger {
@@ -82,11 +81,8 @@ impl Ledger {
         let settled = old.state == State::Dirty && facts.state == State::Clean;
         generation.set_facts(facts);
         if settled {
-            for extent in generation.resident(0..u32::MAX) {
-                let slot_bytes = self.space.slab(extent.slot()).shape.slot_bytes;
-                if let Some(class) = Class::of(slot_bytes) {
-                    self.evictor.admit(class, generation.file_id(), &extent);
-                }
+            for (index, slot) in generation.resident(0..u32::MAX) {
+                self.occupy_evictable(generation, index, slot);
             }
         }
     }

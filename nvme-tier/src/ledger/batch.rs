@@ -51,7 +51,7 @@ pub(super) struct Batch {
 /// A fill whose descriptor is written.
 #[derive(Debug)]
 pub(super) struct Publish {
-    pub(super) extent: Arc<Extent>,
+    pub(super) extent: Extent,
     pub(super) generation: Arc<FileGeneration>,
     pub(super) sequence: u64,
     pub(super) done: Done<()>,
@@ -80,7 +80,7 @@ pub(super) enum Change {
     Commit {
         generation: Arc<FileGeneration>,
         pins: Arc<Pins>,
-        descriptors: Vec<Arc<Extent>>,
+        descriptors: Vec<Extent>,
         sequence: u64,
         done: Done<Arc<FileGeneration>>,
     },
@@ -264,7 +264,7 @@ impl Ledger {
         self.erase(&batch.erasures);
     }
 
-    fn describe(&mut self, generation: &FileGeneration, extent: &Arc<Extent>, sequence: u64) {
+    fn describe(&mut self, generation: &FileGeneration, extent: &Extent, sequence: u64) {
         let descriptor = Descriptor {
             file: generation.file_id(),
             generation: generation.number(),
@@ -275,7 +275,7 @@ impl Ledger {
         };
         let place = self.place(extent.slot());
         let stride = self.space.slab(extent.slot()).shape.stride;
-        self.io.push(Job::Descriptor { place, stride, descriptor, extent: Arc::clone(extent) });
+        self.io.push(Job::Descriptor { place, stride, descriptor, extent: extent.clone() });
     }
 
     /// Overwrites entries with zeroes, neighbours together.

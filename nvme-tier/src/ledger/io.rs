@@ -56,7 +56,7 @@ pub(crate) enum Job {
         place: Place,
         stride: u32,
         descriptor: Descriptor,
-        extent: Arc<Extent>,
+        extent: Extent,
     },
     Record {
         place: Place,
@@ -279,6 +279,7 @@ impl Io {
     }
 
     /// The command of a job; the job itself while no buffer is free for it.
+    #[expect(clippy::result_large_err, reason = "a job that goes back to its queue")]
     fn command_for(&mut self, job: Job) -> Result<Command, Job> {
         let block = to_usize(u64::from(self.block_bytes[usize::from(job.device().0)]));
         match job {
@@ -308,9 +309,9 @@ impl Io {
                 self.write(place.at, SlabHeader::BYTES.max(block), encode).ok_or(job)
             }
             Job::Descriptor { place, stride, descriptor, ref extent } => {
-                let checksums = extent.checksums();
+                let checksums: Vec<u32> = extent.checksums().collect();
                 let bytes = Descriptor::bytes(stride, checksums.len());
-                let encode = |into: &mut [u8]| descriptor.encode(&place, stride, checksums, into);
+                let encode = |into: &mut [u8]| descriptor.encode(&place, stride, &checksums, into);
                 self.write(place.at, bytes, encode).ok_or(job)
             }
             Job::Record { place, ref record } => {

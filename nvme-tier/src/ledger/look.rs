@@ -2,10 +2,9 @@
 //! reads before it writes any descriptor or record, so nothing is seen half written.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use dma::Buffer;
-use extent::{ExtentIndex, FileId};
+use extent::FileId;
 
 use super::Ledger;
 use super::batch::{Batch, Change};
@@ -109,7 +108,7 @@ impl Ledger {
                             if describes(descriptor, checksums, generation, &extent))
                     });
                     if !holds {
-                        found.extents.push(ExtentIndex(extent.index().0));
+                        found.extents.push(extent.index());
                     }
                 }
             }
@@ -199,11 +198,11 @@ impl Ledger {
         generation: &FileGeneration,
         indexes: std::ops::Range<u32>,
         untold: &HashSet<SlotId>,
-    ) -> Vec<Arc<Extent>> {
-        let mut extents = generation.resident(indexes);
+    ) -> Vec<Extent> {
+        let mut extents = generation.extents(indexes);
         extents.retain(|extent| {
             let slot = extent.slot();
-            self.space.slab(slot).is_occupied_by(slot.slot, extent)
+            self.space.slab(slot).is_occupied_by(slot.slot, generation, extent.index())
                 && !untold.contains(&slot)
                 && !self.io.failed().contains(slot.device)
         });
@@ -271,5 +270,5 @@ fn describes(
         && descriptor.attempt == generation.attempt()
         && descriptor.index == extent.index()
         && descriptor.length == extent.length()
-        && checksums == extent.checksums()
+        && checksums.iter().copied().eq(extent.checksums())
 }

@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use extent::{Attempt, Error, FileId, FileName, Generation, Kind, Result, SourceVersion};
+use extent::{
+    Attempt, Error, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion,
+};
 
 use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};
@@ -13,11 +15,12 @@ use crate::codec::{FileRecord, Mark};
 use crate::device::DeviceIndex;
 use crate::file::check_expected;
 use crate::generation::{Facts, GenerationShape};
-use crate::holdings::SlotHold;
+use crate::holdings::SlotId;
 use crate::ids::RESERVE;
 use crate::layout::Class;
 use crate::operation::{Operation, RecordOperation, Written};
 use crate::reservation::ReservedFor;
+use crate::shelf::Hold;
 use crate::{Done, Draft, Extent, File, FileGeneration, State};
 
 /// The most operations, and the most erasures, in one batch.
@@ -95,13 +98,12 @@ impl Ledger {
     fn plan_publish(
         &mut self,
         batch: &mut Batch,
-        extent: Arc<Extent>,
+        extent: Extent,
         generation: Arc<FileGeneration>,
         is_new: bool,
         done: Done<()>,
     ) {
-        let current = generation.peek(extent.index());
-        let gone = !current.is_some_and(|current| Arc::ptr_eq(&current, &extent));
+        let gone = !generation.has(extent.index(), extent.slot());
         if gone || generation.is_superseded() {
             drop(extent);
             return done.call(Ok(()));
@@ -109,8 +111,7 @@ impl Ledger {
         match self.tier.ids.take() {
             Ok(sequence) => {
                 if is_new {
-                    self.space.occupy(extent.slot(), &extent);
-                    self.admit(&extent, generation.file_id());
+                    self.occupy_evictable(&generation, extent.index(), extent.slot());
                 }
                 batch.publishes.push(Publish { extent, generation, sequence, done });
             }
@@ -118,10 +119,17 @@ impl Ledger {
         }
     }
 
-    fn admit(&mut self, extent: &Arc<Extent>, file: FileId) {
-        let slot_bytes = self.space.slab(extent.slot()).shape.slot_bytes;
-        if let Some(class) = Class::of(slot_bytes) {
-            self.evictor.admit(class, file, extent);
+    /// An extent that the silo has is in a slot from now on.
+    pub(super) fn occupy_evictable(
+        &mut self,
+        generation: &Arc<FileGeneration>,
+        index: ExtentIndex,
+        slot: SlotId,
+    ) {
+        let ticket = self.space.occupy(slot, generation, index);
+        if let Some(class) = Class::of(self.space.slab(slot).shape.slot_bytes) {
+            let name = (generation.file_id(), index);
+            self.evictor.admit(class, name, ticket, &self.space);
         }
     }
 
@@ -208,6 +216,7 @@ impl Ledger {
             attempt,
             length,
             extent_bytes: self.tier.extent_bytes,
+            block_bytes: self.tier.checksum_block_bytes(),
             extents_written: 0,
             written: false,
         };
@@ -271,12 +280,13 @@ impl Ledger {
             attempt: draft.attempt,
             length,
             extent_bytes: draft.extent_bytes,
+            block_bytes: self.tier.checksum_block_bytes(),
             extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
             written: true,
         };
         if let Some(newest) = newest.as_ref().filter(|_| bugs::is(Bug::OldSlotsTooEarly)) {
-            for extent in newest.resident(0..u32::MAX) {
-                newest.remove(&extent);
+            for (index, slot) in newest.resident(0..u32::MAX) {
+                newest.remove(index, slot);
             }
         }
         let source = newest.and_then(|newest| newest.base());
@@ -286,12 +296,12 @@ impl Ledger {
         let generation = FileGeneration::new(draft.id, shape, Arc::clone(&pins), facts);
         let mut descriptors = Vec::with_capacity(extents.len());
         for (reservation, checksums) in extents {
-            let (index, bytes) = (reservation.index(), reservation.length());
-            let (hold, _purpose): (SlotHold, ReservedFor) = reservation.into_parts();
-            let weak = Arc::downgrade(&generation);
-            let extent = Arc::new(Extent::new(weak, index, bytes, checksums, hold));
-            self.space.occupy(extent.slot(), &extent);
-            let inserted = generation.insert(Arc::clone(&extent));
+            let index = reservation.index();
+            let (hold, _purpose): (Hold, ReservedFor) = reservation.into_parts();
+            hold.set_checksums(checksums.into_iter());
+            self.space.occupy(hold.slot(), &generation, index);
+            let extent = generation.extent_of(index, hold.clone());
+            let inserted = generation.insert(index, hold);
             debug_assert!(inserted.is_ok(), "commit checks that no extent comes twice");
             descriptors.push(extent);
         }

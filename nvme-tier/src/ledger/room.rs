@@ -1,7 +1,6 @@
 //! Making room: slots that come back, wishes for slots, eviction, and slabs that change purpose.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use extent::Kind;
@@ -10,7 +9,6 @@ use super::batch::Batch;
 use super::{Erasure, Ledger};
 use crate::bugs::{self, Bug};
 use crate::device::DeviceIndex;
-use crate::holdings::SlotHold;
 use crate::layout::{Class, Purpose, to_usize};
 use crate::operation::Reserve;
 use crate::{Done, Reservation};
@@ -51,13 +49,12 @@ impl Ledger {
         let mut granted = false;
         for _ in 0..self.starved.len() {
             let Some(reserve) = self.starved.pop_front() else { break };
-            let Some((slot, offset)) = self.space.take_data(reserve.class) else {
+            let Some(hold) = self.space.take_data(reserve.class) else {
                 self.starved.push_back(reserve);
                 continue;
             };
-            let hold = SlotHold::new(&self.tier.holdings, slot, offset, false);
-            let Reserve { class, index, length, purpose, done } = reserve;
-            done.call(Ok(Reservation::new(hold, class.bytes(), index, length, purpose)));
+            let Reserve { class: _, index, length, purpose, done } = reserve;
+            done.call(Ok(Reservation::new(hold, index, length, purpose)));
             granted = true;
         }
         granted
@@ -132,7 +129,7 @@ impl Ledger {
         let now = self.tier.now_unix_ms();
         loop {
             let effort = self.evictor.full_effort(class);
-            let evicted = self.evictor.evict(class, count, effort, now);
+            let evicted = self.evictor.evict(class, count, effort, now, &self.space);
             self.tier.counters.evicted_extents.fetch_add(evicted as u64, Ordering::Relaxed);
             self.collect_returned();
             if evicted == 0 || self.space.is_erasing(class) {
@@ -183,20 +180,18 @@ impl Ledger {
             if on.is_some_and(|device| device != slab.device) {
                 continue;
             }
-            let Some(residents) = self.space.slab(slab).residents() else { continue };
-            // Two owners: the generation's table and the list just made.
+            let Some(residents) = self.space.slab(slab).residents(slab) else { continue };
             let all_go = residents.iter().all(|extent| {
-                Arc::strong_count(extent) == 2
-                    && extent.generation().is_some_and(|generation| {
-                        !generation.is_superseded() && generation.is_evictable(now)
-                    })
+                !extent.is_in_use()
+                    && !extent.generation.is_superseded()
+                    && extent.generation.is_evictable(now)
             });
             if !all_go {
                 continue;
             }
             let mut evicted = 0;
             for extent in residents {
-                evicted += u64::from(extent.generation().is_some_and(|g| g.remove(&extent)));
+                evicted += u64::from(extent.generation.remove(extent.index, extent.slot));
             }
             self.tier.counters.evicted_extents.fetch_add(evicted, Ordering::Relaxed);
             self.collect_returned();
@@ -224,7 +219,7 @@ impl Ledger {
         let now = self.tier.now_unix_ms();
         let want = to_usize(excess.div_ceil(class.bytes())).min(EVICT_AHEAD);
         let effort = EVICT_EFFORT.min(self.evictor.full_effort(class));
-        let evicted = self.evictor.evict(class, want, effort, now);
+        let evicted = self.evictor.evict(class, want, effort, now, &self.space);
         self.tier.counters.evicted_extents.fetch_add(evicted as u64, Ordering::Relaxed);
         // Nothing to find there for now: not a reason to look again in every batch.
         self.evicting = evicted > 0;

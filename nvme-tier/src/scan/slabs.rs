@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use extent::Result;
 
 use super::{Entry, Scan};
@@ -5,7 +7,8 @@ use crate::codec::{Found, Place, SlabHeader};
 use crate::device::{DeviceIndex, Location};
 use crate::layout::{HEADER_OFFSETS, PAGE_BYTES, Purpose, Shape, TABLE_OFFSET};
 use crate::reader::{DeviceReader, Piece};
-use crate::space::no_shape;
+use crate::shelf::Shelf;
+use crate::space::{no_shape, shelf};
 
 /// A slab as it was found.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub(crate) struct SlabScan {
     pub(crate) shape: Shape,
     /// One for each slot.
     pub(crate) entries: Vec<Entry>,
+    /// Of a data slab, with the checksums of what is in it.
+    pub(crate) shelf: Option<Arc<Shelf>>,
 }
 
 /// What a slab's two headers say.
@@ -75,14 +80,18 @@ impl Scan {
                     found[slab as usize][copy] = Some(header);
                 }
             })?;
-            let slabs = found.into_iter().map(|headers| {
+            let slabs = (0u32..).zip(found).map(|(number, headers)| {
                 let (health, epoch) = judge(&headers);
-                let mut slab = SlabScan { health, epoch, shape: no_shape(), entries: Vec::new() };
+                let mut slab =
+                    SlabScan { health, epoch, shape: no_shape(), entries: Vec::new(), shelf: None };
                 match slab.purpose() {
                     Some(Purpose::Data(class)) if class > layout.max_class => {
                         slab.health = SlabHealth::Damaged;
                     }
-                    Some(purpose) => slab.shape = layout.shape(purpose),
+                    Some(purpose) => {
+                        slab.shape = layout.shape(purpose);
+                        slab.shelf = shelf(&self.holdings, device, number, layout, purpose);
+                    }
                     None => {}
                 }
                 slab.entries = vec![Entry::Withheld; slab.shape.slots as usize];

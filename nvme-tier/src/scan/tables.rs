@@ -1,35 +1,120 @@
-use extent::Result;
+use std::sync::Arc;
 
-use super::{DamagedRecord, Entry, FoundExtent, Scan};
+use extent::{ExtentIndex, FileId, Result};
+
+use super::{DamagedRecord, Entry, FileScan, FoundExtent, Nameless, Scan};
+use crate::TierId;
 use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, Found, Place, seal_of};
 use crate::device::{DeviceIndex, Location};
+use crate::hash::IdMap;
 use crate::holdings::SlotId;
 use crate::layout::{self, Layout, Purpose, Shape, TABLE_OFFSET, to_usize};
-use crate::reader::DeviceReader;
+use crate::reader::{DeviceReader, Piece};
+use crate::shelf::Shelf;
+
+/// Tables smaller than this together are parsed where they are read: threads would not pay, and
+/// a simulated run has to be the same each time.
+const PARSE_BESIDE_BYTES: u64 = 64 << 20;
 
 /// One slab whose entries are read.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Table {
+    tier: TierId,
     device: DeviceIndex,
     slab: u32,
     epoch: u64,
     offset: u64,
     shape: Shape,
     layout: Layout,
+    shelf: Option<Arc<Shelf>>,
+}
+
+/// What descriptors are judged by.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    files: &'a IdMap<FileScan>,
+    keep_orphans: bool,
+}
+
+/// What a damaged record's bytes still tell.
+#[derive(Clone, Copy)]
+struct Remains {
+    place: Place,
+    /// The CRC32C that it had when it was whole.
+    seal: u32,
+    file: FileId,
+    sequence: u64,
+    dirty: bool,
+}
+
+/// What a descriptor says that may count.
+#[derive(Clone, Copy)]
+struct Described {
+    entry: Entry,
+    /// The number of its file, if it counts.
+    file: u32,
+    index: ExtentIndex,
+    sequence: u64,
 }
 
 impl Scan {
     /// Reads every record.
     pub(super) fn read_records(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose == Purpose::Records);
-        self.read_tables(reader, &tables, Self::on_record)
+        let parse = |table: &Table, slot, bytes: &[u8], _: &mut Vec<u32>| {
+            let place = table.place(slot);
+            let found = FileRecord::decode(&place, table.layout.block_bytes, bytes);
+            let remains = matches!(found, Found::Damaged(_)).then(|| Remains::of(place, bytes));
+            (found, remains)
+        };
+        read_tables(reader, &tables, parse, |slots| match slots {
+            None => self.findings.unreadable_entries += 1,
+            Some(found) => {
+                found.for_each(|(slot, (record, remains))| self.on_record(slot, record, remains));
+            }
+        })
     }
 
     /// Reads every descriptor.
     pub(super) fn read_descriptors(&mut self, reader: &mut DeviceReader<'_>) -> Result<()> {
         let tables = self.tables(|purpose| purpose != Purpose::Records);
-        self.read_tables(reader, &tables, Self::on_descriptor)
+        let mut extents: Vec<Vec<FoundExtent>> = Vec::new();
+        for (number, file) in (0u32..).zip(self.files.values_mut()) {
+            file.number = number;
+            extents.push(Vec::new());
+        }
+        let files = std::mem::take(&mut self.files);
+        let keep_orphans = self.keep_orphans;
+        let parse = |table: &Table, slot, bytes: &[u8], checksums: &mut Vec<u32>| {
+            let known = Known { files: &files, keep_orphans };
+            table.describe(known, slot, bytes, checksums)
+        };
+        read_tables(reader, &tables, parse, |slots| match slots {
+            None => self.findings.unreadable_entries += 1,
+            Some(found) => found.for_each(|(slot, described)| {
+                self.count(described.entry);
+                self.set_entry(slot, described.entry);
+                if described.entry == Entry::Live {
+                    let Described { index, sequence, .. } = described;
+                    extents[described.file as usize].push(FoundExtent { index, sequence, slot });
+                }
+            }),
+        })?;
+        self.files = files;
+        for file in self.files.values_mut() {
+            file.extents = std::mem::take(&mut extents[file.number as usize]);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, descriptor: Entry) {
+        match descriptor {
+            Entry::Torn => self.findings.torn_entries += 1,
+            Entry::Suspect => self.findings.damaged_descriptors += 1,
+            Entry::Stale => self.findings.stale_entries += 1,
+            Entry::Blank | Entry::Stranger | Entry::Live | Entry::Withheld => {}
+        }
     }
 
     fn tables(&self, wanted: impl Fn(Purpose) -> bool) -> Vec<Table> {
@@ -38,12 +123,14 @@ impl Scan {
             for (slab, scan) in (0u32..).zip(slabs) {
                 if scan.purpose().is_some_and(&wanted) {
                     tables.push(Table {
+                        tier: self.tier(),
                         device: DeviceIndex(device),
                         slab,
                         epoch: scan.epoch,
                         offset: layout.slab_offset(slab),
                         shape: scan.shape,
                         layout: *layout,
+                        shelf: scan.shelf.clone(),
                     });
                 }
             }
@@ -51,49 +138,8 @@ impl Scan {
         tables
     }
 
-    /// Reads tables in order with a deep queue, and hands over entry by entry. What cannot be read
-    /// stays withheld.
-    fn read_tables(
-        &mut self,
-        reader: &mut DeviceReader<'_>,
-        tables: &[Table],
-        on_entry: fn(&mut Self, &Table, SlotId, &[u8]),
-    ) -> Result<()> {
-        let mut pieces = Vec::with_capacity(tables.len());
-        for (number, table) in (0u64..).zip(tables) {
-            let at = Location { device: table.device, offset: table.offset + TABLE_OFFSET };
-            let unit = u64::from(table.shape.stride);
-            pieces.push(reader.pieces(at, table.shape.table_bytes(), unit, number));
-        }
-        reader.read(pieces.into_iter().flatten(), |piece, bytes| {
-            let table = &tables[to_usize(piece.tag)];
-            let stride = u64::from(table.shape.stride);
-            let first = (piece.at.offset - table.offset - TABLE_OFFSET) / stride;
-            let Ok(bytes) = bytes else {
-                self.findings.unreadable_entries += 1;
-                return;
-            };
-            for (number, entry) in (first..).zip(bytes.chunks_exact(to_usize(stride))) {
-                let slot = u32::try_from(number).expect("a slot's number");
-                on_entry(
-                    self,
-                    table,
-                    SlotId { device: table.device, slab: table.slab, slot },
-                    entry,
-                );
-            }
-        })
-    }
-
-    fn place(&self, table: &Table, slot: SlotId) -> Place {
-        let offset = table.offset + table.shape.entry_offset(slot.slot);
-        let at = Location { device: table.device, offset };
-        Place { tier: self.tier(), at, epoch: table.epoch }
-    }
-
-    fn on_record(&mut self, table: &Table, slot: SlotId, bytes: &[u8]) {
-        let place = self.place(table, slot);
-        let entry = match FileRecord::decode(&place, table.layout.block_bytes, bytes) {
+    fn on_record(&mut self, slot: SlotId, found: Found<FileRecord>, remains: Option<Remains>) {
+        let entry = match found {
             Found::Blank => Entry::Blank,
             Found::Stranger => Entry::Stranger,
             Found::Torn => {
@@ -102,13 +148,7 @@ impl Scan {
             }
             Found::Damaged(record) => {
                 self.findings.damaged_records += 1;
-                if let Some(record) = record {
-                    self.order.push(record.file);
-                    let file = self.files.entry(record.file).or_default();
-                    file.damaged.push(DamagedRecord { record, slot, place, seal: seal_of(bytes) });
-                } else if let (file, sequence, true) = FileRecord::trace(bytes) {
-                    self.nameless.push(super::Nameless { file, sequence, slot });
-                }
+                self.on_damaged(slot, record, remains.expect("a damaged record leaves some"));
                 // Unless it turns out to be the only trace of something dirty.
                 Entry::Stale
             }
@@ -118,6 +158,17 @@ impl Scan {
             }
         };
         self.set_entry(slot, entry);
+    }
+
+    fn on_damaged(&mut self, slot: SlotId, record: Option<FileRecord>, remains: Remains) {
+        let Remains { place, seal, file, sequence, dirty } = remains;
+        if let Some(record) = record {
+            self.order.push(record.file);
+            let file = self.files.entry(record.file).or_default();
+            file.damaged.push(DamagedRecord { record, slot, place, seal });
+        } else if dirty {
+            self.nameless.push(Nameless { file, sequence, slot });
+        }
     }
 
     fn add_record(&mut self, record: FileRecord, slot: SlotId) {
@@ -207,61 +258,6 @@ impl Scan {
         }
     }
 
-    fn on_descriptor(&mut self, table: &Table, slot: SlotId, bytes: &[u8]) {
-        let place = self.place(table, slot);
-        let entry = match Descriptor::decode(&place, table.layout.block_bytes, bytes) {
-            Found::Blank => Entry::Blank,
-            Found::Stranger => Entry::Stranger,
-            Found::Torn => {
-                self.findings.torn_entries += 1;
-                Entry::Torn
-            }
-            Found::Damaged(_) => {
-                self.findings.damaged_descriptors += 1;
-                Entry::Suspect
-            }
-            Found::Sound((descriptor, checksums)) => {
-                let entry = self.add_descriptor(table, &descriptor, checksums, slot);
-                self.findings.stale_entries += u64::from(entry == Entry::Stale);
-                entry
-            }
-        };
-        self.set_entry(slot, entry);
-    }
-
-    fn add_descriptor(
-        &mut self,
-        table: &Table,
-        descriptor: &Descriptor,
-        checksums: Box<[u32]>,
-        slot: SlotId,
-    ) -> Entry {
-        let orphan = if self.keep_orphans { Entry::Withheld } else { Entry::Stale };
-        let Some(file) = self.files.get_mut(&descriptor.file) else { return orphan };
-        let Some(record) = file.record.as_ref() else { return orphan };
-        let same = (record.attempt == descriptor.attempt || bugs::is(Bug::AnyAttempt))
-            && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
-            && !record.tombstone;
-        if !same {
-            return if file.lost_record { Entry::Withheld } else { Entry::Stale };
-        }
-        let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
-        let blocks = length.div_ceil(table.layout.checksum_block_bytes) as usize;
-        let fits = u64::from(length) <= table.shape.slot_bytes;
-        if length == 0 || length != descriptor.length || blocks != checksums.len() || !fits {
-            self.findings.damaged_descriptors += 1;
-            return Entry::Suspect;
-        }
-        file.extents.push(FoundExtent {
-            index: descriptor.index,
-            length,
-            sequence: descriptor.sequence,
-            slot,
-            checksums,
-        });
-        Entry::Live
-    }
-
     /// Of several descriptors of one extent the newest counts; the others become stale.
     pub(crate) fn drop_duplicates(&mut self) {
         let mut stale = Vec::new();
@@ -278,4 +274,115 @@ impl Scan {
         self.findings.stale_entries += stale.len() as u64;
         stale.into_iter().for_each(|slot| self.set_entry(slot, Entry::Stale));
     }
+}
+
+impl Table {
+    fn place(&self, slot: u32) -> Place {
+        let offset = self.offset + self.shape.entry_offset(slot);
+        Place { tier: self.tier, at: Location { device: self.device, offset }, epoch: self.epoch }
+    }
+
+    /// What the descriptor of a slot says. The checksums of one that counts go to the shelf.
+    fn describe(
+        &self,
+        known: Known<'_>,
+        slot: u32,
+        bytes: &[u8],
+        checksums: &mut Vec<u32>,
+    ) -> Described {
+        let nothing = |entry| Described { entry, file: 0, index: ExtentIndex(0), sequence: 0 };
+        let block = self.layout.block_bytes;
+        match Descriptor::decode_into(&self.place(slot), block, bytes, checksums) {
+            Found::Blank => nothing(Entry::Blank),
+            Found::Stranger => nothing(Entry::Stranger),
+            Found::Torn => nothing(Entry::Torn),
+            Found::Damaged(_) => nothing(Entry::Suspect),
+            Found::Sound(descriptor) => match self.judge(known, &descriptor, checksums.len()) {
+                Ok(file) => {
+                    let shelf = self.shelf.as_ref().expect("data slabs have shelves");
+                    shelf.set_checksums(slot, checksums.iter().copied());
+                    let Descriptor { index, sequence, .. } = descriptor;
+                    Described { entry: Entry::Live, file, index, sequence }
+                }
+                Err(entry) => nothing(entry),
+            },
+        }
+    }
+
+    /// The number of the file that a sound descriptor belongs to, or what it is instead.
+    fn judge(
+        &self,
+        known: Known<'_>,
+        descriptor: &Descriptor,
+        checksums: usize,
+    ) -> Result<u32, Entry> {
+        let orphan = if known.keep_orphans { Entry::Withheld } else { Entry::Stale };
+        let file = known.files.get(&descriptor.file).ok_or(orphan)?;
+        let record = file.record.as_ref().ok_or(orphan)?;
+        let same = (record.attempt == descriptor.attempt || bugs::is(Bug::AnyAttempt))
+            && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
+            && !record.tombstone;
+        if !same {
+            return Err(if file.lost_record { Entry::Withheld } else { Entry::Stale });
+        }
+        let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
+        let blocks = length.div_ceil(self.layout.checksum_block_bytes) as usize;
+        let fits = u64::from(length) <= self.shape.slot_bytes;
+        if length == 0 || length != descriptor.length || blocks != checksums || !fits {
+            return Err(Entry::Suspect);
+        }
+        Ok(file.number)
+    }
+}
+
+impl Remains {
+    fn of(place: Place, bytes: &[u8]) -> Self {
+        let (file, sequence, dirty) = FileRecord::trace(bytes);
+        Self { place, seal: seal_of(bytes), file, sequence, dirty }
+    }
+}
+
+/// Reads tables in order with a deep queue, and hands over what their entries were parsed to, piece
+/// by piece; `None` for one that cannot be read and stays withheld.
+fn read_tables<T: Send>(
+    reader: &mut DeviceReader<'_>,
+    tables: &[Table],
+    parse: impl Fn(&Table, u32, &[u8], &mut Vec<u32>) -> T + Sync,
+    mut each: impl FnMut(Option<&mut dyn Iterator<Item = (SlotId, T)>>),
+) -> Result<()> {
+    let mut pieces = Vec::with_capacity(tables.len());
+    for (number, table) in (0u64..).zip(tables) {
+        let at = Location { device: table.device, offset: table.offset + TABLE_OFFSET };
+        let unit = u64::from(table.shape.stride);
+        pieces.push(reader.pieces(at, table.shape.table_bytes(), unit, number));
+    }
+    let pieces = pieces.into_iter().flatten();
+    let first_slot = |piece: &Piece| {
+        let table = &tables[to_usize(piece.tag)];
+        let before = piece.at.offset - table.offset - TABLE_OFFSET;
+        u32::try_from(before / u64::from(table.shape.stride)).expect("a slot's number")
+    };
+    let parse_all = |piece: &Piece, bytes: &[u8]| -> Vec<T> {
+        let table = &tables[to_usize(piece.tag)];
+        let entries = bytes.chunks_exact(table.shape.stride as usize);
+        let slots = (first_slot(piece)..).zip(entries);
+        let mut scratch = Vec::new();
+        slots.map(|(slot, entry)| parse(table, slot, entry, &mut scratch)).collect()
+    };
+    let mut hand_over = |piece: &Piece, parsed: Result<Vec<T>>| {
+        let Table { device, slab, .. } = tables[to_usize(piece.tag)];
+        match parsed {
+            Err(_) => each(None),
+            Ok(parsed) => {
+                let slots = (first_slot(piece)..).map(|slot| SlotId { device, slab, slot });
+                each(Some(&mut slots.zip(parsed)));
+            }
+        }
+    };
+    if tables.iter().map(|table| table.shape.table_bytes()).sum::<u64>() < PARSE_BESIDE_BYTES {
+        return reader.read(pieces, |piece, bytes| {
+            hand_over(piece, bytes.map(|bytes| parse_all(piece, bytes)));
+        });
+    }
+    reader.read_parsed(pieces, parse_all, hand_over)
 }

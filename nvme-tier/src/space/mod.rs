@@ -1,17 +1,22 @@
 //! Which slabs and slots are free. Pure bookkeeping: it says what has to be written to make room,
 //! and is told when that is durable.
 
+mod resident;
 mod slab;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::Extent;
+use extent::ExtentIndex;
+
+use crate::FileGeneration;
 use crate::device::{DeviceIndex, Location};
-use crate::holdings::SlotId;
+use crate::holdings::{Holdings, SlotId};
 use crate::layout::{Class, Layout, Purpose, Shape};
+use crate::shelf::{Hold, Shelf, ShelfShape};
 use crate::usage::DeviceCounters;
 
+pub(crate) use resident::{Resident, Ticket};
 pub(crate) use slab::Slab;
 
 /// A slab that got a new purpose: both headers are to be written before any slot of it is used.
@@ -36,6 +41,8 @@ pub(crate) struct Window {
 pub(crate) struct Space {
     devices: Vec<DeviceSpace>,
     turn: usize,
+    /// Uses of slots so far. It may wrap: no ticket is that old.
+    uses: u32,
 }
 
 /// The slabs of one device.
@@ -43,6 +50,7 @@ pub(crate) struct Space {
 pub(crate) struct DeviceSpace {
     index: DeviceIndex,
     layout: Layout,
+    holdings: Arc<Holdings>,
     slabs: Vec<Slab>,
     /// Slabs free for anything.
     unassigned: Vec<u32>,
@@ -67,7 +75,7 @@ const fn purpose_index(purpose: Purpose) -> usize {
 
 impl Space {
     pub(crate) fn new(devices: Vec<DeviceSpace>) -> Self {
-        Self { devices, turn: 0 }
+        Self { devices, turn: 0, uses: 0 }
     }
 
     pub(crate) fn device(&self, device: DeviceIndex) -> &DeviceSpace {
@@ -84,7 +92,7 @@ impl Space {
     }
 
     /// Takes a free slot for data on the healthy device with the least on it.
-    pub(crate) fn take_data(&mut self, class: Class) -> Option<(SlotId, u64)> {
+    pub(crate) fn take_data(&mut self, class: Class) -> Option<Hold> {
         let purpose = Purpose::Data(class);
         let count = self.devices.len();
         self.turn = (self.turn + 1) % count;
@@ -96,9 +104,8 @@ impl Space {
         let (slab, slot) = device.take(purpose, None)?;
         device.held_bytes += class.bytes();
         device.used_bytes += class.bytes();
-        let offset =
-            device.layout.slab_offset(slab) + device.slabs[slab as usize].shape.slot_offset(slot);
-        Some((SlotId { device: device.index, slab, slot }, offset))
+        let shelf = device.slabs[slab as usize].shelf();
+        Some(shelf.expect("data slabs have shelves").hold(slot))
     }
 
     /// Takes a free slot for a record on a device, with its entry in another page than `apart`'s.
@@ -127,8 +134,29 @@ impl Space {
         Location { device: slot.device, offset: device.layout.slab_offset(slot.slab) + within }
     }
 
-    pub(crate) fn occupy(&mut self, slot: SlotId, extent: &Arc<Extent>) {
-        self.slab_mut(slot).occupy(slot.slot, extent);
+    /// An extent is in a slot from now on. What to recognise that use of the slot by.
+    pub(crate) fn occupy(
+        &mut self,
+        slot: SlotId,
+        generation: &Arc<FileGeneration>,
+        index: ExtentIndex,
+    ) -> Ticket {
+        self.uses = self.uses.wrapping_add(1);
+        let use_number = self.uses;
+        self.slab_mut(slot).occupy(slot.slot, generation, index, use_number);
+        Ticket::new(slot, use_number)
+    }
+
+    /// The extent that a ticket is of, if it is still there.
+    pub(crate) fn resident(&self, ticket: Ticket) -> Option<Resident> {
+        let slot = ticket.slot();
+        self.slab(slot).resident(slot, ticket.use_number())
+    }
+
+    /// Whether the extent that a ticket is of may still be there.
+    pub(crate) fn is_valid(&self, ticket: Ticket) -> bool {
+        let slot = ticket.slot();
+        self.slab(slot).is_use(slot.slot, ticket.use_number())
     }
 
     /// A slot that was held is free at once: nothing was written to its entry.
@@ -215,10 +243,16 @@ impl Space {
 
 impl DeviceSpace {
     /// The slabs of a device as recovery found them.
-    pub(crate) fn new(index: DeviceIndex, layout: Layout, slabs: Vec<Slab>) -> Self {
+    pub(crate) fn new(
+        index: DeviceIndex,
+        layout: Layout,
+        holdings: Arc<Holdings>,
+        slabs: Vec<Slab>,
+    ) -> Self {
         let mut device = Self {
             index,
             layout,
+            holdings,
             slabs: Vec::new(),
             unassigned: Vec::new(),
             with_free: vec![Vec::new(); Class::COUNT],
@@ -351,7 +385,8 @@ impl DeviceSpace {
     pub(crate) fn open(&mut self, purpose: Purpose, epoch: u64) -> Option<Opening> {
         let number = self.unassigned.pop()?;
         let shape = self.layout.shape(purpose);
-        self.slabs[number as usize] = Slab::assigned(purpose, epoch, shape);
+        let shelf = shelf(&self.holdings, self.index, number, &self.layout, purpose);
+        self.slabs[number as usize] = Slab::assigned(purpose, epoch, shape, shelf);
         self.with_virgin[purpose_index(purpose)].push(number);
         self.capacity_bytes = self.count_capacity();
         Some(Opening { device: self.index, slab: number })
@@ -379,6 +414,27 @@ impl DeviceSpace {
         };
         self.slabs.iter().map(of).sum()
     }
+}
+
+/// The shelf of a slab; `None` for a slab of records.
+pub(crate) fn shelf(
+    holdings: &Arc<Holdings>,
+    device: DeviceIndex,
+    slab: u32,
+    layout: &Layout,
+    purpose: Purpose,
+) -> Option<Arc<Shelf>> {
+    let Purpose::Data(class) = purpose else { return None };
+    let shape = layout.shape(purpose);
+    let shape = ShelfShape {
+        device,
+        slab,
+        first: layout.slab_offset(slab) + shape.slots_offset,
+        slots: shape.slots,
+        slot_bytes: class.bytes(),
+        checksum_block_bytes: layout.checksum_block_bytes,
+    };
+    Some(Shelf::new(holdings, shape))
 }
 
 /// A slab shape for a slab that is not in use.

@@ -1,7 +1,12 @@
 use std::sync::{Arc, Weak};
 
-use crate::Extent;
+use extent::ExtentIndex;
+
+use super::Resident;
+use crate::FileGeneration;
+use crate::holdings::SlotId;
 use crate::layout::{PAGE_BYTES, Purpose, Shape};
+use crate::shelf::Shelf;
 
 /// One slab in memory.
 #[derive(Debug)]
@@ -22,8 +27,19 @@ pub(crate) struct Slab {
     pub(crate) windows: u32,
     /// Damaged: whatever is in it is not touched.
     pub(crate) withheld: bool,
-    /// The extent in each slot of a data slab.
-    occupants: Vec<Weak<Extent>>,
+    /// What is in each slot of a data slab.
+    occupants: Vec<Occupant>,
+    /// The slots of a data slab as everybody sees them.
+    shelf: Option<Arc<Shelf>>,
+}
+
+/// The extent in a slot.
+#[derive(Debug, Default)]
+struct Occupant {
+    generation: Weak<FileGeneration>,
+    index: u32,
+    /// Which use of the tier's slots this is, to recognise it by.
+    use_number: u32,
 }
 
 impl Slab {
@@ -40,20 +56,27 @@ impl Slab {
             windows: 0,
             withheld: false,
             occupants: Vec::new(),
+            shelf: None,
         }
     }
 
-    /// A slab in use, none of whose slots is usable yet.
-    pub(crate) fn assigned(purpose: Purpose, epoch: u64, shape: Shape) -> Self {
+    /// A slab in use, none of whose slots is usable yet; one of data with its shelf.
+    pub(crate) fn assigned(
+        purpose: Purpose,
+        epoch: u64,
+        shape: Shape,
+        shelf: Option<Arc<Shelf>>,
+    ) -> Self {
         let occupants = match purpose {
             Purpose::Records => Vec::new(),
-            Purpose::Data(_) => (0..shape.slots).map(|_| Weak::new()).collect(),
+            Purpose::Data(_) => (0..shape.slots).map(|_| Occupant::default()).collect(),
         };
         Self {
             purpose: Some(purpose),
             epoch,
             free: Bitmap::new(shape.slots),
             occupants,
+            shelf,
             ..Self::unassigned(shape)
         }
     }
@@ -108,21 +131,67 @@ impl Slab {
         self.free.set(slot);
     }
 
-    pub(crate) fn occupy(&mut self, slot: u32, extent: &Arc<Extent>) {
-        self.occupants[slot as usize] = Arc::downgrade(extent);
+    /// Puts an extent in a slot, and gives that use of it a number.
+    pub(crate) fn occupy(
+        &mut self,
+        slot: u32,
+        generation: &Arc<FileGeneration>,
+        index: ExtentIndex,
+        use_number: u32,
+    ) {
+        let generation = Arc::downgrade(generation);
+        self.occupants[slot as usize] = Occupant { generation, index: index.0, use_number };
     }
 
-    /// Whether an extent is the one in a slot, as far as the ledger has come.
-    pub(crate) fn is_occupied_by(&self, slot: u32, extent: &Arc<Extent>) -> bool {
-        let occupant = self.occupants.get(slot as usize);
-        occupant.is_some_and(|occupant| std::ptr::eq(occupant.as_ptr(), Arc::as_ptr(extent)))
+    pub(crate) fn shelf(&self) -> Option<&Arc<Shelf>> {
+        self.shelf.as_ref()
+    }
+
+    /// What is in a slot, if it is still that use of it.
+    pub(crate) fn resident(&self, slot: SlotId, use_number: u32) -> Option<Resident> {
+        let occupant = self.occupants.get(slot.slot as usize)?;
+        if occupant.use_number != use_number {
+            return None;
+        }
+        self.resident_in(occupant, slot)
+    }
+
+    /// Whether a slot may still hold what it held in that use of it.
+    pub(crate) fn is_use(&self, slot: u32, use_number: u32) -> bool {
+        self.occupants.get(slot as usize).is_some_and(|occupant| {
+            occupant.use_number == use_number && occupant.generation.strong_count() > 0
+        })
+    }
+
+    fn resident_in(&self, occupant: &Occupant, slot: SlotId) -> Option<Resident> {
+        let generation = occupant.generation.upgrade()?;
+        let index = ExtentIndex(occupant.index);
+        let shelf = self.shelf.as_ref()?;
+        generation.has(index, slot).then(|| Resident {
+            generation,
+            index,
+            slot,
+            shelf: Arc::clone(shelf),
+        })
+    }
+
+    /// Whether a generation's extent is the one in a slot, as far as the ledger has come.
+    pub(crate) fn is_occupied_by(
+        &self,
+        slot: u32,
+        generation: &FileGeneration,
+        index: ExtentIndex,
+    ) -> bool {
+        self.occupants.get(slot as usize).is_some_and(|occupant| {
+            std::ptr::eq(occupant.generation.as_ptr(), generation) && occupant.index == index.0
+        })
     }
 
     /// Nobody holds the slot any more; its entry is to be erased.
     pub(crate) fn begin_erase(&mut self, slot: u32) {
         self.erasing += 1;
         if let Some(occupant) = self.occupants.get_mut(slot as usize) {
-            *occupant = Weak::new();
+            *occupant = Occupant::default();
         }
     }
 
@@ -132,9 +201,13 @@ impl Slab {
         self.give_back(slot);
     }
 
-    /// The extents in it; `None` if a slot is held by something that is no extent (yet).
-    pub(crate) fn residents(&self) -> Option<Vec<Arc<Extent>>> {
-        let extents: Vec<_> = self.occupants.iter().filter_map(Weak::upgrade).collect();
+    /// The extents in it; `None` if a slot is held by something that is no extent (yet, or any
+    /// more).
+    pub(crate) fn residents(&self, slab: SlotId) -> Option<Vec<Resident>> {
+        let slots = (0..).map(|slot| SlotId { slot, ..slab });
+        let occupants = slots.zip(&self.occupants);
+        let extents: Vec<_> =
+            occupants.filter_map(|(slot, occupant)| self.resident_in(occupant, slot)).collect();
         let all = extents.len() == (self.used - self.erasing) as usize && self.windows == 0;
         all.then_some(extents)
     }

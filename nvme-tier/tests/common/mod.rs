@@ -212,7 +212,7 @@ impl Rig {
         let mut bytes = self.disk.peek(extent.at(), length);
         let sums: Vec<u32> = crc32c_blocks(&bytes, BLOCK).collect();
         bytes.truncate(extent.length() as usize);
-        (sums == extent.checksums()).then_some(bytes)
+        extent.checksums().eq(sums).then_some(bytes)
     }
 
     /// Whether a generation's extent is here and holds the pattern of `seed`.

@@ -44,7 +44,7 @@ struct Driver {
     changes: Vec<Vec<Change>>,
     attempts: Vec<(usize, u64)>,
     /// What readers hold, and what they found in it.
-    held: Vec<(Arc<Extent>, Vec<u8>)>,
+    held: Vec<(Extent, Vec<u8>)>,
     versions: u64,
 }
 

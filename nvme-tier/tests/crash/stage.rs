@@ -35,7 +35,7 @@ struct Log {
     vouched: Vec<Vouched>,
     dropped: Vec<(usize, usize)>,
     blind: Vec<(usize, usize, usize)>,
-    held: Vec<(Arc<Extent>, Vec<u8>)>,
+    held: Vec<(Extent, Vec<u8>)>,
     versions: u64,
     attempts: Vec<(usize, u64)>,
 }
@@ -141,7 +141,7 @@ impl Stage {
     }
 
     /// Somebody reads an extent from now on: what is in its slot stays there.
-    pub fn hold(&self, extent: Arc<Extent>) {
+    pub fn hold(&self, extent: Extent) {
         let bytes = self.rig.borrow().read(&extent).expect("what is resident is right");
         self.log.borrow_mut().held.push((extent, bytes));
     }

@@ -159,11 +159,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn extent(
-        &mut self,
-        generation: &Arc<FileGeneration>,
-        extent: Arc<Extent>,
-    ) -> Result<()> {
+    async fn extent(&mut self, generation: &Arc<FileGeneration>, extent: Extent) -> Result<()> {
         let mut verdict = Verdict::Sound;
         for _ in 0..LOOKS {
             verdict = self.read(&extent).await?;
@@ -180,8 +176,9 @@ impl Pass<'_> {
         stats.scrubbed_bytes.add(bytes);
         let index = extent.index();
         let newest = self.mover.tier.file(generation.file_id()).map(|file| file.newest());
+        // Nothing else comes to the place of an extent that is held.
         let is_here = newest.is_some_and(|newest| Arc::ptr_eq(&newest, generation))
-            && self.resident(generation, index).is_some_and(|now| Arc::ptr_eq(&now, &extent));
+            && self.resident(generation, index).is_some_and(|now| now.at() == extent.at());
         match verdict {
             Verdict::Sound => {
                 self.show();
@@ -211,7 +208,7 @@ impl Pass<'_> {
     async fn repair(
         &self,
         generation: &Arc<FileGeneration>,
-        extent: &Arc<Extent>,
+        extent: &Extent,
         verdict: &Verdict,
     ) -> Result<bool> {
         let (file, index) = (generation.file_id(), extent.index());
@@ -240,7 +237,7 @@ impl Pass<'_> {
     }
 
     /// Reads an extent piece by piece.
-    async fn read(&mut self, extent: &Arc<Extent>) -> Result<Verdict> {
+    async fn read(&mut self, extent: &Extent) -> Result<Verdict> {
         let block = self.mover.tier.checksum_block_bytes();
         let blocks = extent.length().div_ceil(block);
         let step = (CHUNK_BYTES / block).max(1);
@@ -251,7 +248,7 @@ impl Pass<'_> {
             let bytes = (end - first) * block;
             self.give_way().await;
             let buffer = self.mover.buffers.take(bytes as usize).await;
-            let read = self.mover.load_blocks(Arc::clone(extent), first..end, buffer).await;
+            let read = self.mover.load_blocks(extent.clone(), first..end, buffer).await;
             let result = read.map(drop);
             self.spend(u64::from(bytes)).await;
             match result {
@@ -267,7 +264,7 @@ impl Pass<'_> {
         Ok(Verdict::Sound)
     }
 
-    fn resident(&self, generation: &FileGeneration, index: ExtentIndex) -> Option<Arc<Extent>> {
+    fn resident(&self, generation: &FileGeneration, index: ExtentIndex) -> Option<Extent> {
         self.mover.tier.residents(generation, index.0..index.0 + 1).pop()
     }
 

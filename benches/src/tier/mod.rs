@@ -1,0 +1,8 @@
+//! Tiers of many extents to measure the index and recovery with, without a node.
+
+pub mod content;
+pub mod image;
+pub mod lookups;
+pub mod sectors;
+pub mod start;
+mod tables;

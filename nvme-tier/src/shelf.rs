@@ -1,0 +1,299 @@
+//! Slots as everybody sees them: who holds them, and the checksums of what is in them.
+//!
+//! Ten million extents are too many to allocate one by one. So what is known of an extent lies where
+//! its slot's number says: four bytes that count its holders and its uses, and its checksums. A
+//! [`Hold`] is a pointer to the shelf and a number.
+
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+
+use crate::bugs::{self, Bug};
+use crate::device::{DeviceIndex, Location};
+use crate::holdings::{Holdings, Returned, SlotId};
+
+/// How often a use is counted at most.
+pub(crate) const FREQUENCY_LIMIT: u32 = 3;
+
+/// What a slot's four bytes hold: how many hold it, a mark, and how often it was used of late.
+const HOLDERS: u32 = (1 << 24) - 1;
+const DESCRIBED: u32 = 1 << 24;
+/// Six bits, so that threads that count at the same time never carry into nothing.
+const USE: u32 = 1 << 26;
+
+/// About how many checksums are allocated at a time: so many that the list of parts stays in a cache.
+const SUMS_AT_A_TIME: u32 = 16 << 10;
+
+/// The slots of one data slab.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    holdings: Arc<Holdings>,
+    device: DeviceIndex,
+    slab: u32,
+    /// Where the first slot begins on the device.
+    first: u64,
+    slot_bytes: u64,
+    /// A power of two, as is the number of slots whose checksums are allocated together.
+    sums_per_slot: u32,
+    slots_a_part: u32,
+    slots: Box<[AtomicU32]>,
+    /// Allocated when the first slot of each part is filled.
+    sums: Box<[OnceLock<Box<[AtomicU32]>>]>,
+}
+
+/// What a shelf is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShelfShape {
+    pub(crate) device: DeviceIndex,
+    pub(crate) slab: u32,
+    /// Where the first slot begins on the device.
+    pub(crate) first: u64,
+    pub(crate) slots: u32,
+    pub(crate) slot_bytes: u64,
+    pub(crate) checksum_block_bytes: u32,
+}
+
+impl Shelf {
+    pub(crate) fn new(holdings: &Arc<Holdings>, shape: ShelfShape) -> Arc<Self> {
+        let sums_per_slot = shape.slot_bytes / u64::from(shape.checksum_block_bytes);
+        let sums_per_slot = u32::try_from(sums_per_slot).expect("bounded by the largest slot");
+        debug_assert!(sums_per_slot.is_power_of_two(), "{shape:?}");
+        let most = shape.slots.next_power_of_two();
+        let slots_a_part = (SUMS_AT_A_TIME / sums_per_slot).clamp(1, most);
+        let parts = shape.slots.div_ceil(slots_a_part);
+        Arc::new(Self {
+            holdings: Arc::clone(holdings),
+            device: shape.device,
+            slab: shape.slab,
+            first: shape.first,
+            slot_bytes: shape.slot_bytes,
+            sums_per_slot,
+            slots_a_part,
+            slots: (0..shape.slots).map(|_| AtomicU32::new(0)).collect(),
+            sums: (0..parts).map(|_| OnceLock::new()).collect(),
+        })
+    }
+
+    /// Exclusive use of a slot that nobody holds.
+    pub(crate) fn hold(self: &Arc<Self>, slot: u32) -> Hold {
+        let before = self.slots[slot as usize].swap(1, Ordering::Relaxed);
+        if bugs::is(Bug::ReadersIgnored) {
+            // In the place of the hold that was forgotten; those who still read go on counting.
+            self.slots[slot as usize].store((before & HOLDERS).max(1), Ordering::Relaxed);
+        } else {
+            debug_assert!(before & HOLDERS == 0, "slot {slot} is held already");
+        }
+        Hold { shelf: Arc::clone(self), slot }
+    }
+
+    /// How many hold a slot.
+    pub(crate) fn holders(&self, slot: u32) -> u32 {
+        self.slots[slot as usize].load(Ordering::Acquire) & HOLDERS
+    }
+
+    /// How often the extent in a slot was used since it was last considered for eviction.
+    pub(crate) fn frequency(&self, slot: u32) -> u32 {
+        (self.slots[slot as usize].load(Ordering::Relaxed) / USE).min(FREQUENCY_LIMIT)
+    }
+
+    pub(crate) fn set_frequency(&self, slot: u32, frequency: u32) {
+        let state = &self.slots[slot as usize];
+        let set = |old| Some(old % USE + frequency * USE);
+        let _always = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+    }
+
+    /// Notes the checksums of what is in a slot. Readers see them if they find the slot in its
+    /// generation's table, where it is put afterwards.
+    pub(crate) fn set_checksums(&self, slot: u32, checksums: impl Iterator<Item = u32>) {
+        let (part, begin) = self.place(slot);
+        let count = self.slots_a_part * self.sums_per_slot;
+        let part = self.sums[part].get_or_init(|| (0..count).map(|_| AtomicU32::new(0)).collect());
+        let places = &part[begin..begin + self.sums_per_slot as usize];
+        for (place, sum) in places.iter().zip(checksums) {
+            place.store(sum, Ordering::Relaxed);
+        }
+    }
+
+    /// The first `count` checksums of what is in a slot.
+    pub(crate) fn checksums(&self, slot: u32, count: u32) -> &[AtomicU32] {
+        let (part, begin) = self.place(slot);
+        self.sums[part].get().map_or(&[], |part| &part[begin..begin + count as usize])
+    }
+
+    /// Where a slot's checksums are: which part, and where in it.
+    fn place(&self, slot: u32) -> (usize, usize) {
+        // Shifts and masks, not divisions: lookups come through here.
+        let part = slot >> self.slots_a_part.trailing_zeros();
+        let within = slot & (self.slots_a_part - 1);
+        (part as usize, (within << self.sums_per_slot.trailing_zeros()) as usize)
+    }
+}
+
+/// Use of a slot: it is not used for anything else before the last of them is dropped, on whichever
+/// thread, which hands it to the ledger.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    shelf: Arc<Shelf>,
+    slot: u32,
+}
+
+impl Hold {
+    pub(crate) fn slot(&self) -> SlotId {
+        SlotId { device: self.shelf.device, slab: self.shelf.slab, slot: self.slot }
+    }
+
+    /// Where the slot's data begins.
+    pub(crate) fn at(&self) -> Location {
+        let offset = self.shelf.first + u64::from(self.slot) * self.shelf.slot_bytes;
+        Location { device: self.shelf.device, offset }
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.shelf.slot_bytes
+    }
+
+    pub(crate) fn holdings(&self) -> &Holdings {
+        &self.shelf.holdings
+    }
+
+    /// From here on a descriptor may stand on the device.
+    pub(crate) fn describe(&self) {
+        self.state().fetch_or(DESCRIBED, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_checksums(&self, checksums: impl Iterator<Item = u32>) {
+        self.shelf.set_checksums(self.slot, checksums);
+    }
+
+    pub(crate) fn checksums(&self, count: u32) -> &[AtomicU32] {
+        self.shelf.checksums(self.slot, count)
+    }
+
+    /// Only ever called to see whether tests notice.
+    pub(crate) fn give_back_although_held(&self) {
+        self.holdings().give_back(Returned { slot: self.slot(), described: true });
+        // Never dropped, or the slot would come back twice.
+        std::mem::forget(self.clone());
+    }
+
+    /// Another hold, which counts as a use.
+    pub(crate) fn used(&self) -> Self {
+        // Most holds only count themselves once the limit is reached.
+        let low = self.state().load(Ordering::Relaxed) / USE < FREQUENCY_LIMIT;
+        self.state().fetch_add(if low { USE + 1 } else { 1 }, Ordering::Relaxed);
+        Self { shelf: Arc::clone(&self.shelf), slot: self.slot }
+    }
+
+    /// Has the processor fetch what a hold and a look at the checksums need.
+    pub(crate) fn prefetch(&self) {
+        dma::prefetch(self.state());
+        if let Some(first) = self.checksums(1).first() {
+            dma::prefetch(first);
+        }
+    }
+
+    fn state(&self) -> &AtomicU32 {
+        &self.shelf.slots[self.slot as usize]
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        self.state().fetch_add(1, Ordering::Relaxed);
+        Self { shelf: Arc::clone(&self.shelf), slot: self.slot }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // As the counts of an `Arc`: whatever others did with the slot has happened before the
+        // last of them hands it in.
+        let before = self.state().fetch_sub(1, Ordering::Release);
+        if before & HOLDERS == 1 {
+            fence(Ordering::Acquire);
+            let described = before & DESCRIBED != 0;
+            self.shelf.holdings.give_back(Returned { slot: self.slot(), described });
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A shelf of slots of 64 KiB that belongs to no slab.
+    pub(crate) fn shelf(holdings: &Arc<Holdings>, slots: u32) -> Arc<Shelf> {
+        let shape = ShelfShape {
+            device: DeviceIndex(0),
+            slab: 3,
+            first: 1 << 20,
+            slots,
+            slot_bytes: 64 << 10,
+            checksum_block_bytes: 4096,
+        };
+        Shelf::new(holdings, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::shelf;
+    use super::*;
+
+    #[test]
+    fn the_last_hold_returns_the_slot() {
+        let holdings: Arc<Holdings> = Arc::default();
+        let shelf = shelf(&holdings, 10);
+        let first = shelf.hold(5);
+        first.describe();
+        let (second, third) = (first.clone(), first.used());
+        drop((first, second));
+        assert!(!holdings.has_returned() && shelf.holders(5) == 1, "a reader still holds it");
+        drop(third);
+        let returned = holdings.take_returned();
+        let slot = SlotId { device: DeviceIndex(0), slab: 3, slot: 5 };
+        assert_eq!(returned.len(), 1);
+        assert_eq!((returned[0].slot, returned[0].described), (slot, true));
+        drop(shelf.hold(5));
+        assert!(!holdings.take_returned()[0].described, "a new use begins anew");
+    }
+
+    #[test]
+    fn uses_are_counted_to_the_limit() {
+        let shelf = shelf(&Arc::default(), 2);
+        let hold = shelf.hold(1);
+        for expected in [1, 2, 3, 3, 3] {
+            drop(hold.used());
+            assert_eq!((shelf.frequency(1), shelf.holders(1)), (expected, 1));
+        }
+        drop(hold.clone());
+        shelf.set_frequency(1, 1);
+        assert_eq!((shelf.frequency(1), shelf.holders(1)), (1, 1));
+    }
+
+    #[test]
+    fn checksums_of_neighbours_do_not_mix() {
+        let shelf = shelf(&Arc::default(), 200);
+        for slot in 0..200 {
+            shelf.set_checksums(slot, (0..16).map(|block| slot * 100 + block));
+        }
+        for slot in 0..200 {
+            let sums: Vec<u32> =
+                shelf.checksums(slot, 3).iter().map(|s| s.load(Ordering::Relaxed)).collect();
+            assert_eq!(sums, [slot * 100, slot * 100 + 1, slot * 100 + 2]);
+        }
+    }
+
+    #[test]
+    fn holders_on_many_threads_return_it_once() {
+        let holdings: Arc<Holdings> = Arc::default();
+        let hold = shelf(&holdings, 1).hold(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let mine = hold.used();
+                scope.spawn(move || (0..10_000).for_each(|_| drop(mine.used())));
+            }
+            drop(hold);
+        });
+        assert_eq!(holdings.take_returned().len(), 1);
+    }
+}
