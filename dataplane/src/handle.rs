@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use extent::{ByteRange, FileId, FileName, Generation, Kind, Result, SourceVersion};
+use nvme_tier::device::Health;
 use tokio::sync::Notify;
 
 use crate::scrub::{ScrubOptions, ScrubReport, ScrubStatus};
@@ -134,6 +135,8 @@ pub struct DeviceStatus {
     pub volatile_cache: bool,
     /// Whether it failed and is no longer trusted.
     pub failed: bool,
+    /// What it says of its own state, if it does.
+    pub health: Option<Health>,
 }
 
 /// The whole node at a glance. Counters run since start.

@@ -24,4 +24,5 @@ pub use handle::{
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};
+pub use nvme_tier::device::Health as DeviceHealth;
 pub use scrub::{ScrubOptions, ScrubReport, ScrubStatus};

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, FileName, Kind, Result};
-use nvme_tier::device::Device;
+use nvme_tier::device::{Device, HealthWatch};
 use nvme_tier::{Ledger, Tier};
 use rdma::Transport;
 use silo::Mount;
@@ -81,6 +81,8 @@ pub struct Parts {
     pub silos: Vec<Mount>,
     /// What each device is called and how it is driven, in the tier's order; space is filled in.
     pub devices: Vec<DeviceStatus>,
+    /// What tells of their own state, in the same order.
+    pub health: HealthWatch,
     /// What the operator chose.
     pub options: NodeOptions,
 }
@@ -119,7 +121,7 @@ impl Stepped {
     /// # Errors
     /// [`Kind::Invalid`] without a shard; [`Kind::NoSpace`] if the buffers' memory is not there.
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { tier, ledger, ledger_device, shards, silos, devices, options } = parts;
+        let Parts { tier, ledger, ledger_device, shards, silos, devices, health, options } = parts;
         if shards.is_empty() {
             return Err(Kind::Invalid.error("a node needs at least one shard"));
         }
@@ -155,7 +157,8 @@ impl Stepped {
                 pool,
             )?);
         }
-        let surface = Surface::new(Arc::clone(&mover), node, stats, pools, silos, devices);
+        let surface =
+            Surface::new(Arc::clone(&mover), node, stats, pools, silos, (devices, health));
         Ok(Self {
             surface: Arc::new(surface),
             mover,

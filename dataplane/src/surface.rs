@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use dma::Pool;
 use extent::{ByteRange, FileName, Generation, Kind, Result};
 use hdrhistogram::Histogram;
+use nvme_tier::device::HealthWatch;
 use nvme_tier::{File, FileGeneration, Mark, State, Tier};
 use silo::Mount;
 
@@ -32,6 +33,7 @@ pub(crate) struct Surface {
     pools: Vec<Pool>,
     silos: Vec<Mount>,
     devices: Vec<DeviceStatus>,
+    health: HealthWatch,
 }
 
 impl Surface {
@@ -41,9 +43,9 @@ impl Surface {
         stats: Vec<Arc<ShardStats>>,
         pools: Vec<Pool>,
         silos: Vec<Mount>,
-        devices: Vec<DeviceStatus>,
+        (devices, health): (Vec<DeviceStatus>, HealthWatch),
     ) -> Self {
-        Self { mover, node, stats, pools, silos, devices }
+        Self { mover, node, stats, pools, silos, devices, health }
     }
 
     pub(crate) async fn drain(&self, progress: &Progress) -> Result<DrainReport> {
@@ -294,7 +296,8 @@ impl Handle for Surface {
     async fn status(&self) -> NodeStatus {
         let usage = self.tier().usage();
         let mut devices = self.devices.clone();
-        for (device, used) in devices.iter_mut().zip(&usage.devices) {
+        for (index, (device, used)) in devices.iter_mut().zip(&usage.devices).enumerate() {
+            device.health = self.health.of(index);
             device.capacity_bytes = used.capacity_bytes;
             device.used_bytes = used.used_bytes;
             device.failed = used.failed;

@@ -67,6 +67,18 @@ fn a_tier_on_a_namespace_survives_a_restart_by_either_driver() {
     }
 }
 
+#[test]
+#[ignore = "needs NVMe controllers under VFIO that may be overwritten: ci/lab/tests names them"]
+fn a_tier_on_a_controller_of_our_own_survives_a_restart() {
+    let names = std::env::var("FOREBAY_TEST_NVME").expect("PCI addresses, separated by commas");
+    for path in names.split(',').map(PathBuf::from) {
+        let mut device = queue(&path, Driver::Vfio).expect("the controller");
+        println!("{}: {:?}", path.display(), device.geometry(DeviceIndex(0)));
+        zero(&mut *device);
+        survives_a_restart(device, || queue(&path, Driver::Vfio));
+    }
+}
+
 /// Makes a namespace as new as a file.
 fn zero(device: &mut dyn Device) {
     let piece = 256 << 10;

@@ -1,4 +1,4 @@
-use dataplane::{DeviceStatus, FileStatus, Residency, ScrubReport, SiloStatus};
+use dataplane::{DeviceHealth, DeviceStatus, FileStatus, Residency, ScrubReport, SiloStatus};
 
 use crate::clock::timestamp;
 use crate::proto;
@@ -82,6 +82,23 @@ impl From<DeviceStatus> for proto::DeviceStatus {
             used_bytes: status.used_bytes,
             volatile_cache: status.volatile_cache,
             failed: status.failed,
+            health: status.health.map(Into::into),
+        }
+    }
+}
+
+impl From<DeviceHealth> for proto::DeviceHealth {
+    fn from(health: DeviceHealth) -> Self {
+        Self {
+            warnings: health.warnings().map(str::to_owned).collect(),
+            temperature_celsius: health.temperature_celsius,
+            available_spare_percent: health.available_spare_percent.into(),
+            used_percent: health.used_percent.into(),
+            read_bytes: health.read_bytes,
+            written_bytes: health.written_bytes,
+            power_on_hours: health.power_on_hours,
+            unsafe_shutdowns: health.unsafe_shutdowns,
+            media_errors: health.media_errors,
         }
     }
 }

@@ -10,6 +10,7 @@ use dataplane::{Handle, NodeOptions, Parts, ShardParts, Stepped};
 use dma::{HugePages, Pool, SizeClass};
 use extent::wire::{OpenMode, Reply, Served};
 use extent::{FileName, Result};
+use nvme_tier::device::HealthWatch;
 use nvme_tier::device::sim::{SimDisk, SimOptions};
 use nvme_tier::{FormatOptions, TierOptions, format, recover};
 use rand::rngs::SmallRng;
@@ -85,6 +86,7 @@ impl Lab {
             }],
             silos: vec![mount("data", &data), mount("fixed", &fixed)],
             devices: Vec::new(),
+            health: HealthWatch::default(),
             options: NodeOptions {
                 credits: CREDITS,
                 shard_buffer_bytes: 8 << 20,

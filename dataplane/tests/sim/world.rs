@@ -10,6 +10,7 @@ use dataplane::{
 };
 use dma::{HugePages, Pool, SizeClass};
 use extent::{FileName, Generation, Kind};
+use nvme_tier::device::HealthWatch;
 use nvme_tier::device::sim::{
     Fault, FaultPlan, FaultRule, Operation, SimDisk, SimOptions, Survival, When,
 };
@@ -175,6 +176,7 @@ impl World {
             shards: shards.collect(),
             silos: vec![mount("data", &self.data), mount("out", &self.out)],
             devices: Vec::<DeviceStatus>::new(),
+            health: HealthWatch::default(),
             options: NodeOptions {
                 credits: 16,
                 shard_buffer_bytes: 8 << 20,

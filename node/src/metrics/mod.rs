@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use dataplane::NodeStatus;
 use extent::{Kind, Result};
 pub(crate) use http::serve;
+use nvme_tier::device::Health;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,6 +28,7 @@ pub(crate) fn page(status: &NodeStatus) -> Result<String> {
     totals(&mut registry, status);
     states(&mut registry, status);
     devices(&mut registry, status);
+    health(&mut registry, status);
     silos(&mut registry, status);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Kind::Io.error("writing metrics").caused_by(e))?;
@@ -120,6 +122,36 @@ fn devices(registry: &mut Registry, status: &NodeStatus) {
     registry.register("device_failed", "Whether a device is no longer trusted", failed);
 }
 
+/// What devices say of themselves; those that say nothing have no such lines.
+fn health(registry: &mut Registry, status: &NodeStatus) {
+    type Reading = (&'static str, &'static str, fn(&Health) -> f64);
+    let readings: [Reading; 6] = [
+        ("device_temperature_celsius", "Composite temperature", |h| h.temperature_celsius.into()),
+        ("device_critical_warning", "Critical Warning bits of the SMART log", |h| {
+            h.critical_warning.into()
+        }),
+        ("device_used_percent", "Share of the device's life that is used up", |h| {
+            h.used_percent.into()
+        }),
+        ("device_spare_percent", "Available spare", |h| h.available_spare_percent.into()),
+        ("device_media_errors", "Media and data integrity errors", |h| {
+            units::to_f64(h.media_errors)
+        }),
+        ("device_unsafe_shutdowns", "Times that it lost its power unannounced", |h| {
+            units::to_f64(h.unsafe_shutdowns)
+        }),
+    ];
+    for (name, help, read) in readings {
+        let family = Family::<Labels, Float>::default();
+        for device in &status.devices {
+            if let Some(health) = &device.health {
+                family.get_or_create(&label("device", &device.path)).set(read(health));
+            }
+        }
+        registry.register(name, help, family);
+    }
+}
+
 fn silos(registry: &mut Registry, status: &NodeStatus) {
     let (read, written, errors) = (
         Family::<Labels, Counter>::default(),
@@ -148,6 +180,19 @@ mod tests {
 
     use super::*;
 
+    const HEALTHY: Health = Health {
+        critical_warning: 0,
+        temperature_celsius: 30,
+        available_spare_percent: 100,
+        spare_threshold_percent: 10,
+        used_percent: 1,
+        read_bytes: 0,
+        written_bytes: 0,
+        power_on_hours: 0,
+        unsafe_shutdowns: 0,
+        media_errors: 0,
+    };
+
     #[test]
     fn a_page_has_every_number() {
         let status = NodeStatus {
@@ -163,6 +208,7 @@ mod tests {
                 used_bytes: 0,
                 volatile_cache: false,
                 failed: true,
+                health: Some(Health { temperature_celsius: 41, media_errors: 3, ..HEALTHY }),
             }],
             silos: vec![SiloStatus {
                 name: "data".to_owned(),
@@ -184,6 +230,8 @@ mod tests {
             "forebay_read_seconds{quantile=\"0.99\"} 0.0015",
             "forebay_sessions{fabric=\"shm\"} 2.0",
             "forebay_device_failed{device=\"/dev/nvme0n1\"} 1.0",
+            "forebay_device_temperature_celsius{device=\"/dev/nvme0n1\"} 41.0",
+            "forebay_device_media_errors{device=\"/dev/nvme0n1\"} 3.0",
             "forebay_silo_read_bytes_total{silo=\"data\",kind=\"s3\"} 9",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");

@@ -7,6 +7,35 @@ use super::{scrub_json, scrub_line, silo_json};
 use crate::output::{Output, Tone};
 use crate::units;
 
+fn health_json(health: &v1::DeviceHealth) -> Value {
+    json!({
+        "warnings": health.warnings,
+        "temperature_celsius": health.temperature_celsius,
+        "available_spare_percent": health.available_spare_percent,
+        "used_percent": health.used_percent,
+        "read_bytes": health.read_bytes,
+        "written_bytes": health.written_bytes,
+        "power_on_hours": health.power_on_hours,
+        "unsafe_shutdowns": health.unsafe_shutdowns,
+        "media_errors": health.media_errors,
+    })
+}
+
+fn health_line(health: &v1::DeviceHealth, output: Output) -> String {
+    let state = if health.warnings.is_empty() {
+        output.paint(Tone::Good, "healthy")
+    } else {
+        output.paint(Tone::Bad, &health.warnings.join("; "))
+    };
+    format!(
+        "          {state}: {} °C, {} % of its life used, {} media errors, {} unsafe shutdowns",
+        health.temperature_celsius,
+        health.used_percent,
+        units::count(health.media_errors),
+        units::count(health.unsafe_shutdowns)
+    )
+}
+
 /// The node as one object. Names are those of the protocol.
 pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
     let devices: Vec<Value> = status
@@ -20,6 +49,7 @@ pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
                 "used_bytes": device.used_bytes,
                 "volatile_cache": device.volatile_cache,
                 "failed": device.failed,
+                "health": device.health.as_ref().map(health_json),
             })
         })
         .collect();
@@ -149,6 +179,9 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             units::bytes(device.capacity_bytes),
             if device.failed { output.paint(Tone::Bad, "failed") } else { device.driver.clone() }
         ));
+        if let Some(health) = &device.health {
+            lines.push(health_line(health, output));
+        }
     }
     for silo in &status.silos {
         lines.push(format!(

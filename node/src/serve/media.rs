@@ -136,6 +136,7 @@ pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
                 used_bytes: 0,
                 volatile_cache: geometry.volatile_cache,
                 failed: false,
+                health: None,
             }
         })
         .collect()

@@ -39,6 +39,7 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
         shards,
         silos: silos(settings)?,
         devices: media::describe(&media),
+        health: media.health(),
         options: options(settings)?,
     };
     Ok((parts, inboxes))

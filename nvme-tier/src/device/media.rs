@@ -8,7 +8,7 @@ use extent::{Kind, Result};
 
 use super::medium::{self, Medium};
 use super::mixed::MixedDevice;
-use super::nvme_disk::NvmeBus;
+use super::nvme_disk::{DiskHealth, NvmeBus};
 use super::passthrough::{self, Namespace};
 use super::{
     Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, UringDevice, admit, content,
@@ -197,13 +197,10 @@ impl Media {
         Ok(Box::new(MixedDevice::new(uring, queues?, geometries)))
     }
 
-    /// What a device last said of its own state; `None` for one that does not say.
-    ///
-    /// # Panics
-    /// If there is no such device.
+    /// What tells of the devices' own state, for as long as they are open.
     #[must_use]
-    pub fn health(&self, device: DeviceIndex) -> Option<Health> {
-        self.0.all[usize::from(device.0)].disk()?.health()
+    pub fn health(&self) -> HealthWatch {
+        HealthWatch(self.0.all.iter().map(|medium| Some(medium.disk()?.health_watch())).collect())
     }
 
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
@@ -226,6 +223,18 @@ impl Media {
             return Err(admit::read_only());
         }
         admit::check(command, medium.map(Medium::geometry))
+    }
+}
+
+/// What devices say of their own state. It keeps none of them open.
+#[derive(Clone, Debug, Default)]
+pub struct HealthWatch(Vec<Option<DiskHealth>>);
+
+impl HealthWatch {
+    /// What a device last said; `None` for one that does not say, or is closed.
+    #[must_use]
+    pub fn of(&self, device: usize) -> Option<Health> {
+        self.0.get(device)?.as_ref()?.now()
     }
 }
 

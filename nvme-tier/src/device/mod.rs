@@ -28,7 +28,7 @@ use extent::Result;
 
 pub use allocate::allocate_file;
 pub use driver::{Driver, PciName};
-pub use media::{Media, MediaOptions};
+pub use media::{HealthWatch, Media, MediaOptions};
 pub use nvme::Health;
 pub use uring::UringDevice;
 pub use vfio::{NvmeFunction, NvmeNamespace, PciAddress};

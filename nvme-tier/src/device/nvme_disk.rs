@@ -1,6 +1,6 @@
 //! A namespace that is driven from user space, by the PCI address of its controller.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use extent::{Kind, Result};
 
@@ -48,6 +48,17 @@ impl NvmeBus {
     }
 }
 
+/// What a controller says of its health. It does not keep it.
+#[derive(Clone, Debug)]
+pub(super) struct DiskHealth(Weak<Controller>);
+
+impl DiskHealth {
+    /// What it last said; `None` if it does not say, or is closed.
+    pub(super) fn now(&self) -> Option<Health> {
+        self.0.upgrade()?.health()
+    }
+}
+
 /// A namespace, with its controller.
 #[derive(Clone, Debug)]
 pub(super) struct NvmeDisk {
@@ -85,9 +96,9 @@ impl NvmeDisk {
         self.geometry
     }
 
-    /// What it last said of its health.
-    pub(super) fn health(&self) -> Option<Health> {
-        self.controller.health()
+    /// What tells of its health, for as long as it is open.
+    pub(super) fn health_watch(&self) -> DiskHealth {
+        DiskHealth(Arc::downgrade(&self.controller))
     }
 
     /// What drives it and how, for a person.

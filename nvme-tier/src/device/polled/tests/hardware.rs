@@ -47,7 +47,7 @@ fn what_is_written_is_read_back() {
     let mut bus = NvmeBus::default();
     for name in names() {
         let disk = open(&mut bus, &name);
-        assert!(disk.health().is_some(), "{disk:?}");
+        assert!(disk.health_watch().now().is_some(), "{disk:?}");
         let mut device = device(&disk, 16);
         let sizes = [SizeClass { bytes: 4 << 20, count: 8 }];
         let pool = Pool::new(&sizes, HugePages::Try).expect("memory");
