@@ -244,9 +244,7 @@ fn read_superblocks(
         found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
     })?;
     let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
-        (Some(a), Some(b)) if (a.sequence > b.sequence) != bugs::is(Bug::OlderSuperblock) => {
-            Ok((a, 1))
-        }
+        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
         (_, Some(b)) => Ok((b, 0)),
         (Some(a), None) => Ok((a, 1)),
         (None, None) if traces[index] => Err(Kind::Corrupt.error(format!(
