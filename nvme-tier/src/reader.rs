@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::thread;
 
-use dma::{Buffer, HugePages, Pool, SizeClass, Source, Target};
+use dma::{Buffer, HugePages, Pool, RegionId, SizeClass, Source, Target};
 use extent::{Error, Kind, Result};
 use parking_lot::Mutex;
 
@@ -35,10 +35,20 @@ pub(crate) struct Piece {
 pub(crate) struct DeviceReader<'a> {
     device: &'a mut dyn Device,
     pool: Pool,
+    /// The pool's memory, if it is this reader's alone.
+    own: Option<RegionId>,
     idle: Vec<Buffer>,
     taken: usize,
     chunk_bytes: usize,
     next_token: u64,
+}
+
+impl Drop for DeviceReader<'_> {
+    fn drop(&mut self) {
+        if let Some(region) = self.own {
+            self.device.unregister(region);
+        }
+    }
 }
 
 impl<'a> DeviceReader<'a> {
@@ -49,19 +59,22 @@ impl<'a> DeviceReader<'a> {
     pub(crate) fn new(device: &'a mut dyn Device, pool: &Pool) -> Result<Self> {
         let wanted = CHUNK_BYTES.min(pool.largest_bytes());
         let first = if wanted >= LEAST_BYTES { pool.take(wanted) } else { None };
-        let (pool, first) = match first {
-            Some(first) => (pool.clone(), first),
+        let (pool, first, own) = match first {
+            Some(first) => (pool.clone(), first, None),
             None => {
                 let sizes = [SizeClass { bytes: CHUNK_BYTES, count: 4 }];
                 let own = Pool::new(&sizes, HugePages::Never)?;
                 let first = own.take(CHUNK_BYTES).expect("the pool is new");
-                (own, first)
+                let region = own.region().id();
+                (own, first, Some(region))
             }
         };
+        // Here, where it is an error; later it would look like damage.
+        device.register(pool.region())?;
         let largest = CHUNK_BYTES.min(first.capacity());
         // Down to a power of two, so that no descriptor straddles two chunks.
         let chunk_bytes = 1 << largest.ilog2();
-        Ok(Self { device, pool, idle: vec![first], taken: 1, chunk_bytes, next_token: 0 })
+        Ok(Self { device, pool, own, idle: vec![first], taken: 1, chunk_bytes, next_token: 0 })
     }
 
     /// The device, for what is no reading.
@@ -296,6 +309,10 @@ impl<I: Iterator<Item = Piece>> Reading<I> {
             };
             match result {
                 Ok(()) => self.landed.push((piece, Ok((buffer, range)))),
+                // Nothing is wrong with the medium: what is read would be taken for damaged.
+                Err(error) if !matches!(error.kind(), Kind::Io | Kind::Corrupt) => {
+                    return Err(error.while_doing("reading a tier's tables"));
+                }
                 Err(_) if piece.bytes > piece.unit => {
                     self.again.extend(units(&piece));
                     reader.idle.push(buffer);

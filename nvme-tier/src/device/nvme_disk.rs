@@ -36,6 +36,8 @@ impl NvmeBus {
     }
 
     fn start(&mut self, address: PciAddress) -> Result<Arc<Controller>> {
+        // Before there is a container, which would only say that there is no VFIO yet.
+        VfioFunction::check(address)?;
         let container = match &self.container {
             Some(container) => Arc::clone(container),
             None => Arc::clone(self.container.insert(Arc::new(Container::new()?))),

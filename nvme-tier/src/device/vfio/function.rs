@@ -41,6 +41,14 @@ struct Open {
 }
 
 impl VfioFunction {
+    /// Whether a function can be taken over, as far as the kernel says beforehand.
+    ///
+    /// # Errors
+    /// As [`VfioFunction::open`].
+    pub(in crate::device) fn check(address: PciAddress) -> Result<()> {
+        sysfs::group_for_vfio(address).map(drop)
+    }
+
     /// Takes a function over.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -282,8 +283,11 @@ fn load(module: &str) -> Result<()> {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) => format!("modprobe: {error}"),
     };
-    Err(Kind::Unsupported
-        .error(format!("the kernel's driver {module} could not be loaded ({reason})")))
+    // Loading needs root.
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let (kind, hint) =
+        if is_root { (Kind::Unsupported, "") } else { (Kind::Denied, ": run as root") };
+    Err(kind.error(format!("the kernel's driver {module} could not be loaded ({reason}){hint}")))
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
