@@ -106,8 +106,17 @@ impl Case {
     /// Whether it runs a node, and so needs the node's binary.
     #[must_use]
     pub fn needs_node(&self) -> bool {
-        let on_devices = [nvme::PASSTHROUGH, nvme::VFIO, nvme::VFIO_VERIFIED, nvme::DOORBELLS];
-        on_devices.iter().all(|case| case.terms.case != self.terms.case)
+        let without = [
+            nvme::PASSTHROUGH,
+            nvme::VFIO,
+            nvme::VFIO_VERIFIED,
+            nvme::DOORBELLS,
+            lookup::CASE,
+            recovery::SPEED,
+            recovery::MEMORY,
+            crc::CASE,
+        ];
+        without.iter().all(|case| case.terms.case != self.terms.case)
     }
 
     fn is_limit(&self) -> bool {

@@ -407,10 +407,12 @@ impl Core {
 
     /// The namespaces that it has.
     pub(super) fn namespaces(&self) -> Result<Vec<u32>> {
+        self.check_alive()?;
         features::namespaces(&mut self.admin.lock())
     }
 
     pub(super) fn namespace(&self, nsid: u32) -> Result<IdentifyNamespace> {
+        self.check_alive()?;
         let identity = self.identity();
         let namespace = features::identify_namespace(&mut self.admin.lock(), nsid, &identity)?;
         let mut namespaces = self.namespaces.lock();
@@ -424,6 +426,7 @@ impl Core {
         if !self.identity().has_volatile_cache {
             return Ok(false);
         }
+        self.check_alive()?;
         features::write_cache_is_on(&mut self.admin.lock())
     }
 
@@ -477,6 +480,11 @@ impl Core {
 
     pub(super) fn is_reset_wanted(&self) -> bool {
         self.reset_wanted.load(Ordering::Relaxed) == self.life().0
+    }
+
+    /// Nobody waits for the answer of a controller that is lost.
+    fn check_alive(&self) -> Result<()> {
+        if self.life().is_dead() { Err(self.obituary()) } else { Ok(()) }
     }
 
     /// Why nothing works any more.

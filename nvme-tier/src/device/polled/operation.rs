@@ -76,6 +76,8 @@ pub(super) struct Part {
     pub(super) tries: u8,
     /// Whether its abort was asked for.
     pub(super) is_aborted: bool,
+    /// Whether it has ended, and waits to be sent again.
+    pub(super) is_parked: bool,
     /// The tick at which it was sent.
     pub(super) born: u32,
     /// Bytes into the operation.
@@ -84,11 +86,20 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) const FREE: Self =
-        Self { operation: u16::MAX, tries: 0, is_aborted: false, born: 0, offset: 0, length: 0 };
+    pub(super) const FREE: Self = Self {
+        operation: u16::MAX,
+        tries: 0,
+        is_aborted: false,
+        is_parked: false,
+        born: 0,
+        offset: 0,
+        length: 0,
+    };
 
-    pub(super) fn is_free(&self) -> bool {
-        self.operation == u16::MAX
+    /// Whether the controller has it.
+    #[inline]
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.operation != u16::MAX && !self.is_parked
     }
 }
 

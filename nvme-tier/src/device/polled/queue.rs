@@ -1,5 +1,9 @@
 #![allow(unsafe_code)]
 
+mod completion;
+mod shape;
+mod trouble;
+
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
@@ -7,27 +11,19 @@ use std::thread;
 use std::time::Duration;
 
 use dma::{Region, RegionId, Span};
-use extent::{Error, Kind, Result};
+use extent::{Kind, Result};
 
+use self::shape::{Namespace, QueueMemory};
 use super::Controller;
 use super::core::{Core, Life};
 use super::doorbell::{Doorbell, Side};
 use super::features::QueuePlace;
-use super::memory::DmaMemory;
-use super::operation::{Operation, Part, protect, prp, verify};
+use super::operation::{Operation, Part, protect, prp};
 use super::places::{Hold, Places};
 use super::rings::{CompletionRing, SubmissionRing};
 use crate::clock;
-use crate::device::nvme::{
-    CompletionEntry, DataPointer, IdentifyNamespace, PAGE_BYTES, Protection, SubmissionEntry, io,
-};
+use crate::device::nvme::{DataPointer, IdentifyNamespace, SubmissionEntry, io};
 use crate::device::{Command, Completion, Geometry, HandedOver, Token, admit};
-
-/// How often an NVMe command is sent again that failed for a reason that may pass.
-const MOST_TRIES: u8 = 4;
-
-/// How often a command is begun anew after a reset of its controller.
-const MOST_RESTARTS: u8 = 1;
 
 /// A drop waits this long for what is in flight, then resets the controller.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -63,36 +59,6 @@ pub(in crate::device) struct PolledQueue {
     /// Operations that have ended without the controller.
     ended: Vec<u16>,
     last_tick: u32,
-}
-
-/// What the hot path needs to know of the namespace.
-#[derive(Clone, Copy, Debug)]
-struct Namespace {
-    nsid: u32,
-    block_shift: u32,
-    /// Of the unit that offsets and lengths are multiples of.
-    block_mask: u64,
-    /// Whether plain commands need nothing special.
-    takes_simple: bool,
-    geometry: Geometry,
-    /// The most bytes of one NVMe command.
-    part_bytes: u32,
-    /// What one NVMe command should not cross; zero if nothing.
-    boundary_bytes: u64,
-    protection: Option<Protection>,
-    uses_sgl: bool,
-    read_only: bool,
-}
-
-/// The pair's own memory: submission entries, completion entries, then for each command id a page
-/// of PRP entries and a page of protection information, if there are any.
-#[derive(Debug)]
-struct QueueMemory {
-    memory: Arc<DmaMemory>,
-    completions_at: usize,
-    completion_bytes: usize,
-    lists_at: usize,
-    tuples_at: usize,
 }
 
 impl PolledQueue {
@@ -336,7 +302,7 @@ impl PolledQueue {
     #[inline]
     fn send(&mut self, cid: u16, part: Part) {
         let born = self.core.ticks();
-        self.parts[usize::from(cid)] = Part { born, is_aborted: false, ..part };
+        self.parts[usize::from(cid)] = Part { born, is_aborted: false, is_parked: false, ..part };
         let namespace = &self.namespace;
         let operation = &self.operations[usize::from(part.operation)];
         let (opcode, at) = match operation.command.as_ref().expect("in flight") {
@@ -399,223 +365,6 @@ impl PolledQueue {
         }
     }
 
-    #[inline]
-    fn on_completion(&mut self, entry: &CompletionEntry, completions: &mut Vec<Completion>) {
-        let Some(part) = self.parts.get_mut(usize::from(entry.cid)).filter(|part| !part.is_free())
-        else {
-            self.on_nonsense(entry);
-            return;
-        };
-        let number = part.operation;
-        let status = entry.status();
-        if status.is_success() && self.namespace.protection.is_none() {
-            *part = Part::FREE;
-        } else if !self.settle(*entry) {
-            return;
-        }
-        self.free_parts.push(entry.cid);
-        let operation = &mut self.operations[usize::from(number)];
-        operation.outstanding -= 1;
-        if operation.outstanding == 0 && (operation.is_issued() || operation.failure.is_some()) {
-            self.finish(number, completions);
-        }
-    }
-
-    /// Deals with a part that failed or has to be checked. Whether it has ended.
-    #[cold]
-    fn settle(&mut self, entry: CompletionEntry) -> bool {
-        let part = &mut self.parts[usize::from(entry.cid)];
-        let status = entry.status();
-        let is_flush =
-            matches!(self.operations[usize::from(part.operation)].command, Some(Command::Flush(_)));
-        // A flush that failed is none, and one that succeeds later does not vouch for it.
-        if status.is_worth_a_retry() && part.tries < MOST_TRIES && !is_flush {
-            part.tries += 1;
-            tracing::debug!(%status, "sending an NVMe command again");
-            self.parked.push(entry.cid);
-            return false;
-        }
-        let part = mem::replace(part, Part::FREE);
-        let operation = &mut self.operations[usize::from(part.operation)];
-        let name = self.core.host.name();
-        let result = match (&operation.command, self.namespace.protection) {
-            _ if !status.is_success() => Err(status.error(operation.describe(&name))),
-            (Some(Command::Read { at, into }), Some(protection)) => {
-                let lba = (at.offset + u64::from(part.offset)) >> self.namespace.block_shift;
-                let data = (at_offset(into.address(), part.offset), part.length as usize);
-                let (tuples, _) = self.memory.tuples(entry.cid);
-                // SAFETY: the part lies inside the command's memory, its tuples in one page, and it
-                // has completed.
-                unsafe { verify(protection, lba, data, tuples) }
-                    .map_err(|error| error.while_doing(operation.describe(&name)))
-            }
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            operation.failure.get_or_insert(error);
-        }
-        true
-    }
-
-    /// A completion of nothing: memory may have been written that was given back already, and
-    /// nothing that this controller says can be believed until it is reset.
-    #[cold]
-    fn on_nonsense(&mut self, entry: &CompletionEntry) {
-        tracing::error!(
-            name = self.core.host.name(),
-            cid = entry.cid,
-            queue = self.id,
-            "an NVMe controller completed a command that is not in flight"
-        );
-        self.core.want_reset(self.life);
-    }
-
-    /// Hands an operation back.
-    #[inline]
-    fn finish(&mut self, number: u16, completions: &mut Vec<Completion>) {
-        let operation = &mut self.operations[usize::from(number)];
-        if !operation.is_issued() {
-            self.waiting.retain(|waiting| *waiting != number);
-        }
-        self.places.let_go(&mut operation.hold);
-        let command = operation.command.take().expect("in flight");
-        let result = match operation.failure.take() {
-            None => Ok(()),
-            Some(error) => Err(error),
-        };
-        operation.restarts = 0;
-        completions.push(Completion { token: operation.token, command, result });
-        self.free_operations.push(number);
-    }
-
-    #[cold]
-    fn finish_ended(&mut self, completions: &mut Vec<Completion>) {
-        while let Some(number) = self.ended.pop() {
-            self.finish(number, completions);
-        }
-    }
-
-    #[cold]
-    fn issue_waiting(&mut self) {
-        while let Some(number) = self.waiting.front().copied() {
-            // One of which a part has failed issues no more, and ends with its other parts.
-            let has_failed = self.operations[usize::from(number)].failure.is_some();
-            if !has_failed && !self.issue(number) {
-                break;
-            }
-            self.waiting.pop_front();
-        }
-        self.kick();
-    }
-
-    #[cold]
-    fn send_parked(&mut self) {
-        while let Some(cid) = self.parked.pop() {
-            let part = self.parts[usize::from(cid)];
-            self.send(cid, part);
-        }
-        // Nobody else rings for them.
-        self.kick();
-    }
-
-    /// Commands that take too long are aborted, and if that does not help the controller is reset.
-    #[cold]
-    fn look_for_late_ones(&mut self, tick: u32) {
-        let core = &self.core;
-        let limit = core.options.command_ticks;
-        for (cid, part) in (0..).zip(&mut self.parts) {
-            if part.is_free() {
-                continue;
-            }
-            let age = tick.wrapping_sub(part.born);
-            if age > 2 * limit {
-                core.want_reset(self.life);
-            } else if age > limit && !part.is_aborted {
-                part.is_aborted = true;
-                core.want_abort(self.life, self.id, cid);
-            }
-        }
-    }
-
-    /// The controller was reset or is lost: nothing of what was in flight will complete, and no
-    /// memory is touched any more.
-    #[cold]
-    fn follow(&mut self, completions: &mut Vec<Completion>) {
-        let life = self.core.life();
-        if life.is_dead() {
-            let error = self.core.obituary();
-            self.fail_all(completions, &error);
-        } else if life.is_working() && self.in_flight() > 0 {
-            self.begin_anew(completions);
-        }
-        // Else it is being reset: come again.
-    }
-
-    fn fail_all(&mut self, completions: &mut Vec<Completion>, why: &Error) {
-        self.forget_parts();
-        let name = self.core.host.name();
-        for number in self.busy() {
-            let operation = &mut self.operations[usize::from(number)];
-            let doing = operation.describe(&name);
-            operation.failure.get_or_insert_with(|| why.kind().error(format!("{doing}: {why}")));
-            self.finish(number, completions);
-        }
-    }
-
-    fn begin_anew(&mut self, completions: &mut Vec<Completion>) {
-        self.forget_parts();
-        self.is_made = false;
-        if let Err(error) = self.create() {
-            tracing::error!(%error, queue = self.id, "a queue could not be made again after a reset");
-            return self.fail_all(completions, &error);
-        }
-        let name = self.core.host.name();
-        if self.namespace.geometry.volatile_cache {
-            // Those in flight fail here, in the place of the next one.
-            let has_flush =
-                self.operations.iter().any(|o| matches!(o.command, Some(Command::Flush(_))));
-            if has_flush {
-                self.flushed_resets = self.life.resets();
-            }
-        }
-        for number in self.busy() {
-            let operation = &mut self.operations[usize::from(number)];
-            // What a flush covers may have gone with the reset: only its caller can know.
-            let is_flush = matches!(operation.command, Some(Command::Flush(_)))
-                && operation.resets != self.life.resets();
-            if operation.failure.is_none() && !is_flush && operation.restarts < MOST_RESTARTS {
-                operation.restarts += 1;
-                operation.issued = 0;
-                self.waiting.push_back(number);
-                continue;
-            }
-            let doing = operation.describe(&name);
-            operation.failure.get_or_insert_with(|| {
-                Kind::Io.error(format!("{doing}: the NVMe controller was reset meanwhile"))
-            });
-            self.finish(number, completions);
-        }
-        self.issue_waiting();
-    }
-
-    /// As if nothing had been issued.
-    fn forget_parts(&mut self) {
-        self.parts.fill(Part::FREE);
-        self.free_parts.clear();
-        let parts = u16::try_from(self.parts.len()).expect("command ids have 16 bits");
-        self.free_parts.extend((0..parts).rev());
-        self.waiting.clear();
-        self.parked.clear();
-        self.operations.iter_mut().for_each(|operation| operation.outstanding = 0);
-    }
-
-    /// Operations that wait for the controller.
-    fn busy(&self) -> Vec<u16> {
-        let numbers = (0..).zip(&self.operations);
-        let busy = numbers.filter(|(_, operation)| operation.command.is_some());
-        busy.map(|(number, _)| number).filter(|number| !self.ended.contains(number)).collect()
-    }
-
     /// Commands submitted and not yet reported complete.
     pub(in crate::device) fn in_flight(&self) -> usize {
         self.operations.len() - self.free_operations.len()
@@ -642,88 +391,6 @@ impl PolledQueue {
 fn at_offset(memory: std::ptr::NonNull<u8>, offset: u32) -> std::ptr::NonNull<u8> {
     // SAFETY: parts lie inside the memory of their command.
     unsafe { memory.add(offset as usize) }
-}
-
-impl Namespace {
-    fn new(
-        controller: &Controller,
-        nsid: u32,
-        identity: &IdentifyNamespace,
-        geometry: Geometry,
-        read_only: bool,
-    ) -> Self {
-        let core = controller.core();
-        let uses_sgl = core.identity().has_sgl && core.options.sgl;
-        let block = u64::from(identity.block_bytes);
-        // NLB has sixteen bits; a page holds the tuples of so many blocks.
-        let mut most = controller.max_transfer_bytes().min(block << 16).min(1 << 20);
-        if identity.protection.is_some() {
-            most = most.min(PAGE_BYTES as u64 / 8 * block);
-        }
-        Self {
-            nsid,
-            block_shift: identity.block_bytes.trailing_zeros(),
-            block_mask: u64::from(geometry.block_bytes) - 1,
-            takes_simple: identity.protection.is_none() && identity.boundary_bytes == 0,
-            geometry,
-            part_bytes: u32::try_from((most / block * block).max(block)).expect("at most 1 MiB"),
-            boundary_bytes: identity.boundary_bytes,
-            protection: identity.protection,
-            uses_sgl,
-            read_only,
-        }
-    }
-
-    /// Bytes of the next NVMe command of an operation.
-    #[inline]
-    fn part_length(&self, operation: &Operation) -> u32 {
-        let left = operation.length - operation.issued;
-        if left <= self.part_bytes && self.boundary_bytes == 0 {
-            return left;
-        }
-        let mut length = left.min(self.part_bytes);
-        if let (1.., Some(Command::Read { at, .. } | Command::Write { at, .. })) =
-            (self.boundary_bytes, &operation.command)
-        {
-            let start = at.offset + u64::from(operation.issued);
-            let to_boundary = self.boundary_bytes - start % self.boundary_bytes;
-            length = length.min(u32::try_from(to_boundary).unwrap_or(u32::MAX));
-        }
-        length
-    }
-}
-
-impl QueueMemory {
-    fn new(
-        controller: &Controller,
-        namespace: &Namespace,
-        (submissions, completions, parts): (u16, u16, u16),
-    ) -> Result<Self> {
-        let pages = |wanted: bool| if wanted { usize::from(parts) * PAGE_BYTES } else { 0 };
-        let completions_at = (usize::from(submissions) * 64).next_multiple_of(PAGE_BYTES);
-        let completion_bytes = usize::from(completions) * 16;
-        let lists_at = (completions_at + completion_bytes).next_multiple_of(PAGE_BYTES);
-        let tuples_at = lists_at + pages(!namespace.uses_sgl);
-        let all = tuples_at + pages(namespace.protection.is_some());
-        let memory = Arc::new(DmaMemory::new(&controller.core().host, all)?);
-        Ok(Self { memory, completions_at, completion_bytes, lists_at, tuples_at })
-    }
-
-    #[inline]
-    fn list(&self, cid: u16) -> (std::ptr::NonNull<u8>, u64) {
-        let at = self.lists_at + usize::from(cid) * PAGE_BYTES;
-        (self.memory.at(at, PAGE_BYTES), self.memory.iova(at))
-    }
-
-    /// Leaves the memory to the controller for good.
-    fn leak(&self) {
-        mem::forget(Arc::clone(&self.memory));
-    }
-
-    fn tuples(&self, cid: u16) -> (std::ptr::NonNull<u8>, u64) {
-        let at = self.tuples_at + usize::from(cid) * PAGE_BYTES;
-        (self.memory.at(at, PAGE_BYTES), self.memory.iova(at))
-    }
 }
 
 impl Drop for PolledQueue {

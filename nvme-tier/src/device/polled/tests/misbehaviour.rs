@@ -92,6 +92,8 @@ fn one_that_completes_what_is_not_there_is_reset() {
     for behaviour in [
         Behaviour { phantom: 1, ..Behaviour::default() },
         Behaviour { twice: 1, ..Behaviour::default() },
+        // While the command waits to be sent again.
+        Behaviour { twice: 1, status: Some((0x06, 1)), ..Behaviour::default() },
     ] {
         let mut rig = Rig::new(behaviour, 4);
         rig.one(rig.write(4096, 4096, 9)).result.expect("written");
@@ -231,8 +233,13 @@ fn one_that_breaks_down_over_and_over_is_given_up() {
     let mut rig = Rig::new(Behaviour::default(), 4);
     let begin = clock::now();
     while !rig.controller.core().life().is_dead() {
-        rig.model.break_down();
-        rig.queue.poll(&mut Vec::new());
+        if rig.controller.core().life().is_working() {
+            rig.model.break_down();
+            let resets = rig.controller.core().life();
+            while rig.controller.core().life() == resets {
+                std::thread::yield_now();
+            }
+        }
         assert!(begin.elapsed() < PATIENCE, "reset for ever");
         std::thread::yield_now();
     }

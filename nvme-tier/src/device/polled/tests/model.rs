@@ -376,7 +376,11 @@ impl Model {
             && counted(count)
         {
             let status = *status;
-            return self.complete(state, queue, entry.cid(), 0, status);
+            self.complete(state, queue, entry.cid(), 0, status);
+            if counted(&mut state.behaviour.twice) {
+                self.complete(state, queue, entry.cid(), 0, status);
+            }
+            return;
         }
         let status = self.transfer(state, entry);
         self.complete(state, queue, entry.cid(), 0, status);
