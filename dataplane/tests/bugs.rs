@@ -29,7 +29,7 @@ fn every_seeded_bug_is_caught_and_without_one_nothing_is() {
     std::panic::set_hook(Box::new(|_| {}));
     let fails = |bug, seed: &u64| during(bug, || catch_unwind(|| world::run(*seed))).is_err();
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
+    for bug in Bug::ALL.iter().copied() {
         match (0..SEEDS).find(|seed| fails(Some(bug), seed)) {
             Some(seed) => println!("| {bug:?} | node simulation | {} |", seed + 1),
             None => missed.push(bug),

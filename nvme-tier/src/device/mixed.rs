@@ -64,12 +64,9 @@ impl Device for MixedDevice {
     }
 
     fn submit(&mut self, token: Token, command: Command) -> Result<(), Command> {
-        match self.routes.get(usize::from(command.device().0)) {
-            Some(Some(number)) => self.polled[*number].submit(token, command),
-            Some(None) if self.uring.is_some() => match &mut self.uring {
-                Some(uring) => uring.submit(token, command),
-                None => Err(command),
-            },
+        match (self.routes.get(usize::from(command.device().0)), &mut self.uring) {
+            (Some(Some(number)), _) => self.polled[*number].submit(token, command),
+            (Some(None), Some(uring)) => uring.submit(token, command),
             _ => {
                 let device = command.device().0;
                 let error =

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::admin::AdminQueue;
 use super::doorbell::ShadowDoorbells;
 use super::features::{self, QueuePlace};
+use super::life::Life;
 use super::{ControllerOptions, Host, Registers};
 use crate::clock;
 use crate::device::nvme::{
@@ -34,32 +35,34 @@ const RESETS_TICKS: u32 = 600;
 /// No life that there is.
 const NO_RESET: u32 = u32::MAX;
 
-/// Where a controller is in its life: how often it was reset, and whether it works. A queue
-/// remembers the value under which it was made, and looks whether that still holds.
+/// What a controller is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Life(u32);
+enum Goal {
+    Ready,
+    Stopped,
+    ShutDown,
+}
 
-impl Life {
-    const WORKING: u32 = 0;
-    const RESETTING: u32 = 1;
-    const DEAD: u32 = 2;
-
-    fn new(resets: u32, phase: u32) -> Self {
-        Self(resets << 2 | phase)
+impl Goal {
+    fn is_reached(self, status: ControllerStatus) -> bool {
+        match self {
+            Self::Ready => status.is_ready(),
+            Self::Stopped => !status.is_ready(),
+            Self::ShutDown => status.is_shut_down(),
+        }
     }
 
-    pub(super) fn resets(self) -> u32 {
-        self.0 >> 2
+    fn words(self) -> &'static str {
+        match self {
+            Self::Ready => "become ready",
+            Self::Stopped => "stop",
+            Self::ShutDown => "shut down",
+        }
     }
+}
 
-    pub(super) fn is_working(self) -> bool {
-        self.0 & 0b11 == Self::WORKING
-    }
-
-    /// Not working, and never again.
-    pub(super) fn is_dead(self) -> bool {
-        self.0 & 0b11 == Self::DEAD
-    }
+fn gone() -> Error {
+    Kind::Io.error("its registers read as ones: is it still plugged in?")
 }
 
 #[derive(Debug)]
@@ -104,7 +107,7 @@ impl Core {
         let registers = host.registers();
         let capabilities = Capabilities(registers.read_u64(offset::CAP));
         if capabilities.0 == u64::MAX {
-            return Err(Kind::Io.error("its registers read as ones: is it still plugged in?"));
+            return Err(gone());
         }
         if !capabilities.has_nvm_command_set() || capabilities.most_queue_entries() < 2 {
             return Err(Kind::Corrupt.error(format!(
@@ -161,7 +164,7 @@ impl Core {
         }
         queue.attach();
         self.registers.write_u32(offset::CC, Configuration::enabled(self.capabilities).0);
-        self.wait(self.capabilities.timeout(), "become ready", ControllerStatus::is_ready)?;
+        self.wait(self.capabilities.timeout(), Goal::Ready)?;
         let identity = features::identify_controller(queue)?;
         let granted = features::queue_pairs(queue)?;
         let mut ids = self.queue_ids.lock();
@@ -201,40 +204,35 @@ impl Core {
         let configuration = Configuration(self.registers.read_u32(offset::CC));
         let status = ControllerStatus(self.registers.read_u32(offset::CSTS));
         if status.is_gone() {
-            return Err(Kind::Io.error("its registers read as ones: is it still plugged in?"));
+            return Err(gone());
         }
         // One that is on its way up may not be turned round before it is there.
         if configuration.is_enabled() && !status.is_ready() && !status.is_fatal() {
-            let _or_never =
-                self.wait(self.capabilities.timeout(), "become ready", |s| s.is_ready());
+            let _or_never = self.wait(self.capabilities.timeout(), Goal::Ready);
         }
         self.registers.write_u32(offset::CC, configuration.disabled().0);
-        self.wait(self.capabilities.timeout(), "stop", |status| !status.is_ready())
+        self.wait(self.capabilities.timeout(), Goal::Stopped)
     }
 
-    fn wait(
-        &self,
-        limit: Duration,
-        what: &str,
-        reached: impl Fn(ControllerStatus) -> bool,
-    ) -> Result<()> {
+    fn wait(&self, limit: Duration, goal: Goal) -> Result<()> {
         let begin = clock::now();
         loop {
             let status = ControllerStatus(self.registers.read_u32(offset::CSTS));
             if status.is_gone() {
-                return Err(Kind::Io.error("its registers read as ones: is it still plugged in?"));
+                return Err(gone());
             }
-            if reached(status) {
+            if goal.is_reached(status) {
                 return Ok(());
             }
             let waited = begin.elapsed();
-            // The bit may be left over from before.
-            let is_fatal = status.is_fatal() && what == "become ready" && waited > limit / 10;
+            // For a moment the bit may be left over from before.
+            let is_fatal = status.is_fatal() && goal == Goal::Ready && waited > limit / 10;
             if is_fatal || waited > limit {
                 let how = if is_fatal { "reports a fatal error" } else { "is not there yet" };
                 return Err(Kind::Io.error(format!(
-                    "the controller should {what} and {how} after {:.1} s (CSTS {:08x}h): power it off \
+                    "the controller should {} and {how} after {:.1} s (CSTS {:08x}h): power it off \
                      and on, and if that does not help replace it",
+                    goal.words(),
                     waited.as_secs_f32(),
                     status.0
                 )));
@@ -266,10 +264,8 @@ impl Core {
         tracing::error!(name = self.host.name(), why, "resetting an NVMe controller");
         self.set_life(Life::new(life.resets(), Life::RESETTING));
         while self.aborts.pop().is_some() {}
-        if self.disable().is_err() {
-            self.quiet();
-            let _as_far_as_possible = self.host.set_bus_master(true);
-        }
+        self.quiet();
+        let _as_far_as_possible = self.host.set_bus_master(true);
         let started = match self.is_beyond_hope() {
             true => {
                 Err(Kind::Io.error(format!("it was reset {MOST_RESETS} times within a minute")))
@@ -338,7 +334,7 @@ impl Core {
         }
         let configuration = Configuration(self.registers.read_u32(offset::CC));
         self.registers.write_u32(offset::CC, configuration.shutting_down().0);
-        let done = self.wait(SHUTDOWN_LIMIT, "shut down", ControllerStatus::is_shut_down);
+        let done = self.wait(SHUTDOWN_LIMIT, Goal::ShutDown);
         if let Err(error) = done {
             tracing::warn!(name = self.host.name(), %error, "no clean shutdown");
         }

@@ -16,6 +16,7 @@ mod core;
 mod doorbell;
 mod features;
 mod host;
+mod life;
 mod memory;
 mod operation;
 mod places;

@@ -15,9 +15,10 @@ use extent::{Kind, Result};
 
 use self::shape::{Namespace, QueueMemory};
 use super::Controller;
-use super::core::{Core, Life};
+use super::core::Core;
 use super::doorbell::{Doorbell, Side};
 use super::features::QueuePlace;
+use super::life::Life;
 use super::operation::{Operation, Part, protect, prp};
 use super::places::{Hold, Places};
 use super::rings::{CompletionRing, SubmissionRing};
