@@ -252,14 +252,15 @@ impl Pass<'_> {
             let result = read.map(drop);
             self.spend(u64::from(bytes)).await;
             match result {
-                Ok(()) => {}
+                Ok(()) => first = end,
                 Err(error) => match error.kind() {
                     Kind::Corrupt => return Ok(Verdict::Corrupt),
-                    Kind::Disconnected => return Err(error),
-                    _ => return Ok(Verdict::Unreadable),
+                    Kind::Io => return Ok(Verdict::Unreadable),
+                    Kind::Busy => sleep(LONGEST_WAIT).await,
+                    // Nothing is wrong with the extent, and nothing of it must be thrown away.
+                    _ => return Err(error),
                 },
             }
-            first = end;
         }
         Ok(Verdict::Sound)
     }
