@@ -14,6 +14,7 @@ mod socket_file;
 mod sys;
 pub mod tcp;
 mod transport;
+pub mod verbs;
 
 pub use channel::Channel;
 pub use fabrics::Fabrics;

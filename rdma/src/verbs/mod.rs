@@ -1,0 +1,2 @@
+//! Forebay over RDMA verbs: reliable connections (RC) set up through RDMA CM.
+mod ffi;
