@@ -8,9 +8,9 @@
 // As in C.
 #![allow(non_camel_case_types)]
 
-mod library;
 #[cfg(test)]
 mod layout;
+mod library;
 mod structs;
 
 pub(super) use library::{Library, library};
@@ -23,8 +23,10 @@ use libc::c_int;
 /// # Safety
 /// `cq` is a live completion queue, and `completions` has room for `count`.
 pub(super) unsafe fn poll_cq(cq: *mut ibv_cq, count: c_int, completions: *mut ibv_wc) -> c_int {
-    // SAFETY: the queue is live, and so is its context.
-    let poll = unsafe { (*(*cq).context).ops.poll_cq };
+    // SAFETY: the queue is live.
+    let context = unsafe { (*cq).context };
+    // SAFETY: a queue's context is open.
+    let poll = unsafe { (*context).ops.poll_cq };
     // SAFETY: the caller vouches for both.
     unsafe { poll(cq, count, completions) }
 }
@@ -34,8 +36,10 @@ pub(super) unsafe fn poll_cq(cq: *mut ibv_cq, count: c_int, completions: *mut ib
 /// # Safety
 /// `cq` is a live completion queue.
 pub(super) unsafe fn req_notify_cq(cq: *mut ibv_cq) -> c_int {
-    // SAFETY: the queue is live, and so is its context.
-    let request = unsafe { (*(*cq).context).ops.req_notify_cq };
+    // SAFETY: the queue is live.
+    let context = unsafe { (*cq).context };
+    // SAFETY: a queue's context is open.
+    let request = unsafe { (*context).ops.req_notify_cq };
     // SAFETY: the caller vouches for it; 0 asks for every completion.
     unsafe { request(cq, 0) }
 }
@@ -50,8 +54,10 @@ pub(super) unsafe fn post_send(
     list: *mut ibv_send_wr,
     bad: *mut *mut ibv_send_wr,
 ) -> c_int {
-    // SAFETY: the queue pair is live, and so is its context.
-    let post = unsafe { (*(*qp).context).ops.post_send };
+    // SAFETY: the queue pair is live.
+    let context = unsafe { (*qp).context };
+    // SAFETY: a queue pair's context is open.
+    let post = unsafe { (*context).ops.post_send };
     // SAFETY: the caller vouches for all three.
     unsafe { post(qp, list, bad) }
 }
@@ -65,8 +71,10 @@ pub(super) unsafe fn post_recv(
     list: *mut ibv_recv_wr,
     bad: *mut *mut ibv_recv_wr,
 ) -> c_int {
-    // SAFETY: the queue pair is live, and so is its context.
-    let post = unsafe { (*(*qp).context).ops.post_recv };
+    // SAFETY: the queue pair is live.
+    let context = unsafe { (*qp).context };
+    // SAFETY: a queue pair's context is open.
+    let post = unsafe { (*context).ops.post_recv };
     // SAFETY: the caller vouches for all three.
     unsafe { post(qp, list, bad) }
 }
@@ -80,8 +88,10 @@ pub(super) unsafe fn post_srq_recv(
     list: *mut ibv_recv_wr,
     bad: *mut *mut ibv_recv_wr,
 ) -> c_int {
-    // SAFETY: the queue is live, and so is its context.
-    let post = unsafe { (*(*srq).context).ops.post_srq_recv };
+    // SAFETY: the queue is live.
+    let context = unsafe { (*srq).context };
+    // SAFETY: a queue's context is open.
+    let post = unsafe { (*context).ops.post_srq_recv };
     // SAFETY: the caller vouches for all three.
     unsafe { post(srq, list, bad) }
 }
