@@ -123,7 +123,7 @@ struct Caller {
 impl Shard {
     pub(crate) fn new(
         mut device: Box<dyn Device>,
-        transport: Box<dyn Transport>,
+        mut transport: Box<dyn Transport>,
         node: Arc<Surroundings>,
         inbox: Arc<Inbox>,
         stats: Arc<ShardStats>,
@@ -134,6 +134,7 @@ impl Shard {
         })?;
         zeroes.as_mut_slice().fill(0);
         device.register(pool.region())?;
+        transport.register(pool.region())?;
         Ok(Self {
             device,
             transport,
