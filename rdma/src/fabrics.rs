@@ -118,6 +118,10 @@ impl Transport for Fabrics {
         self.of(session).discard(session);
     }
 
+    fn replies_follow(&self, session: SessionId) -> bool {
+        matches!(session.fabric(), Fabric::Verbs | Fabric::Tcp)
+    }
+
     fn post_reply(&mut self, session: SessionId, reply: &Reply) {
         self.of(session).post_reply(session, reply);
     }

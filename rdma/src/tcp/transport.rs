@@ -159,6 +159,10 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn replies_follow(&self, _: SessionId) -> bool {
+        true
+    }
+
     fn post_reply(&mut self, id: SessionId, reply: &Reply) {
         if let Some(session) = self.slots.find(id) {
             queue_to_send(session, &mut self.dirty);

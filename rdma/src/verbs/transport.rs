@@ -323,6 +323,10 @@ impl Transport for VerbsTransport {
 
     fn discard(&mut self, _: SessionId) {}
 
+    fn replies_follow(&self, _: SessionId) -> bool {
+        true
+    }
+
     fn post_reply(&mut self, id: SessionId, reply: &Reply) {
         if let Some(session) = self.slots.find(id) {
             session.reply(reply);
