@@ -341,7 +341,7 @@ impl Drop for VerbsChannel {
 }
 
 /// Waits for one event; every other is a failure.
-fn await_event(
+pub(super) fn await_event(
     channel: &Arc<EventChannel>,
     wanted: CmEventKind,
     timeout: Duration,

@@ -15,6 +15,8 @@ mod connection;
 mod devices;
 mod ffi;
 mod greeting;
+#[cfg(test)]
+mod hostile;
 mod listener;
 mod memory;
 mod options;
