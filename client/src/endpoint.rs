@@ -5,7 +5,7 @@ use std::{env, fmt};
 use extent::wire::MAX_CREDITS;
 use extent::{Error, Kind, Result};
 use rdma::shm::ShmChannel;
-use rdma::{Channel, TcpChannel};
+use rdma::{Channel, TcpChannel, VerbsChannel, VerbsOptions};
 
 use crate::{Options, Session};
 
@@ -19,6 +19,8 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// A TCP address, `tcp://host:port`.
     Tcp(String),
+    /// An address of an RDMA device of the node, `rdma://host:port`.
+    Rdma(String),
     /// A node on this host through shared memory, if there is one, else a TCP address. Written
     /// `auto`, `auto:/state/directory`, or `auto:/state/directory,host:port`.
     Auto {
@@ -45,6 +47,12 @@ impl Endpoint {
         match self {
             Self::Unix(path) => shared_memory(path, options),
             Self::Tcp(address) => tcp(address, options),
+            Self::Rdma(address) => Ok(Box::new(VerbsChannel::connect(
+                address.as_str(),
+                options.connect_timeout,
+                options.credits,
+                VerbsOptions::default(),
+            )?)),
             Self::Auto { state_dir, tcp: address } => {
                 let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);
                 let mut reasons = Vec::new();
@@ -96,8 +104,11 @@ impl FromStr for Endpoint {
         if let Some(address) = text.strip_prefix("tcp://") {
             return Ok(Self::Tcp(checked(address)?));
         }
+        if let Some(address) = text.strip_prefix("rdma://") {
+            return Ok(Self::Rdma(checked(address)?));
+        }
         Err(Kind::Invalid.error(format!(
-            "{text:?} is not an endpoint: write unix:/path, tcp://host:port, or auto"
+            "{text:?} is not an endpoint: write unix:/path, tcp://host:port, rdma://host:port, or auto"
         )))
     }
 }
@@ -107,6 +118,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Rdma(address) => write!(f, "rdma://{address}"),
             Self::Auto { state_dir: None, tcp } => write!(f, "auto:,{tcp}"),
             Self::Auto { state_dir: Some(path), tcp } => write!(f, "auto:{},{tcp}", path.display()),
         }
@@ -144,17 +156,30 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_as_they_are_written() {
-        for text in
-            ["unix:/run/a b", "tcp://node7:7700", "tcp://[::1]:1", "auto:/x,h:5", "auto:,h:5"]
-        {
+        for text in [
+            "unix:/run/a b",
+            "tcp://node7:7700",
+            "tcp://[::1]:1",
+            "rdma://h:5",
+            "auto:/x,h:5",
+            "auto:,h:5",
+        ] {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!(endpoint.to_string(), text);
         }
         let auto: Endpoint = "auto".parse().expect("auto");
         let tcp = Endpoint::DEFAULT_TCP.to_owned();
         assert_eq!(auto, Endpoint::Auto { state_dir: None, tcp });
-        for bad in ["", "unix:", "tcp://", "tcp://host", "tcp://:1", "tcp://h:70000", "http://h:1"]
-        {
+        for bad in [
+            "",
+            "unix:",
+            "tcp://",
+            "rdma://h",
+            "tcp://host",
+            "tcp://:1",
+            "tcp://h:70000",
+            "http://h:1",
+        ] {
             assert_eq!(bad.parse::<Endpoint>().expect_err(bad).kind(), Kind::Invalid, "{bad}");
         }
     }

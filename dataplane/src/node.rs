@@ -145,6 +145,7 @@ impl Stepped {
         for (mut parts, inbox) in shards.into_iter().zip(&inboxes) {
             let pool = Pool::new(&shard_classes(&options), options.huge_pages)?;
             parts.device.register(mover.buffer_region())?;
+            parts.transport.register(mover.buffer_region())?;
             let counters = Arc::new(ShardStats::default());
             stats.push(Arc::clone(&counters));
             pools.push(pool.clone());

@@ -47,6 +47,7 @@ fn endpoint(args: &BenchArgs) -> Endpoint {
             args.socket.clone().unwrap_or_else(|| default_socket(&default_state_dir())),
         ),
         FabricChoice::Tcp => Endpoint::Tcp(args.data.clone()),
+        FabricChoice::Rdma => Endpoint::Rdma(args.data.clone()),
     }
 }
 

@@ -1,48 +1,55 @@
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use dma::{Source, Target, Window};
+use dma::{Region, Source, Target, Window};
 use extent::wire::{Reply, Segment};
-use extent::{Error, Result};
+use extent::{Error, Kind, Result};
 
 use crate::inbox::{Inbox, Incoming};
 use crate::shm::{ShmOptions, ShmTransport};
 use crate::sys::Epoll;
 use crate::tcp::TcpTransport;
+use crate::verbs::{VerbsOptions, VerbsTransport};
 use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
-/// All fabrics of one shard as one transport: TCP, shared memory, and an inbox for connections that
-/// a [`crate::Listener`] accepted.
+/// All fabrics of one shard as one transport: TCP, shared memory, RDMA where it is wanted, and an inbox
+/// for connections that a [`crate::Listener`] accepted.
 pub struct Fabrics {
     tcp: TcpTransport,
     shm: ShmTransport,
+    verbs: Option<VerbsTransport>,
     inbox: Inbox,
-    /// Holds the readiness of all three.
+    /// Holds the readiness of all of them.
     epoll: Epoll,
     sessions: usize,
 }
 
 impl Fabrics {
-    /// The fabrics of shard number `shard`, without sessions.
+    /// The fabrics of shard number `shard`, without sessions; RDMA is one of them
+    /// if there are options for it.
     ///
     /// # Errors
-    /// [`extent::Kind::Io`] if the process has no descriptors left.
+    /// [`extent::Kind::Io`] if the process has no descriptors left; as [`VerbsTransport::new`].
     ///
     /// # Panics
     /// If `shard` is not below 4096.
-    pub fn new(shard: u16, shm: ShmOptions) -> Result<Self> {
+    pub fn new(shard: u16, shm: ShmOptions, rdma: Option<VerbsOptions>) -> Result<Self> {
         let tcp = TcpTransport::new(SessionId::base(Fabric::Tcp, shard))?;
         let shm = ShmTransport::new(SessionId::base(Fabric::SharedMemory, shard).0, shm)?;
+        let base = SessionId::base(Fabric::Verbs, shard);
+        let verbs = rdma.map(|options| VerbsTransport::new(base, options)).transpose()?;
         let inbox = Inbox::new()?;
         let watch = || {
             let epoll = Epoll::new()?;
             epoll.add(inbox.wake().as_fd(), libc::EPOLLIN, 0)?;
-            for fd in [tcp.readiness(), shm.readiness()].into_iter().flatten() {
+            let rdma = verbs.as_ref().and_then(Transport::readiness);
+            for fd in [tcp.readiness(), shm.readiness(), rdma].into_iter().flatten() {
                 epoll.add(fd, libc::EPOLLIN, 0)?;
             }
             Ok(epoll)
         };
         let epoll = watch().map_err(|e| Error::io("watching a shard's fabrics", e))?;
-        Ok(Self { tcp, shm, inbox, epoll, sessions: 0 })
+        Ok(Self { tcp, shm, verbs, inbox, epoll, sessions: 0 })
     }
 
     /// Where connections for this shard go.
@@ -52,8 +59,9 @@ impl Fabrics {
     }
 
     fn of(&mut self, session: SessionId) -> &mut dyn Transport {
-        match session.fabric() {
-            Fabric::SharedMemory => &mut self.shm,
+        match (session.fabric(), &mut self.verbs) {
+            (Fabric::SharedMemory, _) => &mut self.shm,
+            (Fabric::Verbs, Some(verbs)) => verbs,
             _ => &mut self.tcp,
         }
     }
@@ -62,6 +70,10 @@ impl Fabrics {
         let refused = match connection {
             Incoming::Tcp(stream, peer) => self.tcp.adopt(stream, peer).err(),
             Incoming::Shm(connection) => self.shm.adopt(connection).err(),
+            Incoming::Verbs(connection) => match &mut self.verbs {
+                Some(verbs) => verbs.adopt(connection).err(),
+                None => Some(Kind::Unsupported.error("this shard has no RDMA")),
+            },
         };
         if let Some(error) = refused {
             tracing::warn!(%error, "a client was turned away");
@@ -77,6 +89,9 @@ impl Transport for Fabrics {
         }
         self.shm.poll(events);
         self.tcp.poll(events);
+        if let Some(verbs) = &mut self.verbs {
+            verbs.poll(events);
+        }
         let sessions = self.sessions();
         if sessions != self.sessions {
             self.sessions = sessions;
@@ -103,13 +118,24 @@ impl Transport for Fabrics {
         self.of(session).discard(session);
     }
 
+    fn replies_follow(&self, session: SessionId) -> bool {
+        matches!(session.fabric(), Fabric::Verbs | Fabric::Tcp)
+    }
+
     fn post_reply(&mut self, session: SessionId, reply: &Reply) {
         self.of(session).post_reply(session, reply);
+    }
+
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        self.verbs.as_mut().map_or(Ok(()), |verbs| verbs.register(region))
     }
 
     fn kick(&mut self) {
         self.shm.kick();
         self.tcp.kick();
+        if let Some(verbs) = &mut self.verbs {
+            verbs.kick();
+        }
     }
 
     fn close(&mut self, session: SessionId, reason: Error) {
@@ -117,11 +143,13 @@ impl Transport for Fabrics {
     }
 
     fn sessions(&self) -> usize {
-        self.shm.sessions() + self.tcp.sessions()
+        let verbs = self.verbs.as_ref().map_or(0, Transport::sessions);
+        self.shm.sessions() + self.tcp.sessions() + verbs
     }
 
     fn arm(&mut self) -> bool {
-        let quiet = self.tcp.arm() && self.shm.arm() && !self.inbox.has_news();
+        let verbs = self.verbs.as_mut().is_none_or(Transport::arm);
+        let quiet = verbs && self.tcp.arm() && self.shm.arm() && !self.inbox.has_news();
         if !quiet {
             self.disarm(true);
         }
@@ -136,6 +164,9 @@ impl Transport for Fabrics {
         }
         self.shm.disarm(rung);
         self.tcp.disarm(rung);
+        if let Some(verbs) = &mut self.verbs {
+            verbs.disarm(rung);
+        }
     }
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {

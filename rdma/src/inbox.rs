@@ -7,6 +7,7 @@ use extent::{Error, Kind, Result};
 
 use crate::shm::ShmConnection;
 use crate::sys::EventFd;
+use crate::verbs;
 
 /// Connections that a shard has not taken yet. More are refused.
 const CAPACITY: usize = 256;
@@ -23,6 +24,8 @@ pub(crate) enum Incoming {
     Tcp(TcpStream, String),
     /// A client that shook hands.
     Shm(ShmConnection),
+    /// One that asks for an RDMA connection.
+    Verbs(verbs::Incoming),
 }
 
 #[derive(Debug)]

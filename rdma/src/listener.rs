@@ -14,6 +14,7 @@ use crate::inbox::{Inbox, Incoming};
 use crate::shm::{self, ShmOptions};
 use crate::socket_file::SocketFile;
 use crate::sys::{Epoll, EventFd, Ready};
+use crate::verbs::VerbsListener;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -31,6 +32,8 @@ pub struct ListenerOptions {
     pub tcp: Vec<SocketAddr>,
     /// The path of a UNIX socket, for shared memory.
     pub unix: Option<PathBuf>,
+    /// Addresses of RDMA devices; port 0 takes a free one.
+    pub rdma: Vec<SocketAddr>,
     /// The most sessions of all shards together.
     pub max_sessions: usize,
     /// What local clients may do.
@@ -40,7 +43,13 @@ pub struct ListenerOptions {
 impl Default for ListenerOptions {
     /// Nowhere, for up to 4096 sessions.
     fn default() -> Self {
-        Self { tcp: Vec::new(), unix: None, max_sessions: 4096, shm: ShmOptions::default() }
+        Self {
+            tcp: Vec::new(),
+            unix: None,
+            rdma: Vec::new(),
+            max_sessions: 4096,
+            shm: ShmOptions::default(),
+        }
     }
 }
 
@@ -48,6 +57,7 @@ impl Default for ListenerOptions {
 #[derive(Debug)]
 pub struct Listener {
     addresses: Vec<SocketAddr>,
+    rdma_addresses: Vec<SocketAddr>,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -74,6 +84,12 @@ impl Listener {
         if let Some(path) = &options.unix {
             doors.push(Door::Unix(SocketFile::bind(path)?));
         }
+        let mut rdma_addresses = Vec::new();
+        if !options.rdma.is_empty() {
+            let listener = VerbsListener::new(&options.rdma)?;
+            rdma_addresses.extend_from_slice(listener.addresses());
+            doors.push(Door::Verbs(listener));
+        }
         let stop = EventFd::new().map_err(|e| Error::io("making an eventfd", e))?;
         let epoll = watch(&doors, &stop).map_err(|e| Error::io("watching the listeners", e))?;
         let stop = Arc::new(stop);
@@ -90,7 +106,7 @@ impl Listener {
             .name("forebay-accept".into())
             .spawn(move || porter.run())
             .map_err(|e| Error::io("starting the accepting thread", e))?;
-        Ok(Self { addresses, stop, thread: Some(thread) })
+        Ok(Self { addresses, rdma_addresses, stop, thread: Some(thread) })
     }
 
     /// The first TCP address, with its real port.
@@ -103,6 +119,12 @@ impl Listener {
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All RDMA addresses, with their real ports.
+    #[must_use]
+    pub fn rdma_addrs(&self) -> &[SocketAddr] {
+        &self.rdma_addresses
     }
 }
 
@@ -120,6 +142,7 @@ impl Drop for Listener {
 enum Door {
     Tcp(TcpListener),
     Unix(SocketFile),
+    Verbs(VerbsListener),
 }
 
 /// The accepting thread.
@@ -161,6 +184,14 @@ impl Porter {
                 self.shards.hand_over(connection);
             }),
             Door::Unix(socket) => socket.listener().accept().and_then(|(s, _)| self.greet(s)),
+            Door::Verbs(listener) => {
+                match listener.accept() {
+                    Ok(Some(incoming)) => self.shards.hand_over(Incoming::Verbs(incoming)),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, "no RDMA client can be accepted"),
+                }
+                Ok(())
+            }
         };
         match accepted {
             Err(error) if is_fleeting(&error) => Ok(()),
@@ -229,6 +260,9 @@ impl Shards {
     fn hand_over(&self, connection: Incoming) {
         if self.are_full() {
             tracing::warn!(limit = self.max_sessions, "too many sessions: one was turned away");
+            if let Incoming::Verbs(incoming) = &connection {
+                incoming.reject(&Kind::Busy.error("the node takes no more sessions"));
+            }
             return;
         }
         let shard = self.inboxes.iter().min_by_key(|inbox| inbox.sessions());
@@ -265,6 +299,7 @@ fn watch(doors: &[Door], stop: &EventFd) -> io::Result<Epoll> {
         let fd = match door {
             Door::Tcp(listener) => listener.as_fd(),
             Door::Unix(socket) => socket.listener().as_fd(),
+            Door::Verbs(listener) => listener.as_fd(),
         };
         epoll.add(fd, libc::EPOLLIN, index)?;
     }

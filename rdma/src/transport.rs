@@ -175,8 +175,25 @@ pub trait Transport: Send {
     /// Gives up what is left of the bytes that follow the session's latest request.
     fn discard(&mut self, session: SessionId);
 
+    /// Whether a reply may be posted right behind the [`Transport::post_write`]s of its request,
+    /// before they are reported: they stay in order, and one that fails ends the session.
+    fn replies_follow(&self, session: SessionId) -> bool {
+        let _ = session;
+        false
+    }
+
     /// Sends a reply. The fabric delivers it after every transfer posted before for its session.
     fn post_reply(&mut self, session: SessionId, reply: &Reply);
+
+    /// Announces memory of the node that transfers will use, so that it is registered before the
+    /// first of them needs it. Optional.
+    ///
+    /// # Errors
+    /// If a device has no room for it, or the process may not lock as much.
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        let _ = region;
+        Ok(())
+    }
 
     /// Hands everything posted to the fabric, with as few system calls or doorbells as it can.
     fn kick(&mut self);

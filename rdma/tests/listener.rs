@@ -30,7 +30,7 @@ struct Shard {
 
 impl Shard {
     fn start(number: u16) -> Self {
-        let fabrics = Fabrics::new(number, ShmOptions::default()).expect("descriptors");
+        let fabrics = Fabrics::new(number, ShmOptions::default(), None).expect("descriptors");
         let inbox = fabrics.inbox();
         let stop = Arc::new(AtomicBool::new(false));
         let mut node = TestNode::new(fabrics, 4);
@@ -121,7 +121,8 @@ fn clients_of_all_fabrics_are_spread_over_sleeping_shards() {
 #[test]
 fn addresses_in_use_are_refused_with_a_reason() {
     let directory = tempfile::tempdir().expect("a directory");
-    let inboxes = || vec![Fabrics::new(0, ShmOptions::default()).expect("descriptors").inbox()];
+    let inboxes =
+        || vec![Fabrics::new(0, ShmOptions::default(), None).expect("descriptors").inbox()];
     let at = |port: u16, name: &str| ListenerOptions {
         tcp: vec![([127, 0, 0, 1], port).into()],
         unix: Some(directory.path().join(name)),
@@ -146,7 +147,7 @@ fn addresses_in_use_are_refused_with_a_reason() {
 
 #[test]
 fn an_inbox_that_nobody_empties_refuses_instead_of_growing() {
-    let fabrics = Fabrics::new(0, ShmOptions::default()).expect("descriptors");
+    let fabrics = Fabrics::new(0, ShmOptions::default(), None).expect("descriptors");
     let options = ListenerOptions {
         tcp: vec![([127, 0, 0, 1], 0).into()],
         max_sessions: 3,

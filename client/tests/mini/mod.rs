@@ -33,7 +33,7 @@ impl Mini {
     pub(crate) fn start(file: Vec<u8>) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("node.sock");
-        let fabrics = Fabrics::new(0, ShmOptions::default()).expect("descriptors");
+        let fabrics = Fabrics::new(0, ShmOptions::default(), None).expect("descriptors");
         let options = ListenerOptions {
             tcp: vec!["127.0.0.1:0".parse().expect("an address")],
             unix: Some(socket.clone()),

@@ -5,7 +5,8 @@
 //!
 //! What holds at every step:
 //! 1. Memory under a device command or a transfer is owned by that command, never by a request.
-//! 2. A request is answered exactly once, and only when nothing it started is still running.
+//! 2. A request is answered exactly once, and only when nothing it started is still running, but for
+//!    transfers that the fabric keeps in front of the answer.
 //! 3. A byte leaves for a client only after the checksum of its block was verified, on whichever
 //!    path it came.
 //! 4. What a request may start is bounded by buffers and queue places; a request that finds none
@@ -123,7 +124,7 @@ struct Caller {
 impl Shard {
     pub(crate) fn new(
         mut device: Box<dyn Device>,
-        transport: Box<dyn Transport>,
+        mut transport: Box<dyn Transport>,
         node: Arc<Surroundings>,
         inbox: Arc<Inbox>,
         stats: Arc<ShardStats>,
@@ -134,6 +135,7 @@ impl Shard {
         })?;
         zeroes.as_mut_slice().fill(0);
         device.register(pool.region())?;
+        transport.register(pool.region())?;
         Ok(Self {
             device,
             transport,

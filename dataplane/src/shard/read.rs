@@ -8,7 +8,7 @@ use extent::wire::{Landing, Reply, Segments, Served};
 use extent::{ByteRange, Error, ExtentIndex, Kind, Result};
 use nvme_tier::device::{Command, Completion, Location};
 use nvme_tier::{Extent, FileGeneration, Mark, State};
-use rdma::{Fabric, Transfer};
+use rdma::{Fabric, SessionId, Transfer};
 
 use super::open::gone;
 use super::recall::Damage;
@@ -46,8 +46,8 @@ pub(super) struct ReadRequest {
 pub(super) enum ReadOp {
     /// A device reads whole blocks of an extent.
     Chunk { request: Key, extent: Extent, first_block: usize, at: u64, length: u64, held: u64 },
-    /// A fabric writes to the client.
-    Push { request: Key, held: u64 },
+    /// A fabric writes to the client; nobody waits for it where the reply follows it in order.
+    Push { request: Option<Key>, session: SessionId, held: u64 },
     /// The mover fetches the extent.
     Recall { request: Key, within: u64, at: u64, length: u64, held: u64 },
 }
@@ -297,15 +297,17 @@ impl Shard {
         if let (Some(parts), Some(bytes)) = (&mut request.parts, from.bytes()) {
             parts.push((at, bytes.len() as u64, crc32c(bytes)));
         }
-        request.outstanding += 1;
         let (caller, segments) = (request.caller, request.into);
+        let waits = !self.transport.replies_follow(caller.session);
+        request.outstanding += u32::from(waits);
         let landing = match self.sessions.get(&caller.session).map(|session| session.fabric) {
             Some(Fabric::SharedMemory) => Landing::Copied,
             Some(Fabric::Verbs | Fabric::Simulated) => Landing::Rdma,
             Some(Fabric::Tcp) | None => Landing::Stream,
         };
         self.note(key, landing);
-        let token = self.transfer_token(Op::Read(ReadOp::Push { request: key, held }));
+        let op = ReadOp::Push { request: waits.then_some(key), session: caller.session, held };
+        let token = self.transfer_token(Op::Read(op));
         let transfer = Transfer { token, tag: caller.tag, segments, at };
         self.transport.post_write(caller.session, transfer, from);
     }
@@ -317,10 +319,16 @@ impl Shard {
     }
 
     pub(super) fn on_pushed(&mut self, op: &ReadOp, result: Result<()>) {
-        let &ReadOp::Push { request, held } = op else {
+        let &ReadOp::Push { request, session, held } = op else {
             unreachable!("only pushes are posted as writes")
         };
-        self.end_read_op(request, held, result);
+        if let Some(request) = request {
+            return self.end_read_op(request, held, result);
+        }
+        // Its request was answered, and its session ends if it failed.
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.held_bytes -= held;
+        }
     }
 
     /// Whether a request's session may keep that much more node memory busy. One that takes its

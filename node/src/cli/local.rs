@@ -41,6 +41,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
 
+    /// Serve data over RDMA here, an address of an RDMA device; may be given several times
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) rdma: Vec<String>,
+
     /// Serve metrics over HTTP here; `off` for none
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<String>,
@@ -168,6 +172,8 @@ pub(crate) enum FabricChoice {
     Shm,
     /// TCP.
     Tcp,
+    /// RDMA.
+    Rdma,
 }
 
 /// Where reads go.
@@ -182,7 +188,8 @@ pub(crate) enum Pattern {
 const BENCH_EXAMPLES: &str = "\
 Examples:
   forebay bench --prefix data/train/ --block-size 4k --depth 32
-  forebay bench --file data/big.tar --fabric tcp --block-size 1m --pattern sequential";
+  forebay bench --file data/big.tar --fabric tcp --block-size 1m --pattern sequential
+  forebay bench --fabric rdma --data 10.0.0.7:7443 --block-size 1m --depth 16";
 
 #[derive(Args, Debug)]
 #[command(after_help = BENCH_EXAMPLES)]
@@ -199,7 +206,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value = "shm")]
     pub(crate) fabric: FabricChoice,
 
-    /// The node's data address, for TCP
+    /// The node's data address, for TCP or RDMA
     #[arg(long, value_name = "ADDR", default_value = crate::config::DEFAULT_LISTEN)]
     pub(crate) data: String,
 

@@ -30,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) node: NodeSection,
     pub(crate) device: Vec<DeviceSection>,
     pub(crate) tier: TierSection,
+    pub(crate) rdma: RdmaSection,
     pub(crate) silo: BTreeMap<String, silo::SiloConfig>,
 }
 
@@ -48,6 +49,16 @@ pub(crate) struct NodeSection {
     pub(crate) spin_us: Option<u64>,
     pub(crate) buffers_bytes: Option<Bytes>,
     pub(crate) credits: Option<u16>,
+}
+
+/// `[rdma]`.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RdmaSection {
+    pub(crate) listen: Vec<String>,
+    pub(crate) traffic_class: Option<u8>,
+    pub(crate) acknowledge_timeout: Option<u8>,
+    pub(crate) retries: Option<u8>,
 }
 
 /// Which local users may use shared memory.

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use extent::{FileName, Kind, Result};
-use rdma::PeerPolicy;
+use rdma::{PeerPolicy, VerbsOptions};
 use silo::SiloConfig;
 
 use super::devices::{DeviceSpec, devices};
-use super::{Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, TierSection};
+use super::{
+    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, RdmaSection, TierSection,
+};
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
 
@@ -27,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) state_dir: PathBuf,
     pub(crate) shards: usize,
     pub(crate) listen: SocketAddr,
+    pub(crate) rdma: Option<RdmaSettings>,
     pub(crate) socket: PathBuf,
     pub(crate) peers: PeerPolicy,
     pub(crate) control: SocketAddr,
@@ -37,6 +40,13 @@ pub(crate) struct Settings {
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) tier: TierSettings,
     pub(crate) silos: Vec<(String, SiloConfig)>,
+}
+
+/// Where RDMA clients come, and how their connections behave.
+#[derive(Clone, Debug)]
+pub(crate) struct RdmaSettings {
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) options: VerbsOptions,
 }
 
 /// How the tier is formatted and kept.
@@ -60,7 +70,7 @@ impl Settings {
     /// [`Kind::Invalid`] with the key to change; [`Kind::Denied`] for an address beyond this
     /// machine without `insecure`; [`Kind::NoSpace`] if there is no room for the default tier.
     pub(crate) fn resolve(config: Config, args: &ServeArgs, control: &str) -> Result<Self> {
-        let Config { node, device, tier, silo } = config;
+        let Config { node, device, tier, rdma, silo } = config;
         let state_dir = args.state_dir.clone().or(node.state_dir).unwrap_or_else(default_state_dir);
         let insecure = args.insecure || node.insecure;
         let control = if control == DEFAULT_CONTROL {
@@ -80,6 +90,7 @@ impl Settings {
         Ok(Self {
             shards: shards(args.shards.or(node.shards))?,
             listen: address("listen", &listen, insecure)?,
+            rdma: rdma_settings(&rdma, &args.rdma, insecure)?,
             control: address("control", &control, insecure)?,
             metrics,
             socket: socket(node.socket, &state_dir)?,
@@ -190,6 +201,36 @@ fn address(key: &str, text: &str, insecure: bool) -> Result<SocketAddr> {
         )));
     }
     Ok(address)
+}
+
+/// RDMA, if there is an address for it.
+fn rdma_settings(
+    section: &RdmaSection,
+    told: &[String],
+    insecure: bool,
+) -> Result<Option<RdmaSettings>> {
+    let wanted = if told.is_empty() { &section.listen } else { told };
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let bounded = |key: &str, value: u8, most: u8| {
+        if value > most {
+            return Err(Kind::Invalid.error(format!("[rdma] {key}: {value} is more than {most}")));
+        }
+        Ok(value)
+    };
+    let timeout = section.acknowledge_timeout;
+    let defaults = VerbsOptions::default();
+    Ok(Some(RdmaSettings {
+        listen: wanted.iter().map(|text| address("rdma", text, insecure)).collect::<Result<_>>()?,
+        options: VerbsOptions {
+            traffic_class: section.traffic_class,
+            acknowledge_timeout: timeout
+                .map(|exponent| bounded("acknowledge_timeout", exponent, 31))
+                .transpose()?,
+            retries: bounded("retries", section.retries.unwrap_or(defaults.retries), 7)?,
+        },
+    }))
 }
 
 fn shards(asked: Option<usize>) -> Result<usize> {
@@ -366,6 +407,9 @@ mod tests {
             ("[node]\ncredits = 0", "credits"),
             ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),
             ("[node]\nlisten = \"nowhere\"", "listen"),
+            ("[rdma]\nlisten = [\"nowhere\"]", "rdma"),
+            ("[rdma]\nlisten = [\"127.0.0.1:1\"]\nretries = 8", "retries"),
+            ("[rdma]\nlisten = [\"127.0.0.1:1\"]\nacknowledge_timeout = 32", "acknowledge_timeout"),
             ("[node]\npeers = \"friends\"", "peers"),
             ("[[device]]\npath = \"/dev/none-such\"", "/dev/none-such"),
             ("[[device]]\npath = \"/tmp/x.img\"\nsize = \"1MiB\"", "too small"),

@@ -1,7 +1,10 @@
 //! What gets bytes past the processor: IOMMU, RDMA, GPUs; and the loopback that replaces a network.
 
-use std::net::TcpListener;
+use std::net::{Ipv6Addr, TcpListener};
 use std::path::Path;
+
+use rdma::RdmaDevice;
+use rdma::verbs::RdmaPort;
 
 use super::{Finding, names_in};
 use crate::system::library_opens;
@@ -27,8 +30,8 @@ pub(super) fn iommu() -> Finding {
 
 pub(super) fn rdma_devices() -> Finding {
     const NAME: &str = "RDMA devices";
-    let devices = names_in("/sys/class/infiniband");
-    if devices.is_empty() {
+    let names = names_in("/sys/class/infiniband");
+    if names.is_empty() {
         return Finding::missing(
             NAME,
             "none",
@@ -36,7 +39,59 @@ pub(super) fn rdma_devices() -> Finding {
              makes one of any network card",
         );
     }
-    Finding::ok(NAME, devices.join(", "))
+    let devices = match RdmaDevice::all() {
+        Ok(devices) => devices,
+        Err(error) => return Finding::warn(NAME, names.join(", "), error.to_string()),
+    };
+    let found: Vec<String> = devices.iter().flat_map(describe).collect();
+    let advice: Vec<String> = devices.iter().flat_map(advise).collect();
+    if advice.is_empty() {
+        return Finding::ok(NAME, found.join("; "));
+    }
+    Finding::warn(NAME, found.join("; "), advice.join("; "))
+}
+
+/// Its ports: link, packet size, addresses.
+fn describe(device: &RdmaDevice) -> Vec<String> {
+    let port = |port: &RdmaPort| {
+        let link = if port.active { "up" } else { "down" };
+        let mut addresses: Vec<String> = port.gids.iter().map(|gid| address(gid.address)).collect();
+        addresses.dedup();
+        format!(
+            "{}/{} {link}, MTU {} of {}, {}",
+            device.name,
+            port.number,
+            port.mtu_bytes.0,
+            port.mtu_bytes.1,
+            addresses.join(" ")
+        )
+    };
+    device.ports.iter().map(port).collect()
+}
+
+fn advise(device: &RdmaDevice) -> Vec<String> {
+    let mut advice = Vec::new();
+    for port in &device.ports {
+        let name = format!("{}/{}", device.name, port.number);
+        if !port.active {
+            advice.push(format!("{name} is down: look at its cable and `rdma link`"));
+        } else if port.mtu_bytes.0 < port.mtu_bytes.1 {
+            advice.push(format!(
+                "{name} sends packets of {} bytes where it could send {}: raise its interface's \
+                 MTU, on the switch as well",
+                port.mtu_bytes.0, port.mtu_bytes.1
+            ));
+        }
+        if port.ethernet && !port.gids.iter().any(|gid| gid.kind == "RoCE v2") {
+            advice.push(format!("{name} has no RoCE v2 address: give its interface one"));
+        }
+    }
+    advice
+}
+
+/// An address as people write it.
+fn address(gid: Ipv6Addr) -> String {
+    gid.to_ipv4_mapped().map_or_else(|| gid.to_string(), |address| address.to_string())
 }
 
 pub(super) fn rdma_libraries() -> Finding {

@@ -51,6 +51,7 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
             "state_dir": settings.state_dir,
             "shards": settings.shards,
             "listen": settings.listen.to_string(),
+            "rdma": rdma_addresses(settings),
             "socket": settings.socket,
             "control": settings.control.to_string(),
             "metrics": settings.metrics.map(|address| address.to_string()),
@@ -61,8 +62,9 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
     output.line(format!("{}  the node would start", output.paint(Tone::Good, "ok")))?;
     output.line(format!("state   {}", settings.state_dir.display()))?;
     output.line(format!(
-        "listen  tcp {}, shared memory {}, control {}",
+        "listen  tcp {}{}, shared memory {}, control {}",
         settings.listen,
+        rdma_addresses(settings).iter().map(|at| format!(", rdma {at}")).collect::<String>(),
         settings.socket.display(),
         settings.control
     ))?;
@@ -81,4 +83,9 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
             silos.join(", ")
         }
     ))
+}
+
+fn rdma_addresses(settings: &Settings) -> Vec<String> {
+    let rdma = settings.rdma.as_ref();
+    rdma.map_or_else(Vec::new, |rdma| rdma.listen.iter().map(ToString::to_string).collect())
 }

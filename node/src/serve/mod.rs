@@ -88,6 +88,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<()> {
     ready::announce(
         &ready::Ready {
             listen: listen.to_string(),
+            rdma: serving.listener.rdma_addrs().iter().map(ToString::to_string).collect(),
             socket: settings.socket.clone(),
             control: control_address.to_string(),
             metrics: metrics_address.map(|address| address.to_string()),
@@ -139,6 +140,7 @@ async fn start(
         ListenerOptions {
             tcp: vec![settings.listen],
             unix: Some(settings.socket.clone()),
+            rdma: settings.rdma.as_ref().map_or_else(Vec::new, |rdma| rdma.listen.clone()),
             shm: shm_options(settings),
             ..ListenerOptions::default()
         },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dataplane::{NodeOptions, Parts, ShardParts};
 use extent::{Kind, Result};
-use rdma::{Fabrics, Inbox};
+use rdma::{Fabrics, Inbox, VerbsOptions};
 
 use super::media::{self, Opened};
 use super::shm_options;
@@ -25,7 +25,7 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
     let mut inboxes = Vec::with_capacity(settings.shards);
     for shard in 0..settings.shards {
         let number = u16::try_from(shard).expect("settings bound the shards");
-        let fabrics = Fabrics::new(number, shm_options(settings))?;
+        let fabrics = Fabrics::new(number, shm_options(settings), rdma_options(settings))?;
         inboxes.push(fabrics.inbox());
         shards.push(ShardParts {
             device: media.queue(SHARD_QUEUE_DEPTH)?,
@@ -43,6 +43,10 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
         options: options(settings)?,
     };
     Ok((parts, inboxes))
+}
+
+fn rdma_options(settings: &Settings) -> Option<VerbsOptions> {
+    settings.rdma.as_ref().map(|rdma| rdma.options)
 }
 
 fn silos(settings: &Settings) -> Result<Vec<silo::Mount>> {

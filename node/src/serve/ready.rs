@@ -17,6 +17,7 @@ const NAMED: usize = 20;
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Ready {
     pub(super) listen: String,
+    pub(super) rdma: Vec<String>,
     pub(super) socket: PathBuf,
     pub(super) control: String,
     pub(super) metrics: Option<String>,
@@ -73,8 +74,9 @@ pub(super) fn announce(ready: &Ready, output: Output) -> Result<()> {
     };
     let metrics = ready.metrics.as_ref();
     let metrics = metrics.map_or_else(String::new, |at| format!(", metrics http://{at}/metrics"));
+    let rdma: String = ready.rdma.iter().map(|at| format!(", rdma {at}")).collect();
     output.line(format!(
-        "{}  tcp {}, shared memory {}, control {}{metrics}; {found}",
+        "{}  tcp {}{rdma}, shared memory {}, control {}{metrics}; {found}",
         output.paint(Tone::Good, "ready"),
         ready.listen,
         ready.socket.display(),

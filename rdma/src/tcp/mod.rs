@@ -9,7 +9,6 @@ mod input;
 mod output;
 mod payload;
 mod session;
-mod slots;
 mod transport;
 
 pub use channel::TcpChannel;

@@ -7,11 +7,11 @@ use extent::wire::{Reply, Segment};
 use extent::{Error, Kind, Result};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::slots::{Numbered, Slots};
 use crate::sys::{self, Epoll, Ready};
 use crate::{Event, SessionId, Transfer, Transport};
 
 use super::session::Session;
-use super::slots::Slots;
 
 /// A peer that takes no bytes for so long, or answers no keep-alive, is given up by the kernel.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const READY_AT_ONCE: usize = 256;
 pub struct TcpTransport {
     epoll: Epoll,
     found: Ready,
-    slots: Slots,
+    slots: Slots<Session>,
     /// Sessions that can do something, and those being served from that list.
     ready: Vec<SessionId>,
     serving: Vec<SessionId>,
@@ -38,7 +38,7 @@ pub struct TcpTransport {
 
 impl TcpTransport {
     /// The most sessions of one transport.
-    pub const MAX_SESSIONS: usize = Slots::MAX;
+    pub const MAX_SESSIONS: usize = Slots::<Session>::MAX;
 
     /// A transport without sessions, whose sessions are numbered from `base` (see
     /// [`SessionId::base`]).
@@ -159,6 +159,10 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn replies_follow(&self, _: SessionId) -> bool {
+        true
+    }
+
     fn post_reply(&mut self, id: SessionId, reply: &Reply) {
         if let Some(session) = self.slots.find(id) {
             queue_to_send(session, &mut self.dirty);
@@ -200,6 +204,12 @@ impl Transport for TcpTransport {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.epoll.as_fd())
+    }
+}
+
+impl Numbered for Session {
+    fn id(&self) -> SessionId {
+        self.id
     }
 }
 

@@ -1,0 +1,376 @@
+//! A session over RDMA, seen from the client.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dma::{HugePages, Region, Window};
+use extent::wire::{
+    Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Reply, Request, Segment,
+    Segments,
+};
+use extent::{Error, Kind, Result};
+
+use crate::sys::{self, Epoll, Ready};
+use crate::{Channel, Fabric};
+
+use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
+use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
+use super::greeting::{Hello, Refusal, Welcome};
+use super::memory::{MemoryRegion, ProtectionDomain, Rights};
+use super::options::VerbsOptions;
+use super::queue_pair::{QueuePair, Receives};
+use super::receive::{RECEIVE, Slots};
+use super::send_queue::{MESSAGE_BYTES, Message, SendQueue, Work};
+
+/// Regions registered at once.
+const MAX_REGIONS: usize = 4096;
+/// RDMA READs of this memory, on the way of writes, that are answered at a time.
+const READS_IN: u8 = 16;
+/// Polls between two looks at what RDMA CM tells.
+const CM_EVERY: u32 = 1024;
+
+/// A session over RDMA, seen from the client. Memory that it allocates is registered once, and the
+/// node reads and writes it; dropping the channel ends that before the memory is given back.
+pub struct VerbsChannel {
+    // In this order: the queue pair goes before what it used.
+    pair: QueuePair,
+    send: SendQueue,
+    memory: HashMap<u32, MemoryRegion>,
+    queue: Arc<CompletionQueue>,
+    domain: Arc<ProtectionDomain>,
+    events: Arc<EventChannel>,
+    epoll: Epoll,
+    completions: Vec<WorkCompletion>,
+    free_receives: Vec<u32>,
+    polls: u32,
+    over: Option<Error>,
+}
+
+impl fmt::Debug for VerbsChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerbsChannel").field("over", &self.over).finish_non_exhaustive()
+    }
+}
+
+impl VerbsChannel {
+    /// Connects to a node, to the first of its addresses that answers as one, with room for so many
+    /// requests in flight.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] without RDMA; [`Kind::Disconnected`] if none answers in time;
+    /// [`Kind::Corrupt`] if something else listens there; [`Kind::Invalid`] if the address cannot
+    /// be resolved; otherwise what the node says.
+    pub fn connect(
+        address: impl ToSocketAddrs,
+        timeout: Duration,
+        credits: u16,
+        options: VerbsOptions,
+    ) -> Result<Self> {
+        let addresses = address
+            .to_socket_addrs()
+            .map_err(|e| Kind::Invalid.error("resolving the node's address").caused_by(e))?;
+        let mut last = Kind::Invalid.error("the node's name has no address");
+        for address in addresses {
+            match Self::connect_to(address, timeout, credits.clamp(2, MAX_CREDITS), options) {
+                Ok(channel) => return Ok(channel),
+                Err(error) => last = error.while_doing(format_args!("connecting to {address}")),
+            }
+        }
+        Err(last)
+    }
+
+    fn connect_to(
+        address: SocketAddr,
+        timeout: Duration,
+        credits: u16,
+        options: VerbsOptions,
+    ) -> Result<Self> {
+        let events = EventChannel::new()?;
+        let id = CmId::new(&events)?;
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        options.apply(&id);
+        id.resolve_address(address, timeout_ms)?;
+        await_event(&events, CmEventKind::AddressResolved, timeout)?;
+        id.resolve_route(timeout_ms)?;
+        await_event(&events, CmEventKind::RouteResolved, timeout)?;
+        let adapter = id.adapter()?;
+        let limits = adapter.limits()?;
+        let replies = u32::from(credits) + 1;
+        // A request, its answer to come, and the memory of both: one entry each.
+        let depth = replies.min(limits.queue_depth);
+        let domain = ProtectionDomain::new(adapter)?;
+        let queue = CompletionQueue::new(adapter, 2 * replies)?;
+        let bytes = u32::try_from(MESSAGE_BYTES).expect("short");
+        let slots = Receives::Own(Slots::new(&domain, bytes, replies)?);
+        let pair = QueuePair::new(id, &domain, &queue, slots, depth)?;
+        pair.post_receives(&(0..replies).collect::<Vec<_>>())?;
+        let parameters = ConnectionParameters {
+            private_data: &Hello::new(replies).encode(),
+            reads_in: READS_IN.min(limits.reads_in),
+            reads_out: 0,
+            retries: options.retries,
+            receiver_retries: 7,
+        };
+        pair.id().connect(parameters)?;
+        let answer = await_event(&events, CmEventKind::Established, timeout)?;
+        Welcome::parse(&answer.private_data)?;
+        let epoll = Epoll::new().and_then(|epoll| {
+            epoll.add(queue.as_fd(), libc::EPOLLIN, 0)?;
+            epoll.add(events.as_fd(), libc::EPOLLIN, 1)?;
+            Ok(epoll)
+        });
+        Ok(Self {
+            pair,
+            send: SendQueue::new(0, depth),
+            memory: HashMap::new(),
+            queue,
+            domain,
+            events,
+            epoll: epoll.map_err(|e| Error::io("watching an RDMA connection", e))?,
+            completions: Vec::new(),
+            free_receives: Vec::new(),
+            polls: 0,
+            over: None,
+        })
+    }
+
+    /// Something to sleep on after [`Channel::poll`], for those who wait for several channels.
+    #[must_use]
+    pub fn readiness(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match &self.over {
+            Some(reason) => Err(Kind::Disconnected.error(reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// A segment as the node sees it.
+    fn remote(&self, segment: Segment) -> Result<Segment> {
+        let memory = self.memory.get(&segment.key).ok_or_else(|| {
+            Kind::Invalid.error(format!("no region {} was allocated here", segment.key))
+        })?;
+        let length = segment.length as usize;
+        let _inside = Window::new(Arc::clone(memory.region()), segment.address, length)?;
+        let offset = usize::try_from(segment.address).expect("inside");
+        let address = memory.address(offset, length);
+        Ok(Segment { address, length: segment.length, key: memory.remote_key()? })
+    }
+
+    fn remote_all(&self, segments: &Segments) -> Result<Segments> {
+        let mut list = [Segment::default(); extent::wire::MAX_SEGMENTS];
+        let segments = segments.as_slice();
+        for (segment, place) in segments.iter().zip(&mut list) {
+            *place = self.remote(*segment)?;
+        }
+        Segments::from_slice(&list[..segments.len()])
+    }
+
+    fn exchange(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
+        self.polls += 1;
+        if self.polls >= CM_EVERY {
+            self.polls = 0;
+            self.hear()?;
+        }
+        let mut completions = std::mem::take(&mut self.completions);
+        let polled = loop {
+            match self.queue.poll(&mut completions) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let mut result = polled;
+        for completion in completions.drain(..) {
+            if result.is_ok() {
+                result = self.on_completion(completion, replies);
+            }
+        }
+        self.completions = completions;
+        result?;
+        if !self.free_receives.is_empty() {
+            self.pair.post_receives(&self.free_receives)?;
+            self.free_receives.clear();
+        }
+        Ok(())
+    }
+
+    fn on_completion(
+        &mut self,
+        completion: WorkCompletion,
+        replies: &mut Vec<Reply>,
+    ) -> Result<()> {
+        if completion.status != WorkStatus::SUCCESS {
+            return Err(completion.status.error());
+        }
+        if completion.id & RECEIVE == 0 {
+            self.send.complete(completion.id, &mut Vec::new());
+            return Ok(());
+        }
+        let slot = u32::try_from(completion.id & u64::from(u32::MAX)).expect("masked");
+        let Receives::Own(slots) = self.pair.receives() else { return Ok(()) };
+        let length = completion.bytes as usize;
+        if !(REPLY_BYTES..=MESSAGE_BYTES).contains(&length) {
+            return Err(Kind::Corrupt.error(format!("the node sent a reply of {length} bytes")));
+        }
+        let mut bytes = [0; MESSAGE_BYTES];
+        slots.copy_out(slot, &mut bytes[..length]);
+        self.free_receives.push(slot);
+        let (header, body) = bytes[..length].split_at(REPLY_BYTES);
+        let header = header.try_into().expect("32 bytes");
+        match Downstream::parse(header)? {
+            Downstream::Reply(reply, body_bytes) if body_bytes == body.len() => {
+                replies.push(Downstream::attach(reply, body)?);
+                Ok(())
+            }
+            _ => Err(Kind::Corrupt.error("the node sent something else than a reply")),
+        }
+    }
+
+    /// What RDMA CM tells of the connection.
+    fn hear(&mut self) -> Result<()> {
+        while let Some(event) = self.events.next()? {
+            match event.kind {
+                CmEventKind::Established | CmEventKind::TimewaitExit => {}
+                CmEventKind::Disconnected => {
+                    return Err(Kind::Disconnected
+                        .error("the node closed the connection: its log says why; connect again"));
+                }
+                _ => {
+                    let error = format!("RDMA CM says {} ({})", event.name(), event.status);
+                    return Err(Kind::Disconnected.error(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.over.get_or_insert_with(|| error.duplicate());
+        }
+        result
+    }
+}
+
+impl Channel for VerbsChannel {
+    fn fabric(&self) -> Fabric {
+        Fabric::Verbs
+    }
+
+    fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
+        self.check_open()?;
+        if self.memory.len() >= MAX_REGIONS {
+            return Err(Kind::Busy.error(format!("{MAX_REGIONS} regions are registered already")));
+        }
+        let region = Region::anonymous(length, HugePages::Try)?;
+        let memory = MemoryRegion::new(&self.domain, &region, Rights::Remote)?;
+        self.memory.insert(region.id().0, memory);
+        Ok(region)
+    }
+
+    fn release(&mut self, region: &Arc<Region>) {
+        self.memory.remove(&region.id().0);
+    }
+
+    fn send(&mut self, request: &Request) -> Result<()> {
+        self.check_open()?;
+        let mut request = *request;
+        match &mut request.command {
+            Command::Read { into: segments, .. } | Command::Write { from: segments, .. } => {
+                *segments = self.remote_all(segments)?;
+            }
+            Command::Open(open) => open.name = self.remote_all(&open.name)?,
+            _ => {}
+        }
+        if self.send.is_full() {
+            return Err(Kind::Busy.error("the send queue is full: poll first"));
+        }
+        let mut capsule = [0; LONG_REQUEST_BYTES];
+        let length = request.encode(&mut capsule);
+        self.send.push(Work::Send(Message::new(&capsule[..length])));
+        Ok(())
+    }
+
+    fn kick(&mut self) -> Result<()> {
+        self.check_open()?;
+        let posted = self.send.post(u32::MAX, &mut self.pair);
+        self.finish(posted).map(drop)
+    }
+
+    fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
+        self.check_open()?;
+        let exchanged = self.exchange(replies);
+        self.finish(exchanged)?;
+        self.kick()
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<()> {
+        self.check_open()?;
+        // What came before it was armed wakes nobody: look once more, at what is taken in by the
+        // next poll.
+        self.queue.arm()?;
+        let polled = self.queue.poll(&mut self.completions);
+        self.finish(polled)?;
+        if !self.completions.is_empty() {
+            return Ok(());
+        }
+        sys::wait_for(self.epoll.as_fd(), libc::POLLIN, timeout)
+            .map_err(|e| Error::io("waiting for the node", e))?;
+        self.queue.clear();
+        let mut ready = Ready::with_room(2);
+        self.epoll.wait(&mut ready, 0).map_err(|e| Error::io("waiting for the node", e))?;
+        if ready.iter().any(|(data, _)| data == 1) {
+            let heard = self.hear();
+            self.finish(heard)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for VerbsChannel {
+    fn drop(&mut self) {
+        self.pair.id().disconnect();
+    }
+}
+
+/// Waits for one event; every other is a failure.
+pub(super) fn await_event(
+    channel: &Arc<EventChannel>,
+    wanted: CmEventKind,
+    timeout: Duration,
+) -> Result<CmEvent> {
+    let late =
+        || Kind::Disconnected.error("no answer in time: is a node listening there, for RDMA?");
+    let event = match channel.next()? {
+        Some(event) => event,
+        None => {
+            sys::wait_for(channel.as_fd(), libc::POLLIN, timeout)
+                .map_err(|e| Error::io("waiting for RDMA CM", e))?;
+            channel.next()?.ok_or_else(late)?
+        }
+    };
+    if event.kind == wanted {
+        return Ok(event);
+    }
+    if event.kind == CmEventKind::Rejected
+        && let Some(reason) = Refusal::parse(&event.private_data)
+    {
+        return Err(reason);
+    }
+    let advice = match event.kind {
+        CmEventKind::Rejected => "nobody listens there, or no Forebay node",
+        _ => "is the node up, and is the address one of an RDMA device that reaches it?",
+    };
+    Err(Kind::Disconnected.error(format!(
+        "RDMA CM says {} ({}): {advice}",
+        event.name(),
+        event.status
+    )))
+}

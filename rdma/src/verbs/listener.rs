@@ -1,0 +1,97 @@
+//! Where clients knock.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use extent::{Error, Result};
+
+use super::connection::{CmEventKind, CmId, EventChannel};
+use super::greeting::{Hello, Refusal};
+
+/// Requests that the kernel holds until they are looked at.
+const BACKLOG: libc::c_int = 512;
+
+/// A client that asked to connect and said what a client says.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(super) id: CmId,
+    /// RDMA READs that it answers at a time.
+    pub(super) peer_reads: u8,
+}
+
+impl Incoming {
+    /// Turns the client away.
+    pub(crate) fn reject(&self, reason: &Error) {
+        reject(&self.id, reason);
+    }
+}
+
+/// Listens at addresses of RDMA devices.
+#[derive(Debug)]
+pub(crate) struct VerbsListener {
+    channel: Arc<EventChannel>,
+    /// The listening ids, and where they listen.
+    listening: HashMap<usize, CmId>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl VerbsListener {
+    /// Listens at all of the addresses; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] without RDMA; [`extent::Kind::Invalid`] for an address that no
+    /// RDMA device has; [`extent::Kind::Busy`] for one in use.
+    pub(crate) fn new(wanted: &[SocketAddr]) -> Result<Self> {
+        let channel = EventChannel::new()?;
+        let mut listening = HashMap::new();
+        let mut addresses = Vec::new();
+        for address in wanted {
+            let id = CmId::new(&channel)?;
+            let port = id
+                .listen(*address, BACKLOG)
+                .map_err(|error| error.while_doing(format_args!("at {address}")))?;
+            addresses.push(SocketAddr::new(address.ip(), port));
+            listening.insert(id.number(), id);
+        }
+        Ok(Self { channel, listening, addresses })
+    }
+
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The next client, if one knocked. Those that say nothing sensible are turned away here.
+    pub(crate) fn accept(&self) -> Result<Option<Incoming>> {
+        while let Some(event) = self.channel.next()? {
+            let kind = event.kind;
+            let Some(id) = event.request else {
+                if kind == CmEventKind::DeviceRemoval && self.listening.contains_key(&event.id) {
+                    tracing::error!("an RDMA device that clients connect to was taken away");
+                }
+                continue;
+            };
+            let peer = id.peer();
+            match Hello::parse(&event.private_data) {
+                Ok(_) => return Ok(Some(Incoming { id, peer_reads: event.peer_reads })),
+                Err(error) => {
+                    tracing::info!(%error, peer, "an RDMA client was turned away");
+                    reject(&id, &error);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AsFd for VerbsListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Tells a client why it is turned away.
+pub(super) fn reject(id: &CmId, reason: &Error) {
+    id.reject(&Refusal::encode(reason));
+}

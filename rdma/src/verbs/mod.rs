@@ -1,0 +1,34 @@
+//! Forebay over RDMA verbs: reliable connections (RC) set up through RDMA CM.
+//!
+//! Requests are SENDs of 64 or 128 bytes into receives that the sessions of a shard share; the node
+//! moves data by RDMA WRITE and RDMA READ, and SENDs the reply behind them on the same queue pair, which
+//! keeps their order. No memory of a node is ever registered with remote rights, and its queue pairs
+//! take none from RDMA CM: a client can name its own memory only.
+//!
+//! rdma-core's libraries are opened at run time. Where they, or a device, are missing,
+//! [`VerbsTransport::new`] and [`VerbsChannel::connect`] say so.
+
+mod adapter;
+mod channel;
+mod completion;
+mod connection;
+mod devices;
+mod ffi;
+mod greeting;
+#[cfg(test)]
+mod hostile;
+mod listener;
+mod memory;
+mod options;
+mod queue_pair;
+mod receive;
+mod send_queue;
+mod session;
+mod tenant;
+mod transport;
+
+pub use channel::VerbsChannel;
+pub use devices::{Gid, RdmaDevice, RdmaPort};
+pub(crate) use listener::{Incoming, VerbsListener};
+pub use options::VerbsOptions;
+pub use transport::VerbsTransport;

@@ -1,0 +1,165 @@
+//! Receives: places for messages of the other side.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use dma::{HugePages, Region, Target, Window};
+use extent::Result;
+
+use super::adapter::{check, made, none};
+use super::ffi;
+use super::memory::{MemoryRegion, ProtectionDomain, Rights};
+
+/// What the ids of receives have set, and those of sends have not.
+pub(super) const RECEIVE: u64 = 1 << 63;
+/// Receives posted with one call.
+const BATCH: usize = 32;
+
+/// Places of one size in one region, each named by its number.
+#[derive(Debug)]
+pub(super) struct Slots {
+    memory: MemoryRegion,
+    slot_bytes: u32,
+    count: u32,
+}
+
+impl Slots {
+    pub(super) fn new(domain: &Arc<ProtectionDomain>, slot_bytes: u32, count: u32) -> Result<Self> {
+        let region = Region::anonymous(slot_bytes as usize * count as usize, HugePages::Never)?;
+        let memory = MemoryRegion::new(domain, &region, Rights::Local)?;
+        Ok(Self { memory, slot_bytes, count })
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The first bytes of a slot.
+    pub(super) fn copy_out(&self, slot: u32, bytes: &mut [u8]) {
+        self.window(slot, bytes.len()).copy_out(bytes);
+    }
+
+    /// Fills a slot's first bytes.
+    pub(super) fn copy_in(&self, slot: u32, bytes: &[u8]) {
+        Target::Window(self.window(slot, bytes.len())).copy_in(bytes);
+    }
+
+    /// A slot's first bytes as a work request names them.
+    pub(super) fn element(&self, slot: u32, length: u32) -> ffi::ibv_sge {
+        let offset = slot as usize * self.slot_bytes as usize;
+        ffi::ibv_sge {
+            addr: self.memory.address(offset, length as usize),
+            length,
+            lkey: self.memory.local_key(),
+        }
+    }
+
+    fn window(&self, slot: u32, length: usize) -> Window {
+        let offset = u64::from(slot) * u64::from(self.slot_bytes);
+        let region = Arc::clone(self.memory.region());
+        Window::new(region, offset, length).expect("slots lie in their region")
+    }
+
+    /// Calls `post` with lists of receives into the slots.
+    fn post(
+        &self,
+        slots: &[u32],
+        mut post: impl FnMut(*mut ffi::ibv_recv_wr) -> Result<()>,
+    ) -> Result<()> {
+        for slots in slots.chunks(BATCH) {
+            let mut elements = [ffi::ibv_sge { addr: 0, length: 0, lkey: 0 }; BATCH];
+            let empty = ffi::ibv_recv_wr { wr_id: 0, next: none(), sg_list: none(), num_sge: 1 };
+            let mut list = [empty; BATCH];
+            for (slot, element) in slots.iter().zip(&mut elements) {
+                *element = self.element(*slot, self.slot_bytes);
+            }
+            let mut next = none();
+            let entries = slots.iter().zip(&mut elements).zip(&mut list);
+            for ((slot, element), entry) in entries.rev() {
+                entry.wr_id = RECEIVE | u64::from(*slot);
+                entry.sg_list = element;
+                entry.next = next;
+                next = entry;
+            }
+            post(next)?;
+        }
+        Ok(())
+    }
+}
+
+/// Receives that many queue pairs of one domain share.
+#[derive(Debug)]
+pub(super) struct SharedReceiveQueue {
+    queue: NonNull<ffi::ibv_srq>,
+    slots: Slots,
+    _domain: Arc<ProtectionDomain>,
+}
+
+// SAFETY: verbs may be called from any thread.
+unsafe impl Send for SharedReceiveQueue {}
+// SAFETY: as above.
+unsafe impl Sync for SharedReceiveQueue {}
+
+impl SharedReceiveQueue {
+    /// A queue whose every slot is posted.
+    pub(super) fn new(
+        domain: &Arc<ProtectionDomain>,
+        slot_bytes: u32,
+        count: u32,
+    ) -> Result<Arc<Self>> {
+        let slots = Slots::new(domain, slot_bytes, count)?;
+        let mut attributes = ffi::ibv_srq_init_attr {
+            srq_context: none(),
+            attr: ffi::ibv_srq_attr { max_wr: count, max_sge: 1, srq_limit: 0 },
+        };
+        // SAFETY: the domain is live, and the attributes are read and written during the call only.
+        let queue =
+            unsafe { (ffi::library()?.ibv_create_srq)(domain.as_ptr(), &raw mut attributes) };
+        let queue = made(queue, "making a shared receive queue")?;
+        let made = Arc::new(Self { queue, slots, _domain: Arc::clone(domain) });
+        made.post(&(0..count).collect::<Vec<_>>())?;
+        Ok(made)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ffi::ibv_srq {
+        self.queue.as_ptr()
+    }
+
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Makes slots ready for messages (again).
+    pub(super) fn post(&self, slots: &[u32]) -> Result<()> {
+        self.slots.post(slots, |list| {
+            let mut bad = none();
+            // SAFETY: the queue is live; so is the list until this returns, and the slots as long as
+            // the queue.
+            let failed = unsafe { ffi::post_srq_recv(self.as_ptr(), list, &raw mut bad) };
+            check(failed, "posting receives")
+        })
+    }
+}
+
+impl Drop for SharedReceiveQueue {
+    fn drop(&mut self) {
+        let Ok(library) = ffi::library() else { return };
+        // SAFETY: queue pairs that use it hold an `Arc` of it, so there are none.
+        let failed = unsafe { (library.ibv_destroy_srq)(self.queue.as_ptr()) };
+        if let Err(error) = check(failed, "destroying a shared receive queue") {
+            tracing::warn!(%error, "a shared receive queue is leaked");
+        }
+    }
+}
+
+/// Posts receives into slots to one queue pair.
+pub(super) fn post_to(qp: *mut ffi::ibv_qp, slots: &Slots, which: &[u32]) -> Result<()> {
+    slots.post(which, |list| {
+        let mut bad = none();
+        // SAFETY: the caller's queue pair is live and keeps the slots; the list lives until this
+        // returns.
+        let failed = unsafe { ffi::post_recv(qp, list, &raw mut bad) };
+        check(failed, "posting receives")
+    })
+}

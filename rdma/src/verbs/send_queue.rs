@@ -1,0 +1,292 @@
+//! What one queue pair has to send: work requests in order, how many are with the device, and
+//! which memory belongs to which. Does no I/O, so that it is the same in tests.
+//!
+//! # What holds
+//! 1. Work requests complete in the order in which they were posted (they are all of one reliable
+//!    connection), so a completion ends all posted before it, too.
+//! 2. Only some ask for a completion ("signalled"): every last one of a call to the device, and
+//!    every sixteenth. So whatever is posted ends by a completion that is due.
+//! 3. A transfer's memory is kept until its last work request has ended, or the queue pair is
+//!    destroyed: not before may anybody else use it.
+//! 4. No more than `depth` are with the device.
+
+use std::collections::VecDeque;
+
+use dma::{Source, Target};
+use extent::Result;
+use extent::wire::{MAX_BODY_BYTES, REPLY_BYTES};
+
+use crate::Token;
+
+/// Work requests handed to the device in one call.
+pub(super) const BATCH: usize = 32;
+/// The most work requests without a signalled one among them.
+const SIGNAL_EVERY: u32 = 16;
+/// The longest message.
+pub(super) const MESSAGE_BYTES: usize = REPLY_BYTES + MAX_BODY_BYTES;
+
+/// Memory of this side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Local {
+    pub(super) address: u64,
+    pub(super) length: u32,
+    pub(super) key: u32,
+}
+
+/// Memory of the other side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Remote {
+    pub(super) address: u64,
+    pub(super) key: u32,
+}
+
+/// A message, copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message {
+    pub(super) bytes: [u8; MESSAGE_BYTES],
+    pub(super) length: u16,
+}
+
+impl Message {
+    /// A copy of a message.
+    pub(super) fn new(message: &[u8]) -> Self {
+        let mut bytes = [0; MESSAGE_BYTES];
+        bytes[..message.len()].copy_from_slice(message);
+        Self { bytes, length: u16::try_from(message.len()).expect("a short message") }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// One work request.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// RDMA WRITE; the last one of a transfer has its memory.
+    Write { from: Local, to: Remote, end: Option<(Token, Source)> },
+    /// RDMA READ; likewise.
+    Read { into: Local, from: Remote, end: Option<(Token, Target)> },
+    /// SEND.
+    Send(Message),
+}
+
+/// A work request as the device gets it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Posting<'a> {
+    pub(super) id: u64,
+    pub(super) signalled: bool,
+    pub(super) work: &'a Work,
+}
+
+/// What takes work requests: a queue pair, or a test.
+pub(super) trait Wire {
+    /// Hands them over, all or (with an error) none that will complete.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    fn post(&mut self, postings: &[Posting<'_>]) -> Result<()>;
+}
+
+/// A transfer whose memory came back.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Written(Token, Source),
+    Read(Token, Target),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct SendQueue {
+    /// What completions are told apart by, in bits 32 to 62 of their ids.
+    serial: u32,
+    depth: u32,
+    waiting: VecDeque<Work>,
+    /// With the device, and the numbers of those.
+    posted: VecDeque<Work>,
+    first_posted: u32,
+    unsignalled: u32,
+}
+
+impl SendQueue {
+    pub(super) fn new(serial: u32, depth: u32) -> Self {
+        Self {
+            serial,
+            depth,
+            waiting: VecDeque::new(),
+            posted: VecDeque::with_capacity(depth as usize),
+            first_posted: 0,
+            unsignalled: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, work: Work) {
+        self.waiting.push_back(work);
+    }
+
+    /// Whether as much waits as the device would take.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= self.depth as usize
+    }
+
+    /// Whether something could be posted.
+    pub(super) fn wants_to_post(&self) -> bool {
+        !self.waiting.is_empty() && self.posted() < self.depth
+    }
+
+    /// Work requests with the device.
+    pub(super) fn posted(&self) -> u32 {
+        u32::try_from(self.posted.len()).expect("no more than the depth")
+    }
+
+    /// Posts as many as there is room for, at most `most`. Returns how many.
+    pub(super) fn post(&mut self, most: u32, wire: &mut impl Wire) -> Result<u32> {
+        let mut total = 0;
+        loop {
+            let room = (self.depth - self.posted()).min(most - total) as usize;
+            let count = self.waiting.len().min(room).min(BATCH);
+            if count == 0 {
+                return Ok(total);
+            }
+            let mut postings = Vec::with_capacity(count);
+            let mut number = self.first_posted.wrapping_add(self.posted());
+            for (index, work) in self.waiting.iter().take(count).enumerate() {
+                let signalled = index + 1 == count || self.unsignalled + 1 >= SIGNAL_EVERY;
+                self.unsignalled = if signalled { 0 } else { self.unsignalled + 1 };
+                let id = u64::from(self.serial) << 32 | u64::from(number);
+                postings.push(Posting { id, signalled, work });
+                number = number.wrapping_add(1);
+            }
+            wire.post(&postings)?;
+            self.posted.extend(self.waiting.drain(..count));
+            total += u32::try_from(count).expect("a batch");
+        }
+    }
+
+    /// A completion came: it and what was posted before it has ended. Returns how many did.
+    pub(super) fn complete(&mut self, id: u64, ended: &mut Vec<Ended>) -> u32 {
+        let number = u32::try_from(id & u64::from(u32::MAX)).expect("masked");
+        let count = number.wrapping_sub(self.first_posted).wrapping_add(1);
+        if count > self.posted() {
+            // Nothing that is with the device: it completed before, or is no number of ours.
+            return 0;
+        }
+        self.posted.drain(..count as usize).for_each(|work| work.end(ended));
+        self.first_posted = self.first_posted.wrapping_add(count);
+        count
+    }
+
+    /// The queue pair is destroyed: everything ends, done or not.
+    pub(super) fn end_all(&mut self, ended: &mut Vec<Ended>) {
+        self.posted.drain(..).chain(self.waiting.drain(..)).for_each(|work| work.end(ended));
+    }
+}
+
+impl Work {
+    fn end(self, ended: &mut Vec<Ended>) {
+        match self {
+            Self::Write { end: Some((token, from)), .. } => ended.push(Ended::Written(token, from)),
+            Self::Read { end: Some((token, into)), .. } => ended.push(Ended::Read(token, into)),
+            Self::Write { end: None, .. } | Self::Read { end: None, .. } | Self::Send(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dma::{Buffer, HugePages, Pool, SizeClass};
+    use extent::Kind;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Remembers what was posted.
+    #[derive(Default)]
+    struct Tape(Vec<(u64, bool)>);
+
+    impl Wire for Tape {
+        fn post(&mut self, postings: &[Posting<'_>]) -> Result<()> {
+            self.0.extend(postings.iter().map(|posting| (posting.id, posting.signalled)));
+            Ok(())
+        }
+    }
+
+    struct Cut;
+
+    impl Wire for Cut {
+        fn post(&mut self, _: &[Posting<'_>]) -> Result<()> {
+            Err(Kind::Disconnected.error("cut"))
+        }
+    }
+
+    fn write(token: u64, buffer: Buffer) -> Work {
+        let end = Some((Token(token), Source::Buffer(buffer, 0..1)));
+        let from = Local { address: 0, length: 1, key: 0 };
+        Work::Write { from, to: Remote { address: 0, key: 0 }, end }
+    }
+
+    fn tokens(ended: &[Ended]) -> Vec<u64> {
+        let token = |ended: &Ended| match ended {
+            Ended::Written(token, _) | Ended::Read(token, _) => token.0,
+        };
+        ended.iter().map(token).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn everything_ends_once_in_order_and_only_after_its_completion(
+            steps in proptest::collection::vec((0u8..3, 1u32..40), 1..60),
+            start: u32,
+        ) {
+            let pool = Pool::new(&[SizeClass { bytes: 4096, count: 4096 }], HugePages::Never)
+                .expect("memory");
+            let mut queue = SendQueue::new(7, 24);
+            queue.first_posted = start;
+            let (mut tape, mut ended) = (Tape::default(), Vec::new());
+            let (mut pushed, mut acknowledged, mut taken) = (0u64, 0u64, 0usize);
+            for (step, count) in steps {
+                match step {
+                    0 => for _ in 0..count {
+                        let Some(buffer) = pool.take(1) else { break };
+                        queue.push(write(pushed, buffer));
+                        pushed += 1;
+                    },
+                    1 => {
+                        queue.post(count, &mut tape).expect("posts");
+                        prop_assert!(queue.posted() <= 24);
+                    }
+                    _ => {
+                        // The device works on in order, and tells of what is signalled.
+                        let due = tape.0[taken..].iter().position(|(_, signalled)| *signalled);
+                        if let Some(at) = due {
+                            prop_assert!(at < SIGNAL_EVERY as usize);
+                            taken += at + 1;
+                            acknowledged += at as u64 + 1;
+                            let id = tape.0[taken - 1].0;
+                            prop_assert_eq!(queue.complete(id, &mut ended) as usize, at + 1);
+                            prop_assert_eq!(queue.complete(id, &mut ended), 0, "told twice");
+                        }
+                    }
+                }
+                prop_assert_eq!(tokens(&ended), (0..acknowledged).collect::<Vec<_>>());
+            }
+            prop_assert!(tape.0.last().is_none_or(|(_, signalled)| *signalled));
+            queue.end_all(&mut ended);
+            prop_assert_eq!(tokens(&ended), (0..pushed).collect::<Vec<_>>());
+            drop(ended);
+            prop_assert!(pool.usage().iter().all(|class| class.taken == 0));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_posted_is_still_ours() {
+        let pool = Pool::new(&[SizeClass { bytes: 4096, count: 1 }], HugePages::Never);
+        let pool = pool.expect("memory");
+        let mut queue = SendQueue::new(1, 8);
+        queue.push(write(5, pool.take(1).expect("free")));
+        queue.post(8, &mut Cut).expect_err("cut");
+        let mut ended = Vec::new();
+        queue.end_all(&mut ended);
+        assert_eq!(tokens(&ended), [5]);
+    }
+}

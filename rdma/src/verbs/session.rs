@@ -1,0 +1,195 @@
+//! One client's connection, seen from the node.
+
+use std::collections::VecDeque;
+
+use dma::{Source, Target};
+use extent::wire::{Reply, Segments};
+use extent::{Error, Kind, Result};
+
+use crate::slots::{LOW_BITS, Numbered};
+use crate::{Event, SessionId, Token, Transfer};
+
+use super::queue_pair::QueuePair;
+use super::send_queue::{Ended, Local, MESSAGE_BYTES, Message, Remote, SendQueue, Work};
+
+/// The most bytes of one work request: few, long ones keep the device's queues short.
+const SLICE_BYTES: u32 = 1 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    id: SessionId,
+    pub(super) tenant: usize,
+    pair: QueuePair,
+    pub(super) send: SendQueue,
+    /// Whether it is on the list of those to post for.
+    pub(super) is_dirty: bool,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, tenant: usize, pair: QueuePair, depth: u32) -> Self {
+        let serial = low(id);
+        Self { id, tenant, pair, send: SendQueue::new(serial, depth), is_dirty: false }
+    }
+
+    pub(super) fn pair(&self) -> &QueuePair {
+        &self.pair
+    }
+
+    /// RDMA WRITE of node memory into the client's segments.
+    pub(super) fn write(&mut self, transfer: &Transfer, local: Local, from: Source) {
+        let token = transfer.token;
+        let mut pieces = pieces(&transfer.segments, transfer.at, local);
+        let last = pieces.pop_back();
+        for (from, to) in pieces {
+            self.send.push(Work::Write { from, to, end: None });
+        }
+        // Not even an empty transfer is without an end.
+        let (piece, to) = last.unwrap_or((Local { length: 0, ..local }, Remote::NOWHERE));
+        self.send.push(Work::Write { from: piece, to, end: Some((token, from)) });
+    }
+
+    /// RDMA READ of the client's segments into node memory.
+    pub(super) fn read(&mut self, transfer: &Transfer, local: Local, into: Target) {
+        let token = transfer.token;
+        let mut pieces = pieces(&transfer.segments, transfer.at, local);
+        let last = pieces.pop_back();
+        for (into, from) in pieces {
+            self.send.push(Work::Read { into, from, end: None });
+        }
+        let (piece, from) = last.unwrap_or((Local { length: 0, ..local }, Remote::NOWHERE));
+        self.send.push(Work::Read { into: piece, from, end: Some((token, into)) });
+    }
+
+    pub(super) fn reply(&mut self, reply: &Reply) {
+        let mut bytes = [0; MESSAGE_BYTES];
+        let length = reply.encode(&mut bytes);
+        self.send.push(Work::Send(Message::new(&bytes[..length])));
+    }
+
+    /// Posts what waits, as far as there is room. Returns how much.
+    pub(super) fn post(&mut self, room: u32) -> Result<u32> {
+        self.send.post(room, &mut self.pair)
+    }
+
+    /// Ends it: first the queue pair, so that the device lets go of all memory, then the transfers.
+    /// Returns how many work requests were with the device.
+    pub(super) fn end(self, reason: Error, events: &mut Vec<Event>) -> u32 {
+        let Self { id, pair, mut send, .. } = self;
+        pair.id().disconnect();
+        drop(pair);
+        let posted = send.posted();
+        let mut ended = Vec::new();
+        send.end_all(&mut ended);
+        for ended in ended {
+            let lost = Err(Kind::Disconnected.error(reason.to_string()));
+            events.push(event(id, ended, lost));
+        }
+        events.push(Event::Closed { session: id, reason });
+        posted
+    }
+}
+
+/// What ids of work requests tell sessions apart by.
+fn low(id: SessionId) -> u32 {
+    u32::try_from(id.0 & u64::from(LOW_BITS)).expect("masked")
+}
+
+impl Numbered for Session {
+    fn id(&self) -> SessionId {
+        self.id
+    }
+}
+
+impl Remote {
+    /// What no byte is moved to or from.
+    const NOWHERE: Self = Self { address: 0, key: 0 };
+}
+
+/// How the end of a transfer is reported.
+pub(super) fn event(session: SessionId, ended: Ended, result: Result<()>) -> Event {
+    match ended {
+        Ended::Written(token, from) => Event::Written { session, token, from, result },
+        Ended::Read(token, into) => Event::Read { session, token, into, result },
+    }
+}
+
+/// The report of a transfer to or from a session that is gone.
+pub(super) fn gone(session: SessionId, token: Token, memory: Memory, reason: Error) -> Event {
+    match memory {
+        Memory::From(from) => Event::Written { session, token, from, result: Err(reason) },
+        Memory::Into(into) => Event::Read { session, token, into, result: Err(reason) },
+    }
+}
+
+/// Node memory of a transfer.
+pub(super) enum Memory {
+    From(Source),
+    Into(Target),
+}
+
+/// The parts of a transfer, each of one segment and not too long.
+fn pieces(segments: &Segments, at: u64, local: Local) -> VecDeque<(Local, Remote)> {
+    let mut pieces = VecDeque::new();
+    let mut done = 0;
+    for segment in segments.slice(at, local.length.into()) {
+        let mut within = 0;
+        while within < segment.length {
+            let length = (segment.length - within).min(SLICE_BYTES);
+            let mine = Local { address: local.address + u64::from(done), length, key: local.key };
+            let address = segment.address.wrapping_add(within.into());
+            pieces.push_back((mine, Remote { address, key: segment.key }));
+            within += length;
+            done += length;
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use extent::wire::Segment;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn pieces_cover_a_transfer_in_order(
+            lengths in proptest::collection::vec(1u32..3_000_000, 1..5), cut: (u16, u16),
+        ) {
+            let mut next = 1u64 << 40;
+            let list: Vec<Segment> = lengths.iter().zip(1..).map(|(length, key)| {
+                next += 1 << 30;
+                Segment { address: next, length: *length, key }
+            }).collect();
+            let segments = Segments::from_slice(&list).expect("four at most");
+            let total = segments.total_bytes();
+            let at = total * u64::from(cut.0) / 65_536;
+            let length = (total - at) * u64::from(cut.1) / 65_535;
+            let length = u32::try_from(length).expect("twelve million at most");
+            let pieces = pieces(&segments, at, Local { address: 7, length, key: 9 });
+            // Where each byte should go, by walking through the segments.
+            let place = |mut byte: u64| {
+                for segment in &list {
+                    if byte < u64::from(segment.length) {
+                        return (segment.key, segment.address + byte);
+                    }
+                    byte -= u64::from(segment.length);
+                }
+                unreachable!("inside")
+            };
+            let mut done = 0;
+            for (local, remote) in &pieces {
+                prop_assert!(local.length > 0 && local.length <= SLICE_BYTES);
+                prop_assert_eq!(local.address, 7 + done);
+                prop_assert_eq!((remote.key, remote.address), place(at + done));
+                let last = at + done + u64::from(local.length) - 1;
+                let end = remote.address + u64::from(local.length) - 1;
+                prop_assert_eq!((remote.key, end), place(last));
+                done += u64::from(local.length);
+            }
+            prop_assert_eq!(done, u64::from(length));
+        }
+    }
+}

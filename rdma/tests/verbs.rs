@@ -1,0 +1,354 @@
+//! The two ends of the RDMA fabric against each other, over real verbs. They need RDMA devices, whose
+//! addresses are in `FOREBAY_TEST_RDMA`, separated by commas: `ci/lab/run --rxe` has two.
+
+mod common;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use common::network::{PATIENCE, READ};
+use common::{PIECE_BYTES, TestClient, TestNode, pattern, range, until};
+use extent::wire::{Command, OpenMode, Segment, Segments};
+use extent::{Kind, checksum};
+use forebay_rdma::{
+    Channel, Fabric, Fabrics, Listener, ListenerOptions, RdmaDevice, ShmOptions, Transport,
+    VerbsChannel, VerbsOptions,
+};
+
+const NEEDS: &str = "FOREBAY_TEST_RDMA must name addresses of RDMA devices";
+
+fn addresses() -> Vec<IpAddr> {
+    let list = std::env::var("FOREBAY_TEST_RDMA").expect(NEEDS);
+    list.split(',').map(|address| address.parse().expect(NEEDS)).collect()
+}
+
+struct Network {
+    node: TestNode<Fabrics>,
+    address: SocketAddr,
+    _listener: Listener,
+}
+
+impl Network {
+    fn new(buffers: usize) -> Self {
+        let fabrics = Fabrics::new(0, ShmOptions::default(), Some(VerbsOptions::default()))
+            .expect("an RDMA device");
+        let options = ListenerOptions {
+            rdma: vec![SocketAddr::new(addresses()[0], 0)],
+            ..ListenerOptions::default()
+        };
+        let listener = Listener::start(options, vec![fabrics.inbox()]).expect("a port");
+        let address = listener.rdma_addrs()[0];
+        let mut node = TestNode::new(fabrics, buffers);
+        let region = Arc::clone(node.pool.region());
+        node.transport.register(&region).expect("memory that may be locked");
+        Self { node, address, _listener: listener }
+    }
+
+    fn channel(&mut self) -> VerbsChannel {
+        let address = self.address;
+        let connecting = thread::spawn(move || {
+            VerbsChannel::connect(address, PATIENCE, 64, VerbsOptions::default())
+        });
+        until(&mut self.node, |_| connecting.is_finished());
+        connecting.join().expect("no panic").expect("connected")
+    }
+
+    fn client(&mut self, bytes: usize) -> TestClient<VerbsChannel> {
+        TestClient::new(self.channel(), bytes)
+    }
+}
+
+/// Cuts `0..length` into up to four segments, with gaps between them.
+fn scattered(
+    client: &TestClient<VerbsChannel>,
+    base: usize,
+    length: usize,
+    cuts: &[usize],
+) -> Vec<Segment> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (length + 1)).collect();
+    cuts.extend([0, length]);
+    cuts.sort_unstable();
+    let pieces = cuts.windows(2).enumerate();
+    pieces.map(|(i, ends)| client.segment(base + ends[0] + 7 * i, ends[1] - ends[0])).collect()
+}
+
+/// Numbers that look random, the same ones every time.
+fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        usize::try_from(state >> 33).expect("31 bits") % below
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn devices_are_listed_with_their_addresses() {
+    let devices = RdmaDevice::all().expect("rdma-core");
+    for address in addresses() {
+        let IpAddr::V4(address) = address else { panic!("{NEEDS} of IPv4") };
+        let mapped = address.to_ipv6_mapped();
+        let ports = || devices.iter().flat_map(|device| &device.ports);
+        let found = ports().find(|port| port.gids.iter().any(|gid| gid.address == mapped));
+        let port = found.expect("a port with this address");
+        assert!(port.active && port.ethernet, "{port:?}");
+        assert!(port.gids.iter().any(|gid| gid.kind == "RoCE v2" && !gid.interface.is_empty()));
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn any_ranges_go_between_any_segments() {
+    const EACH: usize = 300_100;
+    let mut random = numbers(3);
+    for buffers in [1, 5] {
+        let mut network = Network::new(buffers);
+        let mut client = network.client(EACH * 12);
+        let node = &mut network.node;
+        let mut turn = || {
+            node.step();
+        };
+        let handle = client.open("s/new", OpenMode::Write(0), &mut turn).expect("connected").value;
+        let memory = pattern(EACH * 12);
+        client.fill(0, &memory);
+        let mut file = Vec::new();
+        for index in 0..12 {
+            let (offset, length) = (random(400_000), random(300_000));
+            let cuts = [random(1 << 20), random(1 << 20), random(1 << 20)];
+            let list = scattered(&client, index * EACH, length, &cuts[..index % 4]);
+            let place = |segment: &Segment| usize::try_from(segment.address).expect("small");
+            let part = |s: &Segment| memory[place(s)..place(s) + s.length as usize].to_vec();
+            let bytes: Vec<u8> = list.iter().flat_map(part).collect();
+            file.resize(file.len().max(offset + length), 0);
+            file[offset..offset + length].copy_from_slice(&bytes);
+            let from = Segments::from_slice(&list).expect("at most four");
+            let command = Command::Write { handle, range: range(offset, length), from };
+            let tag = client.send(command, Some(checksum::crc32c(&bytes)));
+            let reply =
+                client.finish(&mut turn).expect("connected").remove(&tag).expect("its reply");
+            assert_eq!(reply.status, Ok(()));
+        }
+        let length = file.len() as u64;
+        client.call(Command::Commit { handle, length }, &mut turn).expect("there");
+        let untouched = vec![0xEE; EACH * 12];
+        client.fill(0, &untouched);
+        let mut expected = untouched;
+        for index in 0..12 {
+            let (offset, length) = (random(file.len() + 1000), random(300_000));
+            let list =
+                scattered(&client, index * EACH, length, &[random(1 << 20), random(1 << 20)]);
+            let begin = offset.min(file.len());
+            let mut rest = &file[begin..(offset + length).min(file.len()).max(begin)];
+            for segment in &list {
+                let (part, behind) = rest.split_at(rest.len().min(segment.length as usize));
+                let at = usize::try_from(segment.address).expect("small");
+                expected[at..at + part.len()].copy_from_slice(part);
+                rest = behind;
+            }
+            let into = Segments::from_slice(&list).expect("at most four");
+            client.send(Command::Read { handle, range: range(offset, length), into }, None);
+        }
+        let replies = client.finish(&mut turn).expect("connected");
+        assert!(replies.values().all(|reply| reply.status == Ok(())));
+        assert!(client.bytes(0, EACH * 12) == expected, "bytes land where they belong only");
+        until(node, |node| node.buffers_out() == 0);
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn more_requests_than_the_queues_hold_are_answered_from_few_buffers() {
+    let mut network = Network::new(2);
+    let file = pattern(1 << 20);
+    network.node.add_file("s/file", file.clone());
+    let mut client = network.client(600 * 4096);
+    let node = &mut network.node;
+    let mut turn = || {
+        node.step();
+    };
+    let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
+    let offset = |index: usize| index * 7919 % ((1 << 20) - 4096);
+    for first in (0..600).step_by(60) {
+        for index in first..first + 60 {
+            let into = Segments::one(client.segment(index * 4096, 4096));
+            client.send(Command::Read { handle, range: range(offset(index), 4096), into }, None);
+        }
+        let replies = client.finish(&mut turn).expect("connected");
+        assert!(replies.len() == 60 && replies.values().all(|reply| reply.value == 4096));
+    }
+    for index in 0..600 {
+        let expected = &file[offset(index)..offset(index) + 4096];
+        assert!(client.bytes(index * 4096, 4096) == expected, "request {index}");
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn many_clients_are_served_at_once_and_their_queue_pairs_go_with_them() {
+    let mut network = Network::new(8);
+    let file = pattern(300_000);
+    network.node.add_file("s/file", file.clone());
+    let mut clients: Vec<_> = (0..40).map(|_| network.client(PIECE_BYTES)).collect();
+    let node = &mut network.node;
+    let mut turn = || {
+        node.step();
+    };
+    for (index, client) in clients.iter_mut().enumerate() {
+        let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
+        let into = Segments::one(client.segment(0, PIECE_BYTES));
+        client.send(Command::Read { handle, range: range(index * 1000, PIECE_BYTES), into }, None);
+        client.channel.kick().expect("connected");
+    }
+    for (index, client) in clients.iter_mut().enumerate() {
+        client.finish(&mut turn).expect("connected");
+        let expected = &file[index * 1000..][..PIECE_BYTES];
+        assert!(client.bytes(0, PIECE_BYTES) == expected, "client {index}");
+    }
+    clients.truncate(10);
+    until(node, |node| node.closed.len() == 30);
+    assert_eq!(node.transport.sessions(), 10);
+    assert!(node.opened.iter().all(|(session, _)| session.fabric() == Fabric::Verbs));
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn a_client_that_leaves_in_the_middle_costs_nobody_else_anything() {
+    const LARGE: usize = 8 << 20;
+    let mut network = Network::new(16);
+    let file = pattern(LARGE);
+    network.node.add_file("s/file", file.clone());
+    let mut staying = network.client(LARGE);
+    let mut leaving = network.client(LARGE);
+    let node = &mut network.node;
+    let mut turn = || {
+        node.step();
+    };
+    let handle = leaving.open("s/file", READ, &mut turn).expect("connected").value;
+    let into = Segments::one(leaving.segment(0, LARGE));
+    leaving.send(Command::Read { handle, range: range(0, LARGE), into }, None);
+    leaving.channel.kick().expect("connected");
+    until(node, |node| node.transfers_in_flight() > 0);
+    drop(leaving);
+    until(node, |node| node.closed.len() == 1 && node.buffers_out() == 0);
+    let mut turn = || {
+        node.step();
+    };
+    let handle = staying.open("s/file", READ, &mut turn).expect("connected").value;
+    let into = Segments::one(staying.segment(0, LARGE));
+    let read = Command::Read { handle, range: range(0, LARGE), into };
+    assert_eq!(staying.call(read, &mut turn).expect("connected").value, LARGE as u64);
+    assert!(staying.bytes(0, LARGE) == file);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn memory_that_the_client_took_back_is_not_written() {
+    const LENGTH: usize = 1 << 20;
+    let mut network = Network::new(64);
+    network.node.add_file("s/file", pattern(LENGTH));
+    let mut client = network.client(LENGTH);
+    let node = &mut network.node;
+    let mut turn = || {
+        node.step();
+    };
+    let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
+    client.fill(0, &vec![0xEE; LENGTH]);
+    let into = Segments::one(client.segment(0, LENGTH));
+    client.send(Command::Read { handle, range: range(0, LENGTH), into }, None);
+    // The request is on its way with a key that is gone when the node uses it.
+    client.channel.kick().expect("connected");
+    let region = Arc::clone(&client.region);
+    client.channel.release(&region);
+    until(node, |node| node.closed.len() == 1 && node.buffers_out() == 0);
+    assert_eq!(node.closed[0].1.kind(), Kind::Disconnected);
+    assert!(client.bytes(0, LENGTH).iter().all(|byte| *byte == 0xEE), "not a byte landed");
+    let over = client.finish(&mut || ()).expect_err("the session is over");
+    assert_eq!(over.kind(), Kind::Disconnected);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn whoever_is_turned_away_is_told_why() {
+    let mut network = Network::new(1);
+    let mut wrong = network.address;
+    wrong.set_port(1);
+    let connect = |address: SocketAddr, timeout| {
+        VerbsChannel::connect(address, timeout, 8, VerbsOptions::default()).map(drop)
+    };
+    let error = connect(wrong, PATIENCE).expect_err("nobody listens there");
+    assert_eq!(error.kind(), Kind::Disconnected);
+    // A node that takes one session.
+    let fabrics = Fabrics::new(1, ShmOptions::default(), Some(VerbsOptions::default()));
+    let mut fabrics = fabrics.expect("an RDMA device");
+    let options = ListenerOptions {
+        rdma: vec![SocketAddr::new(addresses()[0], 0)],
+        max_sessions: 1,
+        ..ListenerOptions::default()
+    };
+    let listener = Listener::start(options, vec![fabrics.inbox()]).expect("a port");
+    let address = listener.rdma_addrs()[0];
+    let (told, first) = mpsc::sync_channel(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let first = VerbsChannel::connect(address, PATIENCE, 8, VerbsOptions::default());
+            told.send(Box::new(first)).map_err(drop).expect("somebody listens");
+        });
+        let first = loop {
+            fabrics.poll(&mut Vec::new());
+            if let Ok(first) = first.try_recv() {
+                break first.expect("connected");
+            }
+        };
+        let error = connect(address, PATIENCE).expect_err("the node is full");
+        assert_eq!(error.kind(), Kind::Busy, "{error}");
+        drop(first);
+    });
+    network.node.step();
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn both_sides_sleep_and_are_woken() {
+    let mut network = Network::new(4);
+    let file = pattern(100_000);
+    network.node.add_file("s/file", file.clone());
+    let mut client = network.client(100_000);
+    let (stop, slept) = (AtomicBool::new(false), AtomicBool::new(false));
+    let node = &mut network.node;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                if !node.step() && node.transport.arm() {
+                    let fd = node.transport.readiness().expect("something to sleep on");
+                    let rung = poll(fd, 100);
+                    slept.store(true, Ordering::Release);
+                    node.transport.disarm(rung);
+                }
+            }
+        });
+        for _ in 0..20 {
+            let mut sleep = || ();
+            client.channel.kick().expect("connected");
+            let opened = client.open("s/file", READ, &mut sleep).expect("connected").value;
+            let into = Segments::one(client.segment(0, 100_000));
+            let read = Command::Read { handle: opened, range: range(0, 100_000), into };
+            client.send(read, None);
+            client.channel.kick().expect("connected");
+            client.channel.wait(Duration::from_secs(5)).expect("connected");
+            client.finish(&mut sleep).expect("connected");
+            assert!(client.bytes(0, 100_000) == file);
+        }
+        stop.store(true, Ordering::Release);
+    });
+    assert!(slept.load(Ordering::Acquire), "the node never slept");
+}
+
+/// Waits until a descriptor is readable; whether it is.
+fn poll(fd: std::os::fd::BorrowedFd<'_>, timeout_ms: i64) -> bool {
+    let mut list = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
+    let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: timeout_ms * 1_000_000 };
+    rustix::event::poll(&mut list, Some(&time)).is_ok_and(|count| count > 0)
+}
