@@ -3,6 +3,7 @@
 mod admit;
 mod allocate;
 mod content;
+mod deallocation;
 mod driver;
 mod foreign;
 mod media;
@@ -27,6 +28,7 @@ use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
 pub use allocate::allocate_file;
+pub use deallocation::Deallocation;
 pub use driver::{Driver, PciName};
 pub use media::{HealthWatch, Media, MediaOptions};
 pub use nvme::Health;
@@ -65,6 +67,8 @@ pub struct Geometry {
     pub max_transfer_bytes: u32,
     /// Whether what was written may be lost in a power cut until it is flushed.
     pub volatile_cache: bool,
+    /// How it takes advice on what is not needed any more; `None` if it takes none.
+    pub deallocation: Option<Deallocation>,
 }
 
 /// One command. It owns its memory until its completion hands it back.
@@ -86,6 +90,15 @@ pub enum Command {
     },
     /// Makes durable every write of this device that completed before, on whichever queue.
     Flush(DeviceIndex),
+    /// Says that nobody needs what stands there: until they are written again, each of these blocks
+    /// reads as what it was, as zeroes or as anything else. Advice, which may be refused; taken only
+    /// by devices with [`Geometry::deallocation`].
+    Deallocate {
+        /// From where.
+        at: Location,
+        /// How much: whole blocks, at most [`Deallocation::most_bytes`].
+        bytes: u64,
+    },
 }
 
 impl Command {
@@ -94,18 +107,20 @@ impl Command {
     #[inline]
     pub fn device(&self) -> DeviceIndex {
         match self {
-            Self::Read { at, .. } | Self::Write { at, .. } => at.device,
+            Self::Read { at, .. } | Self::Write { at, .. } | Self::Deallocate { at, .. } => {
+                at.device
+            }
             Self::Flush(device) => *device,
         }
     }
 
-    /// Bytes it moves; zero for a flush.
+    /// Bytes it moves; zero for a flush and for advice.
     #[must_use]
     pub fn length(&self) -> usize {
         match self {
             Self::Read { into, .. } => into.length(),
             Self::Write { from, .. } => from.length(),
-            Self::Flush(_) => 0,
+            Self::Flush(_) | Self::Deallocate { .. } => 0,
         }
     }
 }

@@ -90,6 +90,7 @@ impl NvmeDisk {
             block_bytes: unit,
             max_transfer_bytes: u32::try_from(most).expect("at most 1 MiB").max(unit),
             volatile_cache: controller.has_volatile_cache()?,
+            deallocation: controller.deallocator(&identity).map(|told| told.deallocation()),
         };
         Ok(Self { controller, nsid, identity, geometry, read_only: options.read_only })
     }

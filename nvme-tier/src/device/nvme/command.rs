@@ -27,15 +27,18 @@ pub(in crate::device) mod admin {
     /// Doorbell Buffer Config (Base 5.8).
     pub(in crate::device) const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 
-    /// CNS of Identify: a namespace, the controller, the active namespaces.
+    /// CNS of Identify: a namespace, the controller, the active namespaces, the controller as far as
+    /// it is about a command set.
     pub(in crate::device) const CNS_NAMESPACE: u32 = 0;
     pub(in crate::device) const CNS_CONTROLLER: u32 = 1;
     pub(in crate::device) const CNS_ACTIVE_NAMESPACES: u32 = 2;
+    pub(in crate::device) const CNS_COMMAND_SET: u32 = 6;
 
     /// Feature Identifiers (Base figure 317).
     pub(in crate::device) const FEATURE_VOLATILE_WRITE_CACHE: u32 = 0x06;
     pub(in crate::device) const FEATURE_NUMBER_OF_QUEUES: u32 = 0x07;
     pub(in crate::device) const FEATURE_ASYNCHRONOUS_EVENTS: u32 = 0x0b;
+    pub(in crate::device) const FEATURE_HOST_BEHAVIOR: u32 = 0x16;
 
     /// LID of Get Log Page: SMART / Health Information (Base 5.16.1.3).
     pub(in crate::device) const LOG_HEALTH: u32 = 0x02;
@@ -49,6 +52,10 @@ pub(in crate::device) mod io {
     pub(in crate::device) const WRITE: u8 = 0x01;
     /// Read (NVM 3.2.4).
     pub(in crate::device) const READ: u8 = 0x02;
+    /// Write Zeroes (NVM 3.2.8).
+    pub(in crate::device) const WRITE_ZEROES: u8 = 0x08;
+    /// Dataset Management (NVM 3.2.3).
+    pub(in crate::device) const DATASET_MANAGEMENT: u8 = 0x09;
 }
 
 /// DPTR, where a command's data lies (Base 4.1).

@@ -11,7 +11,7 @@ use super::Host;
 use super::core::Core;
 use super::memory::Mapping;
 use super::tender::Tender;
-use crate::device::nvme::{Health, IdentifyNamespace};
+use crate::device::nvme::{Deallocator, Health, IdentifyNamespace};
 
 /// How a controller is driven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,6 +131,14 @@ impl Controller {
     /// The most bytes of one command.
     pub(in crate::device) fn max_transfer_bytes(&self) -> u64 {
         self.core.identity().max_transfer_bytes.unwrap_or(u64::MAX)
+    }
+
+    /// How one of its namespaces is told of blocks that nobody needs, if it takes that.
+    pub(in crate::device) fn deallocator(
+        &self,
+        namespace: &IdentifyNamespace,
+    ) -> Option<Deallocator> {
+        self.core.deallocator(namespace)
     }
 
     /// Its model and serial number.

@@ -17,13 +17,16 @@ use super::life::Life;
 use super::{ControllerOptions, Host, Registers};
 use crate::clock;
 use crate::device::nvme::{
-    Capabilities, Configuration, ControllerStatus, Health, IdentifyController, IdentifyNamespace,
-    PAGE_BYTES, offset,
+    Capabilities, CommandSetLimits, Configuration, ControllerStatus, Deallocator, Health,
+    IdentifyController, IdentifyNamespace, PAGE_BYTES, Status, offset,
 };
 
 /// How long a normal shutdown may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(200);
+
+/// The longest that a command waits to be sent again, whatever its controller asks for.
+const MOST_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Aborts that may wait to be sent; one too many is asked for again a tick later.
 const MOST_ABORTS: usize = 64;
@@ -94,6 +97,7 @@ pub(super) struct Core {
 #[derive(Debug, Default)]
 struct About {
     identity: Option<IdentifyController>,
+    limits: CommandSetLimits,
     health: Option<Health>,
 }
 
@@ -189,7 +193,13 @@ impl Core {
         let health = features::health(queue)
             .inspect_err(|error| tracing::warn!(%error, "no health log"))
             .ok();
-        *self.about.lock() = About { identity: Some(identity), health };
+        let limits = features::command_set_limits(queue, &identity);
+        if identity.retry_delays != [0; 3]
+            && let Err(error) = features::allow_retry_delays(queue)
+        {
+            tracing::debug!(%error, name = self.host.name(), "no retry delays");
+        }
+        *self.about.lock() = About { identity: Some(identity), limits, health };
         Ok(())
     }
 
@@ -393,6 +403,12 @@ impl Core {
         self.about.lock().identity.clone().expect("it was identified when it was opened")
     }
 
+    /// How one of its namespaces is told of blocks that nobody needs, if it takes that.
+    pub(super) fn deallocator(&self, namespace: &IdentifyNamespace) -> Option<Deallocator> {
+        let about = self.about.lock();
+        Deallocator::of(about.identity.as_ref()?, &about.limits, namespace)
+    }
+
     pub(super) fn health(&self) -> Option<Health> {
         self.about.lock().health
     }
@@ -446,6 +462,15 @@ impl Core {
     #[inline]
     pub(super) fn ticks(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// How many ticks to wait, as a status asks, before its command is sent again.
+    pub(super) fn retry_ticks(&self, status: Status) -> u32 {
+        let Some(which) = Some(status.retry_delay()).filter(|which| *which != 0) else { return 0 };
+        let delay = self.about.lock().identity.as_ref().map_or(0, |it| it.retry_delay(which));
+        let delay = MOST_RETRY_DELAY.min(Duration::from_millis(100) * u32::from(delay));
+        u32::try_from(delay.as_nanos().div_ceil(self.options.tick.as_nanos().max(1)))
+            .unwrap_or(u32::MAX / 4)
     }
 
     pub(super) fn tick(&self) {

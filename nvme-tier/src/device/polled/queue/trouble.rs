@@ -10,11 +10,17 @@ use crate::device::{Command, Completion};
 const MOST_RESTARTS: u8 = 1;
 
 impl PolledQueue {
+    /// Sends again what has waited for as long as it was asked to.
     #[cold]
-    pub(super) fn send_parked(&mut self) {
-        while let Some(cid) = self.parked.pop() {
+    pub(super) fn send_parked(&mut self, tick: u32) {
+        for at in (0..self.parked.len()).rev() {
+            let cid = self.parked[at];
             let part = self.parts[usize::from(cid)];
-            self.send(cid, part);
+            let is_due = tick.wrapping_sub(part.born) < u32::MAX / 2;
+            if is_due {
+                self.parked.swap_remove(at);
+                self.send(cid, part);
+            }
         }
         // Nobody else rings for them.
         self.kick();

@@ -1,3 +1,4 @@
+mod advice;
 mod hardware;
 mod limits;
 mod misbehaviour;
@@ -52,6 +53,7 @@ fn queue(controller: &Arc<Controller>, depth: usize) -> Result<PolledQueue> {
         block_bytes: identity.unit_bytes(),
         max_transfer_bytes: 1 << 20,
         volatile_cache: controller.has_volatile_cache()?,
+        deallocation: controller.deallocator(&identity).map(|told| told.deallocation()),
     };
     PolledQueue::new(controller, (nsid, &identity), geometry, false, depth)
 }
