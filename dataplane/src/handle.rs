@@ -131,6 +131,8 @@ pub struct DeviceStatus {
     pub capacity_bytes: u64,
     /// Bytes in slots that are taken.
     pub used_bytes: u64,
+    /// Bytes that it was told nobody needs, since start.
+    pub deallocated_bytes: u64,
     /// Whether a write cache may lose what is not flushed.
     pub volatile_cache: bool,
     /// Whether it failed and is no longer trusted.

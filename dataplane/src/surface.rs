@@ -300,6 +300,7 @@ impl Handle for Surface {
             device.health = self.health.of(index);
             device.capacity_bytes = used.capacity_bytes;
             device.used_bytes = used.used_bytes;
+            device.deallocated_bytes = used.deallocated_bytes;
             device.failed = used.failed;
         }
         let (read_p50_ns, read_p99_ns) = self.read_percentiles();

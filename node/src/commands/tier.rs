@@ -70,6 +70,7 @@ fn format(args: &TierFormatArgs, output: Output) -> Result<FormatReport> {
         extent_bytes: args.extent_bytes.0,
         checksum_block_bytes,
         min_class_bytes: args.min_class_bytes.0,
+        deallocate: !args.no_discard,
     };
     let TierArgs { devices, driver } = &args.tier;
     let (there, absent): (Vec<_>, Vec<_>) =

@@ -47,6 +47,7 @@ pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
                 "driver": device.driver,
                 "capacity_bytes": device.capacity_bytes,
                 "used_bytes": device.used_bytes,
+                "deallocated_bytes": device.deallocated_bytes,
                 "volatile_cache": device.volatile_cache,
                 "failed": device.failed,
                 "health": device.health.as_ref().map(health_json),

@@ -11,8 +11,8 @@ use super::mixed::MixedDevice;
 use super::nvme_disk::{DiskHealth, NvmeBus};
 use super::passthrough::{self, Namespace};
 use super::{
-    Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, UringDevice, admit, content,
-    foreign,
+    Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, Reach, UringDevice, admit,
+    content, foreign,
 };
 
 /// How to open a tier's files and devices.
@@ -51,7 +51,7 @@ impl Media {
         Self::open_by(&named, options)
     }
 
-    /// Opens them all, each by the driver named. Their order is their [`DeviceIndex`].
+    /// Opens them all, each by the driver named, or as [`Reach`] has it. Their order is their [`DeviceIndex`].
     ///
     /// The block size reported is the unit that survives a power cut whole: on a device the larger
     /// of its logical and (up to 4 KiB) physical block; on a file what direct I/O needs, and at
@@ -61,7 +61,10 @@ impl Media {
     /// [`Kind::NotFound`], [`Kind::Denied`], [`Kind::Busy`] (another process has it, or it is
     /// mounted), [`Kind::Invalid`] (too small, named twice, no file or device),
     /// [`Kind::Unsupported`] (not by that driver) or [`Kind::Io`]; each says what to do.
-    pub fn open_by(devices: &[(PathBuf, Driver)], options: MediaOptions) -> Result<Self> {
+    pub fn open_by<R>(devices: &[(PathBuf, R)], options: MediaOptions) -> Result<Self>
+    where
+        R: Copy + Into<Reach>,
+    {
         if devices.is_empty() || u16::try_from(devices.len()).is_err() {
             return Err(Kind::Invalid
                 .error(format!("a tier has from 1 to 65535 devices, not {}", devices.len())));
@@ -77,7 +80,7 @@ impl Media {
         }
         let mut bus = NvmeBus::default();
         let open =
-            |(path, driver): &(PathBuf, Driver)| Medium::open(path, *driver, &mut bus, &options);
+            |(path, reach): &(PathBuf, R)| Medium::open(path, (*reach).into(), &mut bus, &options);
         let all: Result<_> = devices.iter().map(open).collect();
         Ok(Self(Arc::new(Inner { all: all?, read_only: options.read_only })))
     }

@@ -16,6 +16,7 @@ mod polled;
 mod ring;
 pub mod sim;
 mod table;
+mod timeouts;
 mod uring;
 mod vfio;
 mod wait;
@@ -32,6 +33,7 @@ pub use deallocation::Deallocation;
 pub use driver::{Driver, PciName};
 pub use media::{HealthWatch, Media, MediaOptions};
 pub use nvme::Health;
+pub use timeouts::{Reach, Timeouts};
 pub use uring::UringDevice;
 pub use vfio::{NvmeFunction, NvmeNamespace, PciAddress};
 

@@ -31,9 +31,8 @@ const MOST_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Aborts that may wait to be sent; one too many is asked for again a tick later.
 const MOST_ABORTS: usize = 64;
 
-/// One that is reset this often within so many ticks will not get better.
-const MOST_RESETS: usize = 5;
-const RESETS_TICKS: u32 = 600;
+/// Ticks in a minute, at the pace that hardware is watched at.
+const MINUTE_TICKS: u32 = 600;
 
 /// No life that there is.
 const NO_RESET: u32 = u32::MAX;
@@ -168,7 +167,7 @@ impl Core {
         }
         queue.attach();
         self.registers.write_u32(offset::CC, Configuration::enabled(self.capabilities).0);
-        self.wait(self.capabilities.timeout(), Goal::Ready)?;
+        self.wait(self.ready_limit(), Goal::Ready)?;
         let identity = features::identify_controller(queue)?;
         let granted = features::queue_pairs(queue)?;
         let mut ids = self.queue_ids.lock();
@@ -218,10 +217,15 @@ impl Core {
         }
         // One that is on its way up may not be turned round before it is there.
         if configuration.is_enabled() && !status.is_ready() && !status.is_fatal() {
-            let _or_never = self.wait(self.capabilities.timeout(), Goal::Ready);
+            let _or_never = self.wait(self.ready_limit(), Goal::Ready);
         }
         self.registers.write_u32(offset::CC, configuration.disabled().0);
-        self.wait(self.capabilities.timeout(), Goal::Stopped)
+        self.wait(self.ready_limit(), Goal::Stopped)
+    }
+
+    /// How long it may take to become ready, or to stop.
+    pub(super) fn ready_limit(&self) -> Duration {
+        self.options.ready_limit.unwrap_or_else(|| self.capabilities.timeout())
     }
 
     fn wait(&self, limit: Duration, goal: Goal) -> Result<()> {
@@ -240,8 +244,8 @@ impl Core {
             if is_fatal || waited > limit {
                 let how = if is_fatal { "reports a fatal error" } else { "is not there yet" };
                 return Err(Kind::Io.error(format!(
-                    "the controller should {} and {how} after {:.1} s (CSTS {:08x}h): power it off \
-                     and on, and if that does not help replace it",
+                    "the controller should {} and {how} after {:.1} s (CSTS {:08x}h): give it longer \
+                     (ready_timeout), power it off and on, and if that does not help replace it",
                     goal.words(),
                     waited.as_secs_f32(),
                     status.0
@@ -278,7 +282,8 @@ impl Core {
         let _as_far_as_possible = self.host.set_bus_master(true);
         let started = match self.is_beyond_hope() {
             true => {
-                Err(Kind::Io.error(format!("it was reset {MOST_RESETS} times within a minute")))
+                let resets = self.options.resets_per_minute;
+                Err(Kind::Io.error(format!("it was reset {resets} times within a minute")))
             }
             false => self.start(&mut queue).and_then(|()| self.compare_namespaces(&mut queue)),
         };
@@ -297,9 +302,9 @@ impl Core {
     /// Notes a reset, and whether there were too many.
     fn is_beyond_hope(&self) -> bool {
         let (mut resets, now) = (self.resets.lock(), self.ticks());
-        resets.retain(|then| now.wrapping_sub(*then) < RESETS_TICKS);
+        resets.retain(|then| now.wrapping_sub(*then) < MINUTE_TICKS);
         resets.push(now);
-        resets.len() > MOST_RESETS
+        resets.len() > self.options.resets_per_minute as usize
     }
 
     /// Whether the namespaces in use are still as they were when they were opened.

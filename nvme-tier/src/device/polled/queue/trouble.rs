@@ -30,15 +30,15 @@ impl PolledQueue {
     #[cold]
     pub(super) fn look_for_late_ones(&mut self, tick: u32) {
         let core = &self.core;
-        let limit = core.options.command_ticks;
+        let (abort_ticks, reset_ticks) = (core.options.abort_ticks, core.options.reset_ticks);
         for (cid, part) in (0..).zip(&mut self.parts) {
             if !part.is_in_flight() {
                 continue;
             }
             let age = tick.wrapping_sub(part.born);
-            if age > 2 * limit {
+            if age > reset_ticks {
                 core.want_reset(self.life);
-            } else if age > limit && !part.is_aborted {
+            } else if age > abort_ticks && !part.is_aborted {
                 part.is_aborted = true;
                 core.want_abort(self.life, self.id, cid);
             }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::device::mixed::MixedDevice;
 use crate::device::nvme_disk::{NvmeBus, NvmeDisk};
 use crate::device::{
-    Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Token,
+    Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Timeouts, Token,
 };
 
 const ZERO: DeviceIndex = DeviceIndex(0);
@@ -22,7 +22,8 @@ fn names() -> Vec<String> {
 
 fn open(bus: &mut NvmeBus, name: &str) -> NvmeDisk {
     let options = MediaOptions { read_only: false, minimum_bytes: 1 << 20 };
-    bus.open(PciName::parse(name.as_ref()).expect("an address"), &options).expect("opens")
+    bus.open(PciName::parse(name.as_ref()).expect("an address"), Timeouts::default(), &options)
+        .expect("opens")
 }
 
 fn device(disk: &NvmeDisk, depth: usize) -> MixedDevice {
