@@ -105,6 +105,37 @@ fn what_is_written_is_read_by_either_driver() {
     }
 }
 
+#[test]
+#[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
+fn what_is_deallocated_reads_as_zeroes_and_its_neighbours_as_they_were() {
+    for path in named("FOREBAY_TEST_NAMESPACES") {
+        let media = open(&character(&path), Driver::Passthrough).expect("the namespace");
+        let takes = media.geometry(DeviceIndex(0)).deallocation.expect("Dataset Management");
+        let mut queue = media.queue(2).expect("a queue");
+        let pool =
+            Pool::new(&[SizeClass { bytes: LARGEST, count: 1 }], HugePages::Never).expect("memory");
+        let mut buffer = pool.take(LARGEST).expect("free");
+        buffer.as_mut_slice().fill(0x5a);
+        let from = Source::Buffer(buffer, 0..LARGEST);
+        only(&mut *queue, Command::Write { at: at(0), from }).1.expect("written");
+        let told = takes.whole_units(4096..(512 << 10) + 512).expect("several units");
+        let (offset, bytes) = (usize::try_from(told.start).expect("small"), told.end - told.start);
+        only(&mut *queue, Command::Deallocate { at: at(offset), bytes }).1.expect("taken");
+        let into = target(pool.take(LARGEST).expect("free"), LARGEST);
+        let (command, result) = only(&mut *queue, Command::Read { at: at(0), into });
+        result.expect("read");
+        for (at, byte) in (0..).zip(bytes_of(command)) {
+            let expected = if told.contains(&at) { 0 } else { 0x5a };
+            assert_eq!(byte, expected, "byte {at} of {}, {told:?} deallocated", path.display());
+        }
+        let block = open(&path, Driver::IoUring);
+        assert!(block.is_err(), "it is in use");
+    }
+    let media =
+        open(&named("FOREBAY_TEST_NAMESPACES")[0], Driver::IoUring).expect("a block device");
+    assert_eq!(media.geometry(DeviceIndex(0)).deallocation, None, "io_uring has no such entry");
+}
+
 /// Writes each part of the area once, in pieces of random sizes.
 fn write_area(
     queue: &mut dyn Device,

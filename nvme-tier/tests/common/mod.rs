@@ -85,7 +85,7 @@ impl Rig {
     /// The tier that is on some disks.
     pub fn on(disk: SimDisk) -> Result<Self> {
         // Of disks that take advice on freed space, every other is told of each slot.
-        let is_told = disk.options().seed % 2 == 0;
+        let is_told = disk.options().seed.is_multiple_of(2);
         let discard = if is_told { Discard::Slots } else { Discard::Slabs };
         Self::with(disk, TierOptions { discard, ..options() })
     }

@@ -27,7 +27,7 @@ pub fn play(seeds: u64) -> Result<u64, Failure> {
     for seed in 0..seeds {
         let outcome = calmly(|| {
             let rig = run(seed)?;
-            let way = usize::from(seed % 2 == 1);
+            let way = usize::from(!seed.is_multiple_of(2));
             told[way] += rig.tier.usage().devices[0].deallocated_bytes;
             images += cut(&rig, seed)?;
             Ok(())
@@ -43,7 +43,7 @@ fn names() -> Vec<FileName> {
 }
 
 fn ways(seed: u64) -> TierOptions {
-    let discard = if seed % 2 == 0 { Discard::Slots } else { Discard::Slabs };
+    let discard = if seed.is_multiple_of(2) { Discard::Slots } else { Discard::Slabs };
     TierOptions { discard, ..options() }
 }
 

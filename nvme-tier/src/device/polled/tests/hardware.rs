@@ -93,6 +93,41 @@ fn what_is_written_is_read_back() {
     }
 }
 
+#[test]
+#[ignore = "needs NVMe controllers under VFIO that may be overwritten: ci/lab/tests names them"]
+fn what_is_deallocated_reads_as_zeroes_and_its_neighbours_as_they_were() {
+    let mut bus = NvmeBus::default();
+    for name in names() {
+        let disk = open(&mut bus, &name);
+        let mut device = device(&disk, 4);
+        let takes = disk.geometry().deallocation.expect("QEMU has Dataset Management");
+        let pool =
+            Pool::new(&[SizeClass { bytes: 1 << 20, count: 1 }], HugePages::Never).expect("memory");
+        let mut buffer = pool.take(1 << 20).expect("free");
+        buffer.as_mut_slice().fill(0x5a);
+        let at = |offset| Location { device: ZERO, offset };
+        let from = Source::Buffer(buffer, 0..1 << 20);
+        let told = takes.whole_units(4096..(512 << 10) + 512).expect("several units");
+        let bytes = told.end - told.start;
+        let commands =
+            [Command::Write { at: at(0), from }, Command::Deallocate { at: at(told.start), bytes }];
+        for command in commands {
+            device.submit(Token(1), command).expect("room");
+            drain(&mut device).remove(0).result.expect("taken");
+        }
+        let into = Target::Buffer(pool.take(1 << 20).expect("free"), 0..1 << 20);
+        device.submit(Token(2), Command::Read { at: at(0), into }).expect("room");
+        let completion = drain(&mut device).remove(0);
+        completion.result.expect("read");
+        let Command::Read { into, .. } = completion.command else { unreachable!() };
+        let buffer = into.into_buffer().expect("a buffer");
+        for (at, byte) in (0..).zip(buffer.as_slice()) {
+            let expected = if told.contains(&at) { 0 } else { 0x5a };
+            assert_eq!(*byte, expected, "byte {at} of {name}, {told:?} deallocated");
+        }
+    }
+}
+
 /// The last of these tests: afterwards its controller is gone.
 #[test]
 #[ignore = "needs an NVMe controller under VFIO, and takes it away: ci/lab/tests runs it"]
