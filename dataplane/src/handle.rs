@@ -139,6 +139,8 @@ pub struct DeviceStatus {
     pub failed: bool,
     /// What it says of its own state, if it does.
     pub health: Option<Health>,
+    /// Why an NVMe device's state is not known, such as for want of rights.
+    pub health_missing: Option<String>,
 }
 
 /// The whole node at a glance. Counters run since start.

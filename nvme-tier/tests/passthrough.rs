@@ -296,6 +296,44 @@ fn without_the_right_auto_falls_back_and_says_why() {
 }
 
 #[test]
+#[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
+fn what_the_kernel_drives_tells_of_its_health_or_why_not() {
+    let path = named("FOREBAY_TEST_NAMESPACES").remove(0);
+    let told = |driver| {
+        let media = open(&path, driver).expect("free");
+        let watch = media.health();
+        loop {
+            if watch.of(0).is_some() || watch.why_not(0).is_some() {
+                return (watch.of(0), watch.why_not(0));
+            }
+            thread::yield_now();
+        }
+    };
+    for driver in [Driver::Passthrough, Driver::IoUring] {
+        let (health, why_not) = told(driver);
+        let health = health.unwrap_or_else(|| panic!("{why_not:?}"));
+        assert_eq!((health.temperature_celsius, why_not), (50, None), "as QEMU has it");
+    }
+    for node in [&path, &character(&path)] {
+        fs::set_permissions(node, Permissions::from_mode(0o666)).expect("root may");
+    }
+    let (health, why_not) = thread::scope(|scope| {
+        let attempt = || {
+            // SAFETY: the call takes numbers; made directly, it is for this thread alone.
+            let status = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            assert_eq!(status, 0, "root may");
+            told(Driver::IoUring)
+        };
+        scope.spawn(attempt).join().expect("the thread ends well")
+    });
+    let why_not = why_not.expect("a reason");
+    assert!(health.is_none() && why_not.contains("no rights"), "{why_not}");
+    for node in [&path, &character(&path)] {
+        fs::set_permissions(node, Permissions::from_mode(0o600)).expect("root may");
+    }
+}
+
+#[test]
 #[ignore = "needs a namespace with metadata that is not supported: ci/lab/tests names it"]
 fn unsupported_metadata_is_refused_by_name() {
     for path in named("FOREBAY_TEST_UNSUPPORTED") {

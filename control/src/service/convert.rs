@@ -84,6 +84,7 @@ impl From<DeviceStatus> for proto::DeviceStatus {
             volatile_cache: status.volatile_cache,
             failed: status.failed,
             health: status.health.map(Into::into),
+            health_missing: status.health_missing.unwrap_or_default(),
         }
     }
 }

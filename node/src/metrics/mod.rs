@@ -214,6 +214,7 @@ mod tests {
                 volatile_cache: false,
                 failed: true,
                 health: Some(Health { temperature_celsius: 41, media_errors: 3, ..HEALTHY }),
+                health_missing: None,
             }],
             silos: vec![SiloStatus {
                 name: "data".to_owned(),

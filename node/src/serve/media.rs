@@ -140,6 +140,7 @@ pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
                 volatile_cache: geometry.volatile_cache,
                 failed: false,
                 health: None,
+                health_missing: None,
             }
         })
         .collect()

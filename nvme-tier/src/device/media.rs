@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use extent::{Kind, Result};
 
+use super::kernel_health::HealthReader;
 use super::medium::{self, Medium};
 use super::mixed::MixedDevice;
 use super::nvme_disk::{DiskHealth, NvmeBus};
@@ -203,7 +204,14 @@ impl Media {
     /// What tells of the devices' own state, for as long as they are open.
     #[must_use]
     pub fn health(&self) -> HealthWatch {
-        HealthWatch(self.0.all.iter().map(|medium| Some(medium.disk()?.health_watch())).collect())
+        let teller = |medium: &Medium| match medium.disk() {
+            Some(disk) => Some(Teller::Driven(disk.health_watch())),
+            None => HealthReader::of(medium.path())?
+                .inspect_err(|error| tracing::warn!(%error, "no health log"))
+                .ok()
+                .map(|reader| Teller::Kernel(Arc::new(reader))),
+        };
+        HealthWatch(self.0.all.iter().map(teller).collect())
     }
 
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
@@ -231,13 +239,34 @@ impl Media {
 
 /// What devices say of their own state. It keeps none of them open.
 #[derive(Clone, Debug, Default)]
-pub struct HealthWatch(Vec<Option<DiskHealth>>);
+pub struct HealthWatch(Vec<Option<Teller>>);
+
+/// Who tells of a device's state.
+#[derive(Clone, Debug)]
+enum Teller {
+    /// The controller, which is driven from here.
+    Driven(DiskHealth),
+    /// The kernel, if it lets us ask.
+    Kernel(Arc<HealthReader>),
+}
 
 impl HealthWatch {
     /// What a device last said; `None` for one that does not say, or is closed.
     #[must_use]
     pub fn of(&self, device: usize) -> Option<Health> {
-        self.0.get(device)?.as_ref()?.now()
+        match self.0.get(device)?.as_ref()? {
+            Teller::Driven(disk) => disk.now(),
+            Teller::Kernel(reader) => reader.now(),
+        }
+    }
+
+    /// Why an NVMe device does not say; `None` for one that does, and for what is none.
+    #[must_use]
+    pub fn why_not(&self, device: usize) -> Option<String> {
+        match self.0.get(device)?.as_ref()? {
+            Teller::Driven(_) => None,
+            Teller::Kernel(reader) => reader.why_not(),
+        }
     }
 }
 

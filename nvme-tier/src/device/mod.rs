@@ -6,6 +6,7 @@ mod content;
 mod deallocation;
 mod driver;
 mod foreign;
+mod kernel_health;
 mod media;
 mod medium;
 mod mixed;

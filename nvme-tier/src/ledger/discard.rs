@@ -23,7 +23,7 @@ use crate::holdings::SlotId;
 /// The most slots of a device that wait to be deallocated: others are used again untold.
 const MOST_WAITING: usize = 4096;
 
-/// No command is in flight, since the device's queue is full.
+/// No command is in flight: the next one is to be sent, or the device's queue was full.
 const NONE: Token = Token(0);
 
 /// What is, and is to be, let go of on each device.

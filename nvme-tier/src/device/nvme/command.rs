@@ -94,6 +94,9 @@ pub(in crate::device) struct SubmissionEntry {
     pub(in crate::device) cdw15: u32,
 }
 
+/// Every namespace, in commands that are about the controller as a whole.
+const ALL_NAMESPACES: u32 = u32::MAX;
+
 /// PSDT: SGLs, and a contiguous metadata buffer.
 const SGL: u32 = 0b01 << 14;
 
@@ -102,6 +105,20 @@ impl SubmissionEntry {
     pub(in crate::device) fn new(opcode: u8, cid: u16, nsid: u32) -> Self {
         let cdw0 = u32::from(opcode) | u32::from(cid) << 16;
         Self { cdw0, nsid, ..Self::default() }
+    }
+
+    /// Get Log Page for the health of the controller as a whole: [`super::HEALTH_BYTES`].
+    pub(in crate::device) fn health_log() -> Self {
+        Self::log_page(admin::LOG_HEALTH)
+    }
+
+    /// Get Log Page for as many bytes of any page as the health log has.
+    pub(in crate::device) fn log_page(page: u32) -> Self {
+        // NUMDL, zero-based.
+        const DWORDS: u32 = 512 / 4 - 1;
+        const { assert!(super::HEALTH_BYTES == 512) };
+        let cdw10 = page | DWORDS << 16;
+        Self { cdw10, ..Self::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES) }
     }
 
     /// The same with data.

@@ -18,8 +18,8 @@ pub(super) use self::command::Io;
 pub(super) use self::nodes::Nodes;
 use super::medium::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
 use super::nvme::{
-    CommandSetLimits, Deallocator, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace,
-    Protection, SubmissionEntry, admin,
+    CommandSetLimits, Deallocator, HEALTH_BYTES, Health, IDENTIFY_BYTES, IdentifyController,
+    IdentifyNamespace, Protection, SubmissionEntry, admin,
 };
 use super::{Geometry, MediaOptions};
 
@@ -179,6 +179,24 @@ fn open_character(nodes: &Nodes, options: &MediaOptions) -> Result<File> {
         }
         refused(path, options, error)
     })
+}
+
+/// What a namespace's controller says of its own state (Base 5.16.1.3).
+///
+/// # Errors
+/// [`Kind::Denied`] without the right, which only root has; what the device answers.
+pub(super) fn health(node: &File, path: &Path) -> Result<Health> {
+    let entry = SubmissionEntry::health_log();
+    let mut page = vec![0; HEALTH_BYTES];
+    let doing = || format!("reading the health log of {}", path.display());
+    command::admin(node, entry, &mut page, &doing).map_err(|error| match error.kind() {
+        Kind::Denied => Kind::Denied.error(format!(
+            "{}: no rights: the kernel lets only root and CAP_SYS_ADMIN read it",
+            doing()
+        )),
+        _ => error,
+    })?;
+    Ok(Health::parse(&page))
 }
 
 struct Answers {

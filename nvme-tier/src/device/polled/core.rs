@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::admin::AdminQueue;
 use super::doorbell::ShadowDoorbells;
 use super::features::{self, QueuePlace};
+use super::goal::Goal;
 use super::life::Life;
 use super::{ControllerOptions, Host, Registers};
 use crate::clock;
@@ -36,32 +37,6 @@ const MINUTE_TICKS: u32 = 600;
 
 /// No life that there is.
 const NO_RESET: u32 = u32::MAX;
-
-/// What a controller is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Goal {
-    Ready,
-    Stopped,
-    ShutDown,
-}
-
-impl Goal {
-    fn is_reached(self, status: ControllerStatus) -> bool {
-        match self {
-            Self::Ready => status.is_ready(),
-            Self::Stopped => !status.is_ready(),
-            Self::ShutDown => status.is_shut_down(),
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Self::Ready => "become ready",
-            Self::Stopped => "stop",
-            Self::ShutDown => "shut down",
-        }
-    }
-}
 
 fn gone() -> Error {
     Kind::Io.error("its registers read as ones: is it still plugged in?")

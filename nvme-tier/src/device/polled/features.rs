@@ -8,9 +8,6 @@ use crate::device::nvme::{
     SubmissionEntry, active_namespaces, admin,
 };
 
-/// Every namespace, in commands that are about the controller as a whole.
-const ALL_NAMESPACES: u32 = u32::MAX;
-
 /// The most I/O queues that are asked for.
 const MOST_QUEUES: u32 = 1024;
 
@@ -105,12 +102,7 @@ pub(super) fn health(queue: &mut AdminQueue) -> Result<Health> {
 
 /// The first bytes of any log page.
 pub(super) fn log_page(queue: &mut AdminQueue, page: u32) -> Result<Vec<u8>> {
-    let mut entry = SubmissionEntry::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES);
-    // NUMDL, zero-based.
-    const DWORDS: u32 = 512 / 4 - 1;
-    const { assert!(HEALTH_BYTES == 512) };
-    entry.cdw10 = page | DWORDS << 16;
-    queue.fetch("reading a log page", entry, HEALTH_BYTES)
+    queue.fetch("reading a log page", SubmissionEntry::log_page(page), HEALTH_BYTES)
 }
 
 /// Where shadow doorbells and their event indexes are (Base 5.8).
