@@ -131,12 +131,16 @@ pub struct DeviceStatus {
     pub capacity_bytes: u64,
     /// Bytes in slots that are taken.
     pub used_bytes: u64,
+    /// Bytes that it was told nobody needs, since start.
+    pub deallocated_bytes: u64,
     /// Whether a write cache may lose what is not flushed.
     pub volatile_cache: bool,
     /// Whether it failed and is no longer trusted.
     pub failed: bool,
     /// What it says of its own state, if it does.
     pub health: Option<Health>,
+    /// Why an NVMe device's state is not known, such as for want of rights.
+    pub health_missing: Option<String>,
 }
 
 /// The whole node at a glance. Counters run since start.

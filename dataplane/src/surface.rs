@@ -298,8 +298,10 @@ impl Handle for Surface {
         let mut devices = self.devices.clone();
         for (index, (device, used)) in devices.iter_mut().zip(&usage.devices).enumerate() {
             device.health = self.health.of(index);
+            device.health_missing = self.health.why_not(index);
             device.capacity_bytes = used.capacity_bytes;
             device.used_bytes = used.used_bytes;
+            device.deallocated_bytes = used.deallocated_bytes;
             device.failed = used.failed;
         }
         let (read_p50_ns, read_p99_ns) = self.read_percentiles();

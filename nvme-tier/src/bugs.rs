@@ -124,4 +124,8 @@ mistakes! {
     DirtyEvicted,
     /// Pinned extents are evicted and released.
     PinnedEvicted,
+    /// A device is told that a slot is not needed before the erasure of its entry is flushed.
+    DiscardedTooEarly,
+    /// A slot is given out while its device is still being told that nobody needs it.
+    GrantedWhileDiscarded,
 }

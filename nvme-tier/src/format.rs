@@ -25,6 +25,8 @@ pub struct FormatReport {
     pub extent_bytes: u64,
     /// Slabs on each device.
     pub slabs: Vec<u32>,
+    /// Bytes of each device that it was told nobody needs; zero where it takes no such advice.
+    pub deallocated_bytes: Vec<u64>,
 }
 
 /// Lays a tier out on all devices of a set. Whatever was on them is lost. Only the superblocks are
@@ -47,8 +49,14 @@ pub fn format(
     let (slab_bytes, max_class) = sizes(&geometries, options)?;
     let tier = random_id()?;
     let mut slabs = Vec::with_capacity(geometries.len());
+    let mut deallocated_bytes = Vec::with_capacity(geometries.len());
     let mut reader = DeviceReader::new(device, pool)?;
     for (index, geometry) in (0..count).zip(&geometries) {
+        deallocated_bytes.push(if options.deallocate {
+            deallocate(&mut reader, DeviceIndex(index), geometry)
+        } else {
+            0
+        });
         slabs.push(layout::slab_count(geometry.capacity_bytes, slab_bytes)?);
         let superblock = Superblock {
             tier,
@@ -69,7 +77,32 @@ pub fn format(
         }
     }
     reader.run((0..count).map(|index| Command::Flush(DeviceIndex(index))))?;
-    Ok(FormatReport { tier, slab_bytes, extent_bytes: options.extent_bytes, slabs })
+    Ok(FormatReport {
+        tier,
+        slab_bytes,
+        extent_bytes: options.extent_bytes,
+        slabs,
+        deallocated_bytes,
+    })
+}
+
+/// Tells a device that nothing on it is needed; how many bytes it took that of. It is advice: a
+/// device that refuses is formatted all the same.
+fn deallocate(reader: &mut DeviceReader<'_>, device: DeviceIndex, geometry: &Geometry) -> u64 {
+    let Some(takes) = geometry.deallocation else { return 0 };
+    let mut told = 0;
+    let Some(mut range) = takes.whole_units(0..geometry.capacity_bytes) else { return 0 };
+    while !range.is_empty() {
+        let bytes = takes.next_bytes(&range);
+        let at = Location { device, offset: range.start };
+        if let Err(error) = reader.run([Command::Deallocate { at, bytes }]) {
+            tracing::warn!(device = device.0, %error, "a device takes no advice on unused blocks");
+            break;
+        }
+        told += bytes;
+        range.start += bytes;
+    }
+    told
 }
 
 /// Writes one superblock, without a flush.
@@ -164,7 +197,13 @@ mod tests {
     use super::*;
 
     fn geometry(capacity_bytes: u64, max_transfer_bytes: u32) -> Geometry {
-        Geometry { capacity_bytes, block_bytes: 4096, max_transfer_bytes, volatile_cache: true }
+        Geometry {
+            capacity_bytes,
+            block_bytes: 4096,
+            max_transfer_bytes,
+            volatile_cache: true,
+            deallocation: None,
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@
 mod apply;
 mod batch;
 pub(crate) mod book;
+mod discard;
 pub(crate) mod io;
 mod look;
 mod plan;
@@ -70,6 +71,7 @@ use crate::{FileGeneration, Tier};
 
 use batch::Batch;
 use book::RecordBook;
+use discard::Discards;
 use io::Io;
 
 /// The one writer of a tier's metadata. Its owner calls [`Ledger::step`] in a loop on a thread of
@@ -98,6 +100,8 @@ pub struct Ledger {
     limbo: Vec<Arc<FileGeneration>>,
     /// A superblock does not hold: they are written again.
     renew_superblocks: bool,
+    /// What devices are told that nobody needs.
+    discards: Discards,
 }
 
 /// An entry that nobody needs any more.
@@ -137,7 +141,9 @@ pub(crate) struct Parts {
 impl Ledger {
     pub(crate) fn new(parts: Parts) -> Self {
         let limits = parts.superblocks.iter().map(|(superblock, _)| superblock.id_limit);
+        let discards = Discards::new(parts.tier.options.discard, parts.io.deallocations());
         let ledger = Self {
+            discards,
             id_limit: limits.max().unwrap_or(0),
             tier: parts.tier,
             space: parts.space,
@@ -163,6 +169,7 @@ impl Ledger {
         self.tier.holdings.signal.lower();
         let mut progress = self.io.reap(device);
         self.note_failures();
+        progress |= self.collect_discards();
         progress |= self.collect_returned();
         progress |= self.grant();
         loop {
@@ -172,13 +179,14 @@ impl Ledger {
                 break;
             }
         }
+        progress |= self.discard(device);
         if progress {
             self.space.publish(&self.tier.counters.devices);
         }
         progress
     }
 
-    /// Whether nothing is running or waiting.
+    /// Whether nothing is running or waiting, apart from advice to devices.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let queue = self.tier.queue.lock();

@@ -52,7 +52,7 @@ pub use format::{FormatReport, format};
 pub use generation::{FileGeneration, State};
 pub use inspect::{InspectedDevice, InspectedFile, Inspection, inspect};
 pub use ledger::Ledger;
-pub use options::{FormatOptions, TierOptions};
+pub use options::{Discard, FormatOptions, TierOptions};
 pub use recovery::{Recovered, RecoveryReport, recover};
 pub use reservation::{Draft, Reservation};
 pub use resident::Extent;

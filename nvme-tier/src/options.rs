@@ -11,6 +11,8 @@ pub struct FormatOptions {
     pub checksum_block_bytes: u32,
     /// Bytes of the smallest slot: 64 KiB, or 16 KiB for tiers of small files.
     pub min_class_bytes: u64,
+    /// Whether devices that take such advice are told that nothing on them is needed.
+    pub deallocate: bool,
 }
 
 impl Default for FormatOptions {
@@ -20,8 +22,21 @@ impl Default for FormatOptions {
             extent_bytes: 4 << 20,
             checksum_block_bytes: 4096,
             min_class_bytes: 64 << 10,
+            deallocate: true,
         }
     }
+}
+
+/// What devices are told of freed space, where they take such advice.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Discard {
+    /// Nothing.
+    Off,
+    /// Of slabs in which nothing is left. Large pieces cost a device little, and small ones much.
+    #[default]
+    Slabs,
+    /// Of every slot, neighbours together.
+    Slots,
 }
 
 /// How a tier behaves while it runs.
@@ -33,6 +48,8 @@ pub struct TierOptions {
     pub low_watermark: f64,
     /// How many operations may wait for the ledger before more are refused as Busy.
     pub queue_limit: usize,
+    /// What devices are told of freed space.
+    pub discard: Discard,
     /// Milliseconds since 1970, by which pins expire. Tests and simulators bring their own clock.
     pub now_unix_ms: fn() -> u64,
 }
@@ -43,6 +60,7 @@ impl Default for TierOptions {
             high_watermark: 0.95,
             low_watermark: 0.90,
             queue_limit: 4096,
+            discard: Discard::default(),
             now_unix_ms: clock::unix_ms,
         }
     }

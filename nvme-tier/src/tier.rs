@@ -342,6 +342,7 @@ impl Tier {
             .map(|device| DeviceUsage {
                 capacity_bytes: read(&device.capacity_bytes),
                 used_bytes: read(&device.used_bytes),
+                deallocated_bytes: read(&device.deallocated_bytes),
                 volatile_cache: device.volatile_cache,
                 failed: device.failed.load(Ordering::Relaxed),
             })

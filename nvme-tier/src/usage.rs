@@ -32,6 +32,8 @@ pub struct DeviceUsage {
     pub capacity_bytes: u64,
     /// Bytes of slots in use.
     pub used_bytes: u64,
+    /// Bytes that it was told nobody needs, since start.
+    pub deallocated_bytes: u64,
     /// Whether what was written may be lost in a power cut until it is flushed.
     pub volatile_cache: bool,
     /// Whether it failed a write or a flush, and nothing new is put on it.
@@ -52,6 +54,7 @@ pub(crate) struct Counters {
 pub(crate) struct DeviceCounters {
     pub(crate) capacity_bytes: AtomicU64,
     pub(crate) used_bytes: AtomicU64,
+    pub(crate) deallocated_bytes: AtomicU64,
     pub(crate) failed: AtomicBool,
     pub(crate) volatile_cache: bool,
 }

@@ -105,6 +105,37 @@ fn what_is_written_is_read_by_either_driver() {
     }
 }
 
+#[test]
+#[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
+fn what_is_deallocated_reads_as_zeroes_and_its_neighbours_as_they_were() {
+    for path in named("FOREBAY_TEST_NAMESPACES") {
+        let media = open(&character(&path), Driver::Passthrough).expect("the namespace");
+        let takes = media.geometry(DeviceIndex(0)).deallocation.expect("Dataset Management");
+        let mut queue = media.queue(2).expect("a queue");
+        let pool =
+            Pool::new(&[SizeClass { bytes: LARGEST, count: 1 }], HugePages::Never).expect("memory");
+        let mut buffer = pool.take(LARGEST).expect("free");
+        buffer.as_mut_slice().fill(0x5a);
+        let from = Source::Buffer(buffer, 0..LARGEST);
+        only(&mut *queue, Command::Write { at: at(0), from }).1.expect("written");
+        let told = takes.whole_units(4096..(512 << 10) + 512).expect("several units");
+        let (offset, bytes) = (usize::try_from(told.start).expect("small"), told.end - told.start);
+        only(&mut *queue, Command::Deallocate { at: at(offset), bytes }).1.expect("taken");
+        let into = target(pool.take(LARGEST).expect("free"), LARGEST);
+        let (command, result) = only(&mut *queue, Command::Read { at: at(0), into });
+        result.expect("read");
+        for (at, byte) in (0..).zip(bytes_of(command)) {
+            let expected = if told.contains(&at) { 0 } else { 0x5a };
+            assert_eq!(byte, expected, "byte {at} of {}, {told:?} deallocated", path.display());
+        }
+        let block = open(&path, Driver::IoUring);
+        assert!(block.is_err(), "it is in use");
+    }
+    let media =
+        open(&named("FOREBAY_TEST_NAMESPACES")[0], Driver::IoUring).expect("a block device");
+    assert_eq!(media.geometry(DeviceIndex(0)).deallocation, None, "io_uring has no such entry");
+}
+
 /// Writes each part of the area once, in pieces of random sizes.
 fn write_area(
     queue: &mut dyn Device,
@@ -262,6 +293,44 @@ fn without_the_right_auto_falls_back_and_says_why() {
     assert_eq!(driver, "io_uring");
     ordinary(&path, 0o600);
     assert_eq!(as_nobody(Driver::Auto).expect_err("neither").kind(), Kind::Denied);
+}
+
+#[test]
+#[ignore = "needs NVMe namespaces that may be overwritten: ci/lab/tests names them"]
+fn what_the_kernel_drives_tells_of_its_health_or_why_not() {
+    let path = named("FOREBAY_TEST_NAMESPACES").remove(0);
+    let told = |driver| {
+        let media = open(&path, driver).expect("free");
+        let watch = media.health();
+        loop {
+            if watch.of(0).is_some() || watch.why_not(0).is_some() {
+                return (watch.of(0), watch.why_not(0));
+            }
+            thread::yield_now();
+        }
+    };
+    for driver in [Driver::Passthrough, Driver::IoUring] {
+        let (health, why_not) = told(driver);
+        let health = health.unwrap_or_else(|| panic!("{why_not:?}"));
+        assert_eq!((health.temperature_celsius, why_not), (50, None), "as QEMU has it");
+    }
+    for node in [&path, &character(&path)] {
+        fs::set_permissions(node, Permissions::from_mode(0o666)).expect("root may");
+    }
+    let (health, why_not) = thread::scope(|scope| {
+        let attempt = || {
+            // SAFETY: the call takes numbers; made directly, it is for this thread alone.
+            let status = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            assert_eq!(status, 0, "root may");
+            told(Driver::IoUring)
+        };
+        scope.spawn(attempt).join().expect("the thread ends well")
+    });
+    let why_not = why_not.expect("a reason");
+    assert!(health.is_none() && why_not.contains("no rights"), "{why_not}");
+    for node in [&path, &character(&path)] {
+        fs::set_permissions(node, Permissions::from_mode(0o600)).expect("root may");
+    }
 }
 
 #[test]

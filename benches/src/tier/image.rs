@@ -57,6 +57,7 @@ impl Image {
             extent_bytes: EXTENT_BYTES,
             checksum_block_bytes: CHECKSUM_BLOCK_BYTES,
             min_class_bytes: EXTENT_BYTES,
+            ..FormatOptions::default()
         };
         let report = format(&mut image.open()?, &pool()?, &options)?;
         tables::write(path, report.tier, &image.layout(sizes.len() as u64), &sizes)?;

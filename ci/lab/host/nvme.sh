@@ -27,8 +27,8 @@ add_controller() {
     local drive=if=none,id=drive$index
     case $backing in
         null) drive+=,driver=null-co,size=$size ;;
-        file) truncate -s "$size" "$scratch/nvme$index"; drive+=,format=raw,file=$scratch/nvme$index ;;
-        memory) back_by_memory "$size"; drive+=,format=raw,file=/dev/fd/$descriptor ;;
+        file) truncate -s "$size" "$scratch/nvme$index"; drive+=,format=raw,discard=unmap,file=$scratch/nvme$index ;;
+        memory) back_by_memory "$size"; drive+=,format=raw,discard=unmap,file=/dev/fd/$descriptor ;;
     esac
     local block=logical_block_size=$lba,physical_block_size=$lba
     nvme+=(

@@ -80,9 +80,11 @@ impl From<DeviceStatus> for proto::DeviceStatus {
             driver: status.driver,
             capacity_bytes: status.capacity_bytes,
             used_bytes: status.used_bytes,
+            deallocated_bytes: status.deallocated_bytes,
             volatile_cache: status.volatile_cache,
             failed: status.failed,
             health: status.health.map(Into::into),
+            health_missing: status.health_missing.unwrap_or_default(),
         }
     }
 }

@@ -75,6 +75,7 @@ impl World {
             devices: 1 + u16::from(seed.is_multiple_of(3)),
             capacity_bytes: 12 << 20,
             block_bytes: if seed.is_multiple_of(2) { 4096 } else { 512 },
+            deallocates: true,
             seed,
             ..SimOptions::default()
         });

@@ -121,6 +121,10 @@ pub(crate) struct TierFormatArgs {
     #[arg(long, value_name = "SIZE", default_value = "64KiB")]
     pub(crate) min_class_bytes: Bytes,
 
+    /// Do not tell the devices that nothing on them is needed
+    #[arg(long)]
+    pub(crate) no_discard: bool,
+
     /// Go ahead although there is a tier, or something else, on the devices
     #[arg(long)]
     pub(crate) force: bool,

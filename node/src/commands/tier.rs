@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dma::Pool;
 use extent::{Kind, Result};
-use nvme_tier::device::{Device, DeviceIndex, Media, MediaOptions};
+use nvme_tier::device::{Device, DeviceIndex, Driver, Media, MediaOptions};
 use nvme_tier::{CheckReport, FormatOptions, FormatReport, Inspection};
 
 use super::tier_report as report;
@@ -58,7 +58,8 @@ fn open_for_reading(args: &TierArgs) -> Result<(Box<dyn Device>, Pool)> {
 }
 
 fn open(paths: &[PathBuf], driver: DriverName, options: MediaOptions) -> Result<Media> {
-    let devices: Vec<_> = paths.iter().map(|path| (path.clone(), driver.into())).collect();
+    let driver: Driver = driver.into();
+    let devices: Vec<_> = paths.iter().map(|path| (path.clone(), driver)).collect();
     Media::open_by(&devices, options)
 }
 
@@ -70,6 +71,7 @@ fn format(args: &TierFormatArgs, output: Output) -> Result<FormatReport> {
         extent_bytes: args.extent_bytes.0,
         checksum_block_bytes,
         min_class_bytes: args.min_class_bytes.0,
+        deallocate: !args.no_discard,
     };
     let TierArgs { devices, driver } = &args.tier;
     let (there, absent): (Vec<_>, Vec<_>) =

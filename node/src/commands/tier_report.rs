@@ -16,16 +16,21 @@ pub(super) fn formatted(report: &FormatReport, output: Output) -> Result<()> {
             "slab_bytes": report.slab_bytes,
             "extent_bytes": report.extent_bytes,
             "slabs": report.slabs,
+            "deallocated_bytes": report.deallocated_bytes,
         }));
     }
     let slabs: u64 = report.slabs.iter().map(|count| u64::from(*count)).sum();
     output.line(format!(
-        "{}  tier {}: {} of {}, extents of {}",
+        "{}  tier {}: {} of {}, extents of {}{}",
         output.paint(Tone::Good, "formatted"),
         report.tier,
         units::plural(slabs, "slab"),
         units::bytes(report.slab_bytes),
-        units::bytes(report.extent_bytes)
+        units::bytes(report.extent_bytes),
+        match report.deallocated_bytes.iter().sum() {
+            0 => String::new(),
+            told => format!("; {} deallocated", units::bytes(told)),
+        }
     ))
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use extent::{Kind, Result};
-use nvme_tier::device::{Driver, PciName};
+use nvme_tier::device::{PciName, Reach, Timeouts};
 
 use super::DeviceSection;
 use crate::units::{self, Bytes};
@@ -19,8 +19,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) path: PathBuf,
     /// Bytes of the file, if it does not exist yet.
     pub(crate) create_bytes: Option<u64>,
-    /// Who moves its blocks.
-    pub(crate) driver: Driver,
+    /// Who moves its blocks, and how long is waited for it.
+    pub(crate) reach: Reach,
 }
 
 /// Whether a device is there. A PCI function has no path, and opening it tells.
@@ -46,10 +46,12 @@ pub(super) fn devices(
             Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        return Ok(vec![DeviceSpec { path, create_bytes, driver: Driver::Auto }]);
+        return Ok(vec![DeviceSpec { path, create_bytes, reach: Reach::default() }]);
     }
     let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
-    for DeviceSection { path, size, driver } in sections {
+    for section in sections {
+        let reach = reach(&section)?;
+        let DeviceSection { path, size, .. } = section;
         if devices.iter().any(|device| device.path == path) {
             return Err(
                 Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
@@ -67,9 +69,33 @@ pub(super) fn devices(
             }
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        devices.push(DeviceSpec { path, create_bytes, driver: driver.into() });
+        devices.push(DeviceSpec { path, create_bytes, reach });
     }
     Ok(devices)
+}
+
+/// How a device is reached.
+fn reach(section: &DeviceSection) -> Result<Reach> {
+    let device = || format!("[[device]] {}", section.path.display());
+    let time = |name: &str, text: &Option<String>| {
+        let parsed = text.as_deref().map(units::duration).transpose();
+        parsed.map_err(|error| error.while_doing(format!("{} {name}", device())))
+    };
+    let timeouts = Timeouts {
+        command: time("command_timeout", &section.command_timeout)?,
+        reset: time("reset_timeout", &section.reset_timeout)?,
+        ready: time("ready_timeout", &section.ready_timeout)?,
+        resets_per_minute: section.resets_per_minute,
+    };
+    timeouts.check().map_err(|error| error.while_doing(device()))?;
+    if timeouts != Timeouts::default() && PciName::parse(&section.path).is_none() {
+        return Err(Kind::Invalid.error(format!(
+            "{}: timeouts are for driver vfio, which takes PCI addresses; what the kernel drives has \
+             the kernel's (nvme_core.io_timeout)",
+            device()
+        )));
+    }
+    Ok(Reach { driver: section.driver.into(), timeouts })
 }
 
 /// Bytes of a file to be created: whole mebibytes, and enough.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 pub(crate) use devices::is_there;
 use extent::{Error, Result};
+use nvme_tier::Discard;
 use nvme_tier::device::Driver;
 use serde::Deserialize;
 pub(crate) use settings::{Settings, default_socket, default_state_dir};
@@ -79,6 +80,10 @@ pub(crate) struct DeviceSection {
     pub(crate) size: Option<Bytes>,
     #[serde(default)]
     pub(crate) driver: DriverName,
+    pub(crate) command_timeout: Option<String>,
+    pub(crate) reset_timeout: Option<String>,
+    pub(crate) ready_timeout: Option<String>,
+    pub(crate) resets_per_minute: Option<u32>,
 }
 
 /// `driver` of a device, and `--driver`.
@@ -108,6 +113,29 @@ impl From<DriverName> for Driver {
     }
 }
 
+/// `discard` of the tier.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DiscardName {
+    /// Nothing.
+    Off,
+    /// Slabs in which nothing is left.
+    #[default]
+    Slabs,
+    /// Every slot.
+    Slots,
+}
+
+impl From<DiscardName> for Discard {
+    fn from(name: DiscardName) -> Self {
+        match name {
+            DiscardName::Off => Self::Off,
+            DiscardName::Slabs => Self::Slabs,
+            DiscardName::Slots => Self::Slots,
+        }
+    }
+}
+
 /// `[tier]`.
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -117,6 +145,7 @@ pub(crate) struct TierSection {
     pub(crate) scrub_rate: Option<Bytes>,
     pub(crate) scrub_every: Option<String>,
     pub(crate) dirty_copies: Option<u32>,
+    pub(crate) discard: DiscardName,
     pub(crate) extent_bytes: Option<Bytes>,
     pub(crate) checksum_block_bytes: Option<Bytes>,
     pub(crate) slab_bytes: Option<Bytes>,
@@ -197,6 +226,8 @@ mod tests {
         assert!(size.starts_with("forebay.toml:3:") && size.contains("is not a size"), "{size}");
         let driver = message("[[device]]\npath = \"x\"\ndriver = \"passthru\"\n");
         assert!(driver.contains("did you mean \"passthrough\"?"), "{driver}");
+        let discard = message("[tier]\ndiscard = \"slab\"\n");
+        assert!(discard.contains("did you mean \"slabs\"?"), "{discard}");
         let kind = message("[node]\nshards = \"two\"\n");
         assert!(kind.starts_with("forebay.toml:2:"), "{kind}");
         let syntax = message("[node\n");

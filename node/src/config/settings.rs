@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use extent::{FileName, Kind, Result};
+use nvme_tier::Discard;
 use rdma::{PeerPolicy, VerbsOptions};
 use silo::SiloConfig;
 
@@ -61,6 +62,8 @@ pub(crate) struct TierSettings {
     pub(crate) checksum_block_bytes: u64,
     pub(crate) slab_bytes: Option<u64>,
     pub(crate) min_class_bytes: u64,
+    /// What devices are told of freed space.
+    pub(crate) discard: Discard,
 }
 
 impl Settings {
@@ -118,6 +121,7 @@ impl TierSettings {
             checksum_block_bytes: size(section.checksum_block_bytes, 4096),
             slab_bytes: section.slab_bytes.map(|bytes| bytes.0),
             min_class_bytes: size(section.min_class_bytes, 64 << 10),
+            discard: section.discard.into(),
         };
         let ordered = 0.0 < tier.low_watermark
             && tier.low_watermark <= tier.high_watermark
@@ -413,6 +417,11 @@ mod tests {
             ("[node]\npeers = \"friends\"", "peers"),
             ("[[device]]\npath = \"/dev/none-such\"", "/dev/none-such"),
             ("[[device]]\npath = \"/tmp/x.img\"\nsize = \"1MiB\"", "too small"),
+            ("[[device]]\npath = \"0000:00:04.0\"\ncommand_timeout = \"0s\"", "command_timeout"),
+            ("[[device]]\npath = \"0000:00:04.0\"\nreset_timeout = \"9s\"", "reset_timeout"),
+            ("[[device]]\npath = \"0000:00:04.0\"\nready_timeout = \"soon\"", "ready_timeout"),
+            ("[[device]]\npath = \"0000:00:04.0\"\nresets_per_minute = 0", "resets_per_minute"),
+            ("[[device]]\npath = \"/dev/null\"\ncommand_timeout = \"9s\"", "driver vfio"),
         ];
         for (text, expected) in cases {
             let error = resolve(text, &args).expect_err(text);

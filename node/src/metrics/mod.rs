@@ -106,6 +106,7 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
 }
 
 fn devices(registry: &mut Registry, status: &NodeStatus) {
+    let deallocated = Family::<Labels, Counter>::default();
     let (capacity, used, failed) = (
         Family::<Labels, Float>::default(),
         Family::<Labels, Float>::default(),
@@ -115,10 +116,13 @@ fn devices(registry: &mut Registry, status: &NodeStatus) {
         let labels = label("device", &device.path);
         capacity.get_or_create(&labels).set(units::to_f64(device.capacity_bytes));
         used.get_or_create(&labels).set(units::to_f64(device.used_bytes));
+        deallocated.get_or_create(&labels).inc_by(device.deallocated_bytes);
         failed.get_or_create(&labels).set(f64::from(u8::from(device.failed)));
     }
     registry.register("device_capacity_bytes", "Bytes that can hold extents", capacity);
     registry.register("device_used_bytes", "Bytes in slots that are taken", used);
+    let help = "Bytes that a device was told nobody needs";
+    registry.register("device_deallocated_bytes", help, deallocated);
     registry.register("device_failed", "Whether a device is no longer trusted", failed);
 }
 
@@ -206,9 +210,11 @@ mod tests {
                 driver: "io_uring".to_owned(),
                 capacity_bytes: 1 << 40,
                 used_bytes: 0,
+                deallocated_bytes: 77,
                 volatile_cache: false,
                 failed: true,
                 health: Some(Health { temperature_celsius: 41, media_errors: 3, ..HEALTHY }),
+                health_missing: None,
             }],
             silos: vec![SiloStatus {
                 name: "data".to_owned(),
@@ -229,6 +235,7 @@ mod tests {
             "forebay_scrubbing 0.0",
             "forebay_read_seconds{quantile=\"0.99\"} 0.0015",
             "forebay_sessions{fabric=\"shm\"} 2.0",
+            "forebay_device_deallocated_bytes_total{device=\"/dev/nvme0n1\"} 77",
             "forebay_device_failed{device=\"/dev/nvme0n1\"} 1.0",
             "forebay_device_temperature_celsius{device=\"/dev/nvme0n1\"} 41.0",
             "forebay_device_media_errors{device=\"/dev/nvme0n1\"} 3.0",

@@ -47,9 +47,11 @@ pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
                 "driver": device.driver,
                 "capacity_bytes": device.capacity_bytes,
                 "used_bytes": device.used_bytes,
+                "deallocated_bytes": device.deallocated_bytes,
                 "volatile_cache": device.volatile_cache,
                 "failed": device.failed,
                 "health": device.health.as_ref().map(health_json),
+                "health_missing": Some(&device.health_missing).filter(|why| !why.is_empty()),
             })
         })
         .collect();
@@ -181,6 +183,8 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
         ));
         if let Some(health) = &device.health {
             lines.push(health_line(health, output));
+        } else if !device.health_missing.is_empty() {
+            lines.push(format!("          health unknown: {}", device.health_missing));
         }
     }
     for silo in &status.silos {
@@ -208,5 +212,9 @@ mod tests {
         status.devices.push(v1::DeviceStatus { failed: true, ..Default::default() });
         assert!(status_text(&status, output).starts_with("a device failed"));
         assert_eq!(status_json(&status)["devices"][0]["failed"], json!(true));
+        assert_eq!(status_json(&status)["devices"][0]["health_missing"], json!(null));
+        status.devices[0].health_missing = "no rights".to_owned();
+        assert!(status_text(&status, output).contains("health unknown: no rights"));
+        assert_eq!(status_json(&status)["devices"][0]["health_missing"], json!("no rights"));
     }
 }

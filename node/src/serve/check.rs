@@ -19,7 +19,7 @@ pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
     for device in &settings.devices {
         if device.create_bytes.is_none() {
             let options = MediaOptions { read_only: true, ..MediaOptions::default() };
-            let media = Media::open_by(&[(device.path.clone(), device.driver)], options)?;
+            let media = Media::open_by(&[(device.path.clone(), device.reach)], options)?;
             drivers.push(Some(media.describe_driver(DeviceIndex(0))));
         } else {
             drivers.push(None);

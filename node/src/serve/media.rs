@@ -10,8 +10,8 @@ use std::time::Duration;
 use dataplane::DeviceStatus;
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, Kind, Result};
-use nvme_tier::device::{DeviceIndex, Driver, Media, MediaOptions, allocate_file};
-use nvme_tier::{Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
+use nvme_tier::device::{DeviceIndex, Media, MediaOptions, Reach, allocate_file};
+use nvme_tier::{Discard, Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
 
 use super::ready::Recovery;
 use crate::clock;
@@ -57,7 +57,7 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
 
 /// Opens the devices, and waits a moment for a node that has just been killed: the kernel finishes
 /// its commands, and with them its hold on the devices, only after the process is gone.
-fn open_patiently(devices: &[(PathBuf, Driver)]) -> Result<Media> {
+fn open_patiently(devices: &[(PathBuf, Reach)]) -> Result<Media> {
     let begin = clock::now();
     loop {
         match Media::open_by(devices, MediaOptions::default()) {
@@ -90,8 +90,8 @@ fn log(report: &RecoveryReport) {
 }
 
 /// The tier's devices, in their order, and who drives each.
-fn devices(settings: &Settings) -> Vec<(PathBuf, Driver)> {
-    settings.devices.iter().map(|device| (device.path.clone(), device.driver)).collect()
+fn devices(settings: &Settings) -> Vec<(PathBuf, Reach)> {
+    settings.devices.iter().map(|device| (device.path.clone(), device.reach)).collect()
 }
 
 fn indices(media: &Media) -> impl Iterator<Item = DeviceIndex> + use<> {
@@ -113,6 +113,7 @@ pub(super) fn format_options(settings: &Settings) -> Result<FormatOptions> {
         extent_bytes: tier.extent_bytes,
         checksum_block_bytes,
         min_class_bytes: tier.min_class_bytes,
+        deallocate: tier.discard != Discard::Off,
     })
 }
 
@@ -120,6 +121,7 @@ fn tier_options(settings: &Settings) -> TierOptions {
     TierOptions {
         high_watermark: settings.tier.high_watermark,
         low_watermark: settings.tier.low_watermark,
+        discard: settings.tier.discard,
         ..TierOptions::default()
     }
 }
@@ -134,9 +136,11 @@ pub(super) fn describe(media: &Media) -> Vec<DeviceStatus> {
                 driver: media.describe_driver(device),
                 capacity_bytes: geometry.capacity_bytes,
                 used_bytes: 0,
+                deallocated_bytes: 0,
                 volatile_cache: geometry.volatile_cache,
                 failed: false,
                 health: None,
+                health_missing: None,
             }
         })
         .collect()

@@ -38,20 +38,27 @@ pub(super) fn check(command: &Command, geometry: Option<Geometry>) -> Result<()>
         let device = command.device().0;
         return Err(Kind::Invalid.error(format!("there is no device {device} in this tier")));
     };
-    let (Command::Read { at, .. } | Command::Write { at, .. }) = command else {
-        return Ok(());
+    let (at, length, most) = match (command, geometry.deallocation) {
+        (Command::Flush(_), _) => return Ok(()),
+        (Command::Read { at, .. } | Command::Write { at, .. }, _) => {
+            (at, command.length() as u64, LARGEST_COMMAND_BYTES as u64)
+        }
+        (Command::Deallocate { at, bytes }, Some(deallocation)) => {
+            (at, *bytes, deallocation.most_bytes)
+        }
+        (Command::Deallocate { .. }, None) => {
+            return Err(Kind::Unsupported.error("this device takes no advice on unused blocks"));
+        }
     };
-    let length = command.length();
     let block = u64::from(geometry.block_bytes);
-    let whole = at.offset.is_multiple_of(block) && (length as u64).is_multiple_of(block);
-    if length == 0 || length > LARGEST_COMMAND_BYTES || !whole {
+    let whole = at.offset.is_multiple_of(block) && length.is_multiple_of(block);
+    if length == 0 || length > most || !whole {
         return Err(Kind::Invalid.error(format!(
-            "{length} bytes at {} are not whole blocks of {block} bytes, at most \
-             {LARGEST_COMMAND_BYTES} in all",
+            "{length} bytes at {} are not whole blocks of {block} bytes, at most {most} in all",
             at.offset
         )));
     }
-    match at.offset.checked_add(length as u64) {
+    match at.offset.checked_add(length) {
         Some(end) if end <= geometry.capacity_bytes => Ok(()),
         _ => Err(Kind::Invalid.error(format!(
             "{length} bytes at {} are past the end of a device of {} bytes",

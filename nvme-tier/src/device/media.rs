@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use extent::{Kind, Result};
 
+use super::kernel_health::HealthReader;
 use super::medium::{self, Medium};
 use super::mixed::MixedDevice;
 use super::nvme_disk::{DiskHealth, NvmeBus};
 use super::passthrough::{self, Namespace};
 use super::{
-    Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, UringDevice, admit, content,
-    foreign,
+    Command, Device, DeviceIndex, Driver, Geometry, Health, PciName, Reach, UringDevice, admit,
+    content, foreign,
 };
 
 /// How to open a tier's files and devices.
@@ -51,7 +52,7 @@ impl Media {
         Self::open_by(&named, options)
     }
 
-    /// Opens them all, each by the driver named. Their order is their [`DeviceIndex`].
+    /// Opens them all, each by the driver named, or as [`Reach`] has it. Their order is their [`DeviceIndex`].
     ///
     /// The block size reported is the unit that survives a power cut whole: on a device the larger
     /// of its logical and (up to 4 KiB) physical block; on a file what direct I/O needs, and at
@@ -61,7 +62,10 @@ impl Media {
     /// [`Kind::NotFound`], [`Kind::Denied`], [`Kind::Busy`] (another process has it, or it is
     /// mounted), [`Kind::Invalid`] (too small, named twice, no file or device),
     /// [`Kind::Unsupported`] (not by that driver) or [`Kind::Io`]; each says what to do.
-    pub fn open_by(devices: &[(PathBuf, Driver)], options: MediaOptions) -> Result<Self> {
+    pub fn open_by<R>(devices: &[(PathBuf, R)], options: MediaOptions) -> Result<Self>
+    where
+        R: Copy + Into<Reach>,
+    {
         if devices.is_empty() || u16::try_from(devices.len()).is_err() {
             return Err(Kind::Invalid
                 .error(format!("a tier has from 1 to 65535 devices, not {}", devices.len())));
@@ -77,7 +81,7 @@ impl Media {
         }
         let mut bus = NvmeBus::default();
         let open =
-            |(path, driver): &(PathBuf, Driver)| Medium::open(path, *driver, &mut bus, &options);
+            |(path, reach): &(PathBuf, R)| Medium::open(path, (*reach).into(), &mut bus, &options);
         let all: Result<_> = devices.iter().map(open).collect();
         Ok(Self(Arc::new(Inner { all: all?, read_only: options.read_only })))
     }
@@ -200,7 +204,14 @@ impl Media {
     /// What tells of the devices' own state, for as long as they are open.
     #[must_use]
     pub fn health(&self) -> HealthWatch {
-        HealthWatch(self.0.all.iter().map(|medium| Some(medium.disk()?.health_watch())).collect())
+        let teller = |medium: &Medium| match medium.disk() {
+            Some(disk) => Some(Teller::Driven(disk.health_watch())),
+            None => HealthReader::of(medium.path())?
+                .inspect_err(|error| tracing::warn!(%error, "no health log"))
+                .ok()
+                .map(|reader| Teller::Kernel(Arc::new(reader))),
+        };
+        HealthWatch(self.0.all.iter().map(teller).collect())
     }
 
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
@@ -228,13 +239,34 @@ impl Media {
 
 /// What devices say of their own state. It keeps none of them open.
 #[derive(Clone, Debug, Default)]
-pub struct HealthWatch(Vec<Option<DiskHealth>>);
+pub struct HealthWatch(Vec<Option<Teller>>);
+
+/// Who tells of a device's state.
+#[derive(Clone, Debug)]
+enum Teller {
+    /// The controller, which is driven from here.
+    Driven(DiskHealth),
+    /// The kernel, if it lets us ask.
+    Kernel(Arc<HealthReader>),
+}
 
 impl HealthWatch {
     /// What a device last said; `None` for one that does not say, or is closed.
     #[must_use]
     pub fn of(&self, device: usize) -> Option<Health> {
-        self.0.get(device)?.as_ref()?.now()
+        match self.0.get(device)?.as_ref()? {
+            Teller::Driven(disk) => disk.now(),
+            Teller::Kernel(reader) => reader.now(),
+        }
+    }
+
+    /// Why an NVMe device does not say; `None` for one that does, and for what is none.
+    #[must_use]
+    pub fn why_not(&self, device: usize) -> Option<String> {
+        match self.0.get(device)?.as_ref()? {
+            Teller::Driven(_) => None,
+            Teller::Kernel(reader) => reader.why_not(),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 mod admit;
 mod allocate;
 mod content;
+mod deallocation;
 mod driver;
 mod foreign;
+mod kernel_health;
 mod media;
 mod medium;
 mod mixed;
@@ -15,6 +17,7 @@ mod polled;
 mod ring;
 pub mod sim;
 mod table;
+mod timeouts;
 mod uring;
 mod vfio;
 mod wait;
@@ -27,9 +30,11 @@ use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
 pub use allocate::allocate_file;
+pub use deallocation::Deallocation;
 pub use driver::{Driver, PciName};
 pub use media::{HealthWatch, Media, MediaOptions};
 pub use nvme::Health;
+pub use timeouts::{Reach, Timeouts};
 pub use uring::UringDevice;
 pub use vfio::{NvmeFunction, NvmeNamespace, PciAddress};
 
@@ -65,6 +70,8 @@ pub struct Geometry {
     pub max_transfer_bytes: u32,
     /// Whether what was written may be lost in a power cut until it is flushed.
     pub volatile_cache: bool,
+    /// How it takes advice on what is not needed any more; `None` if it takes none.
+    pub deallocation: Option<Deallocation>,
 }
 
 /// One command. It owns its memory until its completion hands it back.
@@ -86,6 +93,15 @@ pub enum Command {
     },
     /// Makes durable every write of this device that completed before, on whichever queue.
     Flush(DeviceIndex),
+    /// Says that nobody needs what stands there: until they are written again, each of these blocks
+    /// reads as what it was, as zeroes or as anything else. Advice, which may be refused; taken only
+    /// by devices with [`Geometry::deallocation`].
+    Deallocate {
+        /// From where.
+        at: Location,
+        /// How much: whole blocks, at most [`Deallocation::most_bytes`].
+        bytes: u64,
+    },
 }
 
 impl Command {
@@ -94,18 +110,20 @@ impl Command {
     #[inline]
     pub fn device(&self) -> DeviceIndex {
         match self {
-            Self::Read { at, .. } | Self::Write { at, .. } => at.device,
+            Self::Read { at, .. } | Self::Write { at, .. } | Self::Deallocate { at, .. } => {
+                at.device
+            }
             Self::Flush(device) => *device,
         }
     }
 
-    /// Bytes it moves; zero for a flush.
+    /// Bytes it moves; zero for a flush and for advice.
     #[must_use]
     pub fn length(&self) -> usize {
         match self {
             Self::Read { into, .. } => into.length(),
             Self::Write { from, .. } => from.length(),
-            Self::Flush(_) => 0,
+            Self::Flush(_) | Self::Deallocate { .. } => 0,
         }
     }
 }

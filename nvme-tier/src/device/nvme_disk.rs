@@ -7,7 +7,7 @@ use extent::{Kind, Result};
 use super::nvme::{Health, IdentifyNamespace};
 use super::polled::{Controller, ControllerOptions, PolledQueue, Regions};
 use super::vfio::{Container, PciAddress, VfioFunction};
-use super::{Geometry, MediaOptions, PciName};
+use super::{Geometry, MediaOptions, PciName, Timeouts};
 
 /// What is reported as the most bytes for one command: beyond it nothing gets faster.
 const MAX_TRANSFER_BYTES: u64 = 1 << 20;
@@ -18,24 +18,37 @@ const MAX_TRANSFER_BYTES: u64 = 1 << 20;
 pub(super) struct NvmeBus {
     container: Option<Arc<Container>>,
     regions: Arc<Regions>,
-    controllers: Vec<(PciAddress, Arc<Controller>)>,
+    controllers: Vec<(PciAddress, Timeouts, Arc<Controller>)>,
 }
 
 impl NvmeBus {
     /// Opens a namespace.
     ///
     /// # Errors
-    /// As [`VfioFunction::open`] and [`Controller::open`]; [`Kind::Invalid`] if it is too small.
-    pub(super) fn open(&mut self, name: PciName, options: &MediaOptions) -> Result<NvmeDisk> {
-        let known = self.controllers.iter().find(|(address, _)| *address == name.address);
+    /// As [`VfioFunction::open`] and [`Controller::open`]; [`Kind::Invalid`] if it is too small, or
+    /// its controller is open already with other timeouts.
+    pub(super) fn open(
+        &mut self,
+        name: PciName,
+        timeouts: Timeouts,
+        options: &MediaOptions,
+    ) -> Result<NvmeDisk> {
+        let known = self.controllers.iter().find(|(address, ..)| *address == name.address);
         let controller = match known {
-            Some((_, controller)) => Arc::clone(controller),
-            None => self.start(name.address)?,
+            Some((_, others, controller)) if *others == timeouts => Arc::clone(controller),
+            Some(_) => {
+                return Err(Kind::Invalid.error(format!(
+                    "the namespaces of {} have different timeouts: give all of them the same, since \
+                     they share a controller",
+                    name.address
+                )));
+            }
+            None => self.start(name.address, timeouts)?,
         };
         NvmeDisk::new(controller, name, options)
     }
 
-    fn start(&mut self, address: PciAddress) -> Result<Arc<Controller>> {
+    fn start(&mut self, address: PciAddress, timeouts: Timeouts) -> Result<Arc<Controller>> {
         // Before there is a container, which would only say that there is no VFIO yet.
         VfioFunction::check(address)?;
         let container = match &self.container {
@@ -43,9 +56,9 @@ impl NvmeBus {
             None => Arc::clone(self.container.insert(Arc::new(Container::new()?))),
         };
         let function = VfioFunction::open(container, address)?;
-        let controller =
-            Controller::open(Arc::new(function), &self.regions, ControllerOptions::default())?;
-        self.controllers.push((address, Arc::clone(&controller)));
+        let options = ControllerOptions::of(&timeouts);
+        let controller = Controller::open(Arc::new(function), &self.regions, options)?;
+        self.controllers.push((address, timeouts, Arc::clone(&controller)));
         Ok(controller)
     }
 }
@@ -90,6 +103,7 @@ impl NvmeDisk {
             block_bytes: unit,
             max_transfer_bytes: u32::try_from(most).expect("at most 1 MiB").max(unit),
             volatile_cache: controller.has_volatile_cache()?,
+            deallocation: controller.deallocator(&identity).map(|told| told.deallocation()),
         };
         Ok(Self { controller, nsid, identity, geometry, read_only: options.read_only })
     }

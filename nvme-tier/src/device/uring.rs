@@ -270,7 +270,10 @@ impl Device for UringDevice {
 
     fn submit(&mut self, token: Token, command: Command) -> Result<(), Command> {
         let Some(index) = self.free.pop() else { return Err(command) };
-        let refusal = self.media.admit(&command).err();
+        let namespace = self.media.namespace(command.device());
+        let admitted = self.media.admit(&command);
+        let refusal =
+            admitted.and_then(|()| self.pieces.make_room(index, &command, namespace)).err();
         let flight = InFlight::new(token, command, refusal);
         self.slots[index as usize] = Some(flight);
         self.start(index);

@@ -262,6 +262,7 @@ impl Ledger {
             }
         }
         self.erase(&batch.erasures);
+        self.discard_early(&batch.erasures);
     }
 
     fn describe(&mut self, generation: &FileGeneration, extent: &Extent, sequence: u64) {
@@ -331,7 +332,7 @@ impl Ledger {
             if failed.contains(slot.device) {
                 continue;
             }
-            self.space.finish_erase(slot);
+            self.free_erased(&erasure);
             if let Erasure::Record { file, .. } = erasure {
                 for slot in self.book.erased(file) {
                     self.free_record(slot, file);

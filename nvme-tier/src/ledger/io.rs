@@ -7,7 +7,7 @@ use extent::{Error, Kind, Result};
 use crate::Extent;
 use crate::bugs::{self, Bug};
 use crate::codec::{Descriptor, FileRecord, PAD, Place, SlabHeader, Superblock};
-use crate::device::{Command, Completion, Device, DeviceIndex, Location, Token};
+use crate::device::{Command, Completion, Deallocation, Device, DeviceIndex, Location, Token};
 use crate::layout::{PAGE_BYTES, RECORD_BYTES, to_usize};
 
 /// Bytes of the zeroes that erasures are written from.
@@ -101,6 +101,9 @@ pub(crate) struct Io {
     completions: Vec<Completion>,
     /// What was read, in any order: `None` where the device could not.
     reads: Vec<(Location, Option<Buffer>)>,
+    /// Advice that devices have taken, or not.
+    advised: Vec<(Token, Result<()>)>,
+    deallocations: Vec<Option<Deallocation>>,
     block_bytes: Vec<u32>,
     max_transfer_bytes: Vec<u32>,
 }
@@ -136,6 +139,8 @@ impl Io {
             reasons: HashMap::new(),
             completions: Vec::new(),
             reads: Vec::new(),
+            advised: Vec::new(),
+            deallocations: geometries().map(|geometry| geometry.deallocation).collect(),
             block_bytes: geometries().map(|geometry| geometry.block_bytes).collect(),
             max_transfer_bytes: geometries().map(|geometry| geometry.max_transfer_bytes).collect(),
         })
@@ -148,6 +153,16 @@ impl Io {
     /// What the reads of the last phase brought.
     pub(crate) fn take_reads(&mut self) -> Vec<(Location, Option<Buffer>)> {
         std::mem::take(&mut self.reads)
+    }
+
+    /// What became of advice since.
+    pub(crate) fn take_advised(&mut self) -> Vec<(Token, Result<()>)> {
+        std::mem::take(&mut self.advised)
+    }
+
+    /// How each device takes advice on what is not needed any more.
+    pub(crate) fn deallocations(&self) -> Vec<Option<Deallocation>> {
+        self.deallocations.clone()
     }
 
     /// The most bytes of one erasure.
@@ -192,14 +207,18 @@ impl Io {
         device.poll(&mut completions);
         let any = !completions.is_empty();
         for Completion { token, command, result } in completions.drain(..) {
+            if matches!(command, Command::Deallocate { .. }) {
+                self.advised.push((token, result));
+                continue;
+            }
             let Some(on) = self.flying.remove(&token.0) else { continue };
             let doing = match command {
                 Command::Read { at, into } => {
                     self.reads.push((at, into.into_buffer().filter(|_| result.is_ok())));
                     continue;
                 }
-                Command::Write { .. } => "a write",
                 Command::Flush(_) => "a flush",
+                Command::Write { .. } | Command::Deallocate { .. } => "a write",
             };
             if let Err(error) = result {
                 let flush = doing == "a flush";
@@ -222,10 +241,7 @@ impl Io {
         let mut any = false;
         loop {
             let Some((token, command)) = self.next_command() else { break };
-            let on = match &command {
-                Command::Read { at, .. } | Command::Write { at, .. } => at.device,
-                Command::Flush(device) => *device,
-            };
+            let on = command.device();
             match device.submit(token, command) {
                 Ok(()) => {
                     self.flying.insert(token.0, on);

@@ -46,6 +46,15 @@ impl Ledger {
             let count = queue.reserves.len().min(room);
             self.starved.extend(queue.reserves.drain(..count));
         }
+        let granted = self.grant_free();
+        // Nobody waits while a device is told of what is free.
+        if !self.starved.is_empty() && self.skip_discards() {
+            return self.grant_free() | granted;
+        }
+        granted
+    }
+
+    fn grant_free(&mut self) -> bool {
         let mut granted = false;
         for _ in 0..self.starved.len() {
             let Some(reserve) = self.starved.pop_front() else { break };
@@ -119,6 +128,9 @@ impl Ledger {
         if self.reclaim(None) {
             return self.room_for_data(batch, class, count);
         }
+        if self.discards.is_under_way() {
+            return;
+        }
         let error = "everything on the tier is dirty, pinned or in use: write back, unpin or add \
                      devices";
         self.refuse(class, Kind::NoSpace, error);
@@ -175,6 +187,7 @@ impl Ledger {
         if !self.tier.is_eviction_allowed() {
             return false;
         }
+        self.skip_discards();
         let now = self.tier.now_unix_ms();
         for slab in self.space.emptiest() {
             if on.is_some_and(|device| device != slab.device) {

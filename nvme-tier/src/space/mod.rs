@@ -4,6 +4,7 @@
 mod resident;
 mod slab;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -31,7 +32,7 @@ pub(crate) struct Opening {
 pub(crate) struct Window {
     pub(crate) device: DeviceIndex,
     pub(crate) slab: u32,
-    pub(crate) slots: std::ops::Range<u32>,
+    pub(crate) slots: Range<u32>,
     pub(crate) at: Location,
     pub(crate) bytes: u64,
 }
@@ -44,6 +45,9 @@ pub(crate) struct Space {
     /// Uses of slots so far. It may wrap: no ticket is that old.
     uses: u32,
 }
+
+/// A device with fewer free record slots may need its next free slab for more.
+const FEW_RECORDS: u32 = 16;
 
 /// The slabs of one device.
 #[derive(Debug)]
@@ -186,10 +190,23 @@ impl Space {
         device.note_free(slot.slab);
     }
 
+    /// The entry is durably erased, but the slot is kept until its device knows that it is free.
+    pub(crate) fn begin_discard(&mut self, slot: SlotId) {
+        self.slab_mut(slot).discarding += 1;
+    }
+
+    /// The device knows, or need not: the slot is free.
+    pub(crate) fn finish_discard(&mut self, slot: SlotId) {
+        self.slab_mut(slot).discarding -= 1;
+        self.finish_erase(slot);
+    }
+
     /// Whether slots of a class will come free once their entries are erased.
     pub(crate) fn is_erasing(&self, class: Class) -> bool {
         let slabs = self.devices.iter().filter(|d| !d.failed).flat_map(|device| &device.slabs);
-        slabs.into_iter().any(|slab| slab.purpose == Some(Purpose::Data(class)) && slab.erasing > 0)
+        slabs.into_iter().any(|slab| {
+            slab.purpose == Some(Purpose::Data(class)) && slab.erasing > slab.discarding
+        })
     }
 
     /// Makes unassigned again one data slab of a device in which no slot is held.
@@ -390,6 +407,35 @@ impl DeviceSpace {
         self.with_virgin[purpose_index(purpose)].push(number);
         self.capacity_bytes = self.count_capacity();
         Some(Opening { device: self.index, slab: number })
+    }
+
+    /// The bytes of the device that slots of a data slab take.
+    pub(crate) fn data_range(&self, number: u32, slots: Range<u32>) -> Range<u64> {
+        let shape = &self.slabs[number as usize].shape;
+        let first = self.layout.slab_offset(number) + shape.slots_offset;
+        let at = |slot: u32| first + u64::from(slot) * shape.slot_bytes;
+        at(slots.start)..at(slots.end)
+    }
+
+    /// Whether nothing is in a slab, and another one has free slots of its class: one that is ready
+    /// is not given up.
+    pub(crate) fn is_spare(&self, number: u32) -> bool {
+        let slab = &self.slabs[number as usize];
+        let others =
+            |purpose| self.with_free[purpose_index(purpose)].iter().any(|at| *at != number);
+        let has_records = self.free_slots(Purpose::Records, FEW_RECORDS) >= FEW_RECORDS;
+        slab.is_unused() && slab.purpose.is_some_and(others) && has_records
+    }
+
+    /// Takes an unused slab from its class. It is free for nothing before [`Self::end_discard`].
+    pub(crate) fn begin_slab_discard(&mut self, number: u32) {
+        self.vacate(number);
+        self.unassigned.retain(|other| *other != number);
+    }
+
+    /// The slab is free for anything.
+    pub(crate) fn end_discard(&mut self, number: u32) {
+        self.unassigned.push(number);
     }
 
     fn vacate(&mut self, number: u32) {

@@ -23,6 +23,8 @@ pub(crate) struct Slab {
     pub(crate) used: u32,
     /// Slots that wait for their entry to be erased.
     pub(crate) erasing: u32,
+    /// Of those, slots whose entry is erased, and that their device is told of, or will be.
+    pub(crate) discarding: u32,
     /// Windows of it that are being erased for their first use.
     pub(crate) windows: u32,
     /// Damaged: whatever is in it is not touched.
@@ -53,6 +55,7 @@ impl Slab {
             virgin_from: 0,
             used: 0,
             erasing: 0,
+            discarding: 0,
             windows: 0,
             withheld: false,
             occupants: Vec::new(),
@@ -85,8 +88,14 @@ impl Slab {
     pub(crate) fn is_vacant(&self) -> bool {
         matches!(self.purpose, Some(Purpose::Data(_)))
             && self.used == self.erasing
+            && self.discarding == 0
             && self.windows == 0
             && !self.withheld
+    }
+
+    /// Whether it is a data slab in which no slot is held, or waits for anything.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.is_vacant() && self.used == 0
     }
 
     pub(crate) fn free_slots(&self) -> u32 {
@@ -208,7 +217,8 @@ impl Slab {
         let occupants = slots.zip(&self.occupants);
         let extents: Vec<_> =
             occupants.filter_map(|(slot, occupant)| self.resident_in(occupant, slot)).collect();
-        let all = extents.len() == (self.used - self.erasing) as usize && self.windows == 0;
+        let is_quiet = self.windows == 0 && self.discarding == 0;
+        let all = extents.len() == (self.used - self.erasing) as usize && is_quiet;
         all.then_some(extents)
     }
 }

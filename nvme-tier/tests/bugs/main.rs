@@ -10,6 +10,8 @@
 mod common;
 #[path = "../crash/cuts.rs"]
 mod cuts;
+#[path = "../crash/discard.rs"]
+mod discard;
 #[path = "../crash/driver.rs"]
 mod driver;
 #[path = "../crash/enumeration.rs"]
@@ -47,16 +49,18 @@ enum Catcher {
     SmallBlocks,
     NewProcess,
     LongRun,
+    Discards,
 }
 
 impl Catcher {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
         Self::SmallBlocks,
         Self::NewProcess,
         Self::LongRun,
+        Self::Discards,
     ];
 
     fn name(self) -> &'static str {
@@ -67,6 +71,7 @@ impl Catcher {
             Self::SmallBlocks => "random runs on 512-byte blocks",
             Self::NewProcess => "random runs with a new process",
             Self::LongRun => "long random runs",
+            Self::Discards => "devices told of freed space",
         }
     }
 
@@ -86,6 +91,7 @@ impl Catcher {
             Self::Rot => rot::damage_everything(&workloads()),
             Self::SmallBlocks => random::play(6, random::small_blocks).map(|c| c.schedules()),
             Self::NewProcess => random::play(16, random::new_process).map(|c| c.schedules()),
+            Self::Discards => discard::play(12),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
         }
     }
@@ -109,6 +115,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::UnflushedWindows | Bug::TornTakenForDamaged => Catcher::SmallBlocks,
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
+        Bug::DiscardedTooEarly | Bug::GrantedWhileDiscarded => Catcher::Discards,
         _ => Catcher::Enumeration,
     }
 }

@@ -13,8 +13,8 @@ use extent::{ExtentIndex, FileName, Result, SourceVersion};
 use forebay_nvme_tier::device::sim::{SimDevice, SimDisk, SimOptions};
 use forebay_nvme_tier::device::{Command, Completion, Device, Location, Token};
 use forebay_nvme_tier::{
-    Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport, Reservation, Tier,
-    TierOptions, format, recover,
+    Discard, Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport,
+    Reservation, Tier, TierOptions, format, recover,
 };
 use parking_lot::Mutex;
 
@@ -34,6 +34,7 @@ pub fn small_format() -> FormatOptions {
         extent_bytes: EXTENT,
         checksum_block_bytes: 4096,
         min_class_bytes: 16 << 10,
+        deallocate: true,
     }
 }
 
@@ -83,7 +84,10 @@ impl Rig {
 
     /// The tier that is on some disks.
     pub fn on(disk: SimDisk) -> Result<Self> {
-        Self::with(disk, options())
+        // Of disks that take advice on freed space, every other is told of each slot.
+        let is_told = disk.options().seed.is_multiple_of(2);
+        let discard = if is_told { Discard::Slots } else { Discard::Slabs };
+        Self::with(disk, TierOptions { discard, ..options() })
     }
 
     pub fn with(disk: SimDisk, options: TierOptions) -> Result<Self> {

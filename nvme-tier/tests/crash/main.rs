@@ -19,6 +19,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;
+mod discard;
 mod driver;
 mod enumeration;
 mod judge;
@@ -93,6 +94,12 @@ fn long_runs_reuse_slots_and_survive() {
 #[test]
 fn what_a_new_process_found_survives_a_power_cut() {
     random::play(8, random::new_process).unwrap_or_else(|failure| panic!("{}", failure.what));
+}
+
+#[test]
+fn telling_devices_of_freed_space_harms_nothing() {
+    let images = discard::play(6).unwrap_or_else(|failure| panic!("{}", failure.what));
+    assert!(images > 1000, "{images}");
 }
 
 #[test]

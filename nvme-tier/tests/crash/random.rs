@@ -47,7 +47,8 @@ const fn effort(all_subsets_of: usize, samples: usize, nested_one_in: u32) -> Ef
 }
 
 pub fn few_operations(seed: u64) -> (Run, Effort) {
-    let sim = SimOptions { most_delay_polls: 2, ..small_disk(10, 1, 4096, seed) };
+    let disk = small_disk(10, 1, 4096, seed);
+    let sim = SimOptions { most_delay_polls: 2, deallocates: true, ..disk };
     (run(sim, 5, 0), effort(5, 8, 16))
 }
 
@@ -62,17 +63,20 @@ pub fn small_blocks(seed: u64) -> (Run, Effort) {
 }
 
 pub fn two_devices(seed: u64) -> (Run, Effort) {
-    let sim = SimOptions { most_delay_polls: 8, ..small_disk(8, 2, 4096, 2000 + seed) };
+    let disk = small_disk(8, 2, 4096, 2000 + seed);
+    let sim = SimOptions { most_delay_polls: 8, deallocates: true, ..disk };
     (run(sim, 6, 0), effort(2, 5, 16))
 }
 
 /// Long enough to use slots again.
 pub fn long_run(seed: u64) -> (Run, Effort) {
-    (run(small_disk(7, 1, 4096, 3000 + seed), 60, 0), effort(0, 1, 32))
+    let sim = SimOptions { deallocates: true, ..small_disk(7, 1, 4096, 3000 + seed) };
+    (run(sim, 60, 0), effort(0, 1, 32))
 }
 
 /// The process dies before the end, and another one goes on.
 pub fn new_process(seed: u64) -> (Run, Effort) {
-    let sim = SimOptions { most_delay_polls: 10, ..small_disk(10, 1, 4096, 4000 + seed) };
+    let disk = small_disk(10, 1, 4096, 4000 + seed);
+    let sim = SimOptions { most_delay_polls: 10, deallocates: true, ..disk };
     (run(sim, 9, 3), effort(0, 2, 16))
 }

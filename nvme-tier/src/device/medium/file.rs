@@ -79,6 +79,9 @@ impl OpenFile {
             block_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             volatile_cache: !block_device || has_volatile_cache(metadata.rdev()),
+            // A hole in a file would break the promise that it never meets a full file system, and
+            // io_uring has no discard of block devices before Linux 6.12.
+            deallocation: None,
         };
         Ok(Self { file, geometry, direct })
     }

@@ -11,7 +11,7 @@ use self::file::OpenFile;
 pub(super) use self::file::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
 use super::nvme_disk::{NvmeBus, NvmeDisk};
 use super::passthrough::{self, Namespace, Nodes};
-use super::{Driver, Geometry, MediaOptions, PciName};
+use super::{Driver, Geometry, MediaOptions, PciName, Reach, Timeouts};
 
 /// An open device that is this process's alone.
 #[derive(Debug)]
@@ -33,13 +33,24 @@ impl Medium {
     /// Opens and claims what `path` names, by this driver.
     pub(super) fn open(
         path: &Path,
-        driver: Driver,
+        reach: Reach,
         bus: &mut NvmeBus,
         options: &MediaOptions,
     ) -> Result<Self> {
+        let doing = || format!("opening {}", path.display());
+        reach.timeouts.check().map_err(|error| error.while_doing(doing()))?;
         let (reached, why) = match PciName::parse(path) {
-            Some(name) => (open_pci(path, name, driver, bus, options)?, None),
-            None => open_path(path, driver, options)?,
+            Some(name) => (open_pci(path, name, reach, bus, options)?, None),
+            None if reach.timeouts == Timeouts::default() => {
+                open_path(path, reach.driver, options)?
+            }
+            None => {
+                return Err(Kind::Invalid.error(format!(
+                    "{}: timeouts are for driver vfio; what the kernel drives has the kernel's \
+                     (nvme_core.io_timeout)",
+                    path.display()
+                )));
+            }
         };
         let medium = Self { path: path.to_owned(), reached, why };
         let (path, driver) = (path.display(), medium.driver());
@@ -156,13 +167,15 @@ fn open_namespace(nodes: &Nodes, options: &MediaOptions) -> Result<(Reached, Opt
 fn open_pci(
     path: &Path,
     name: PciName,
-    driver: Driver,
+    reach: Reach,
     bus: &mut NvmeBus,
     options: &MediaOptions,
 ) -> Result<Reached> {
-    match driver {
-        Driver::Auto | Driver::Vfio => Ok(Reached::Vfio(bus.open(name, options)?)),
-        Driver::Passthrough | Driver::IoUring => Err(Kind::Invalid.error(format!(
+    match reach.driver {
+        Driver::Auto | Driver::Vfio => {
+            Ok(Reached::Vfio(bus.open(name, reach.timeouts, options)?))
+        }
+        driver @ (Driver::Passthrough | Driver::IoUring) => Err(Kind::Invalid.error(format!(
             "{} is a PCI address, which driver {driver} does not take: name the namespace's \
              /dev/nvmeXnY, or use driver vfio",
             path.display()

@@ -27,15 +27,18 @@ pub(in crate::device) mod admin {
     /// Doorbell Buffer Config (Base 5.8).
     pub(in crate::device) const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 
-    /// CNS of Identify: a namespace, the controller, the active namespaces.
+    /// CNS of Identify: a namespace, the controller, the active namespaces, the controller as far as
+    /// it is about a command set.
     pub(in crate::device) const CNS_NAMESPACE: u32 = 0;
     pub(in crate::device) const CNS_CONTROLLER: u32 = 1;
     pub(in crate::device) const CNS_ACTIVE_NAMESPACES: u32 = 2;
+    pub(in crate::device) const CNS_COMMAND_SET: u32 = 6;
 
     /// Feature Identifiers (Base figure 317).
     pub(in crate::device) const FEATURE_VOLATILE_WRITE_CACHE: u32 = 0x06;
     pub(in crate::device) const FEATURE_NUMBER_OF_QUEUES: u32 = 0x07;
     pub(in crate::device) const FEATURE_ASYNCHRONOUS_EVENTS: u32 = 0x0b;
+    pub(in crate::device) const FEATURE_HOST_BEHAVIOR: u32 = 0x16;
 
     /// LID of Get Log Page: SMART / Health Information (Base 5.16.1.3).
     pub(in crate::device) const LOG_HEALTH: u32 = 0x02;
@@ -49,6 +52,10 @@ pub(in crate::device) mod io {
     pub(in crate::device) const WRITE: u8 = 0x01;
     /// Read (NVM 3.2.4).
     pub(in crate::device) const READ: u8 = 0x02;
+    /// Write Zeroes (NVM 3.2.8).
+    pub(in crate::device) const WRITE_ZEROES: u8 = 0x08;
+    /// Dataset Management (NVM 3.2.3).
+    pub(in crate::device) const DATASET_MANAGEMENT: u8 = 0x09;
 }
 
 /// DPTR, where a command's data lies (Base 4.1).
@@ -87,6 +94,9 @@ pub(in crate::device) struct SubmissionEntry {
     pub(in crate::device) cdw15: u32,
 }
 
+/// Every namespace, in commands that are about the controller as a whole.
+const ALL_NAMESPACES: u32 = u32::MAX;
+
 /// PSDT: SGLs, and a contiguous metadata buffer.
 const SGL: u32 = 0b01 << 14;
 
@@ -95,6 +105,20 @@ impl SubmissionEntry {
     pub(in crate::device) fn new(opcode: u8, cid: u16, nsid: u32) -> Self {
         let cdw0 = u32::from(opcode) | u32::from(cid) << 16;
         Self { cdw0, nsid, ..Self::default() }
+    }
+
+    /// Get Log Page for the health of the controller as a whole: [`super::HEALTH_BYTES`].
+    pub(in crate::device) fn health_log() -> Self {
+        Self::log_page(admin::LOG_HEALTH)
+    }
+
+    /// Get Log Page for as many bytes of any page as the health log has.
+    pub(in crate::device) fn log_page(page: u32) -> Self {
+        // NUMDL, zero-based.
+        const DWORDS: u32 = 512 / 4 - 1;
+        const { assert!(super::HEALTH_BYTES == 512) };
+        let cdw10 = page | DWORDS << 16;
+        Self { cdw10, ..Self::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES) }
     }
 
     /// The same with data.

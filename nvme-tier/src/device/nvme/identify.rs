@@ -2,6 +2,7 @@
 
 use extent::{Kind, Result};
 
+use super::deallocate::common_multiple;
 use super::{PAGE_BYTES, Protection, ProtectionType, u16_at, u32_at, u64_at, u128_at};
 
 /// Bytes of every Identify data structure.
@@ -43,6 +44,9 @@ pub(in crate::device) struct IdentifyController {
     pub(in crate::device) has_sgl: bool,
     /// TNVMCAP, bytes of all namespaces; zero if it does not say.
     pub(in crate::device) capacity_bytes: u128,
+    /// CRDT1 to CRDT3, in tenths of a second: how long to wait before a command is sent again whose
+    /// status says 1, 2 or 3 in CRD.
+    pub(in crate::device) retry_delays: [u16; 3],
 }
 
 impl IdentifyController {
@@ -83,7 +87,22 @@ impl IdentifyController {
             atomic_blocks_power_fail: u32::from(u16_at(page, 528)) + 1,
             has_sgl: sgls == 1 || sgls == 2,
             capacity_bytes: u128_at(page, 280),
+            retry_delays: [128, 130, 132].map(|at| u16_at(page, at)),
         })
+    }
+}
+
+impl IdentifyController {
+    /// Whether there are Identify pages for command sets; an older controller may take their numbers
+    /// for something else.
+    pub(in crate::device) fn has_command_set_pages(&self) -> bool {
+        self.version >= (1, 4)
+    }
+
+    /// How long to wait before a command is sent again of which a status says so, in tenths of a
+    /// second.
+    pub(in crate::device) fn retry_delay(&self, which: u8) -> u16 {
+        usize::from(which).checked_sub(1).map_or(0, |at| self.retry_delays[at])
     }
 }
 
@@ -103,6 +122,10 @@ pub(in crate::device) struct IdentifyNamespace {
     pub(in crate::device) preferred_write_bytes: u32,
     /// NOIOB in bytes: what one command should not cross; zero if nothing.
     pub(in crate::device) boundary_bytes: u64,
+    /// NPDG and NPDA in bytes: what a deallocation should begin at and be multiples of.
+    pub(in crate::device) deallocate_bytes: u64,
+    /// DLFEAT bit 3: whether Write Zeroes deallocates if it is asked to.
+    pub(in crate::device) zeroes_deallocate: bool,
 }
 
 impl IdentifyNamespace {
@@ -146,7 +169,11 @@ impl IdentifyNamespace {
             (true, 1.., _) => u32::from(nawupf) + 1,
             _ => controller.atomic_blocks_power_fail,
         };
-        let preferred = if nsfeat & 1 << 4 != 0 { u32::from(u16_at(page, 64)) + 1 } else { 1 };
+        // OPTPERF: whether the preferences are there. All are zero-based.
+        let preference = |at| if nsfeat & 1 << 4 != 0 { u16_at(page, at) } else { 0 };
+        let preferred = u32::from(preference(64)) + 1;
+        let (granularity, alignment) =
+            (u64::from(preference(68)) + 1, u64::from(preference(70)) + 1);
         Ok(Self {
             blocks,
             block_bytes,
@@ -154,6 +181,8 @@ impl IdentifyNamespace {
             atomic_bytes: atomic_blocks.saturating_mul(block_bytes),
             preferred_write_bytes: preferred.saturating_mul(block_bytes),
             boundary_bytes: u64::from(u16_at(page, 46)) * u64::from(block_bytes),
+            deallocate_bytes: common_multiple(granularity, alignment) * u64::from(block_bytes),
+            zeroes_deallocate: page[33] & 1 << 3 != 0,
         })
     }
 

@@ -6,6 +6,7 @@
 //! Transport Specification*, revision 1.0c ("PCIe").
 
 mod command;
+mod deallocate;
 mod health;
 mod identify;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod registers;
 mod status;
 
 pub(super) use command::{CompletionEntry, DataPointer, SubmissionEntry, admin, io};
+pub(super) use deallocate::{CommandSetLimits, Deallocator};
 pub(super) use identify::{
     IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, active_namespaces,
 };

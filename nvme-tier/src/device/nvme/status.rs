@@ -38,6 +38,12 @@ impl Status {
         (self.0 >> 8 & 0b111) as u8
     }
 
+    /// CRD, Command Retry Delay (Base figure 93): which of the delays of Identify Controller to wait
+    /// before the command is sent again; 0 for none.
+    pub(in crate::device) fn retry_delay(self) -> u8 {
+        (self.0 >> 11 & 0b11) as u8
+    }
+
     /// DNR, Do Not Retry: the same command would fail again.
     pub(in crate::device) fn says_do_not_retry(self) -> bool {
         self.0 >> 14 & 1 != 0
@@ -51,7 +57,8 @@ impl Status {
             // Interrupted, Transient Transport Error, Namespace Not Ready.
             (GENERIC, 0x04 | 0x06..=0x0a | 0x21 | 0x22 | 0x82)
         );
-        transient && !self.says_do_not_retry()
+        // One that says when to come again means it.
+        (transient || self.retry_delay() != 0) && !self.says_do_not_retry()
     }
 
     /// What the specification calls it (Base figures 99 to 101, NVM figure 17), if it is one that
@@ -144,6 +151,9 @@ mod tests {
         assert!(Status::from_entry(1).is_success());
         assert!(Status::from_field(0x06).is_worth_a_retry());
         assert!(!Status::from_field(0x4006).is_worth_a_retry());
+        let later = Status::from_field(0b10 << 11 | 0x281);
+        assert!(later.is_worth_a_retry() && later.retry_delay() == 2);
+        assert!(!Status::from_field(0x4000 | 0b10 << 11 | 0x281).is_worth_a_retry());
         assert_eq!(Status::from_field(0x284).error("x").kind(), Kind::Corrupt);
         let unknown = Status::from_field(7 << 8 | 0xff).error("x").to_string();
         assert!(unknown.contains("7h/ffh"), "{unknown}");

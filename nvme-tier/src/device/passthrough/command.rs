@@ -12,7 +12,7 @@ use io_uring::squeue::Entry128;
 use io_uring::{opcode, types};
 
 use super::Namespace;
-use crate::device::nvme::{Status, SubmissionEntry, io as op};
+use crate::device::nvme::{PAGE_BYTES, Status, SubmissionEntry, io as op};
 
 /// `NVME_IOCTL_ID`: which namespace a device node is for.
 const NVME_IOCTL_ID: libc::Ioctl = 0x4e40;
@@ -85,6 +85,23 @@ impl Namespace {
     pub(in crate::device) fn entry(&self, file: types::Fixed, io: &Io) -> Entry128 {
         let command = transfer(self.id, &self.format, io);
         command_entry(file, &command, io.place)
+    }
+
+    /// The entry for a deallocation; `page` begins with its range, if it has one.
+    pub(in crate::device) fn deallocation_entry(
+        &self,
+        file: types::Fixed,
+        (offset, bytes): (u64, u64),
+        page: Option<*mut u8>,
+    ) -> Entry128 {
+        let deallocator = self.deallocator().expect("admitted only where there is one");
+        let entry = deallocator.entry((0, self.id), offset, bytes, 0);
+        let mut command = PassthroughCommand::new(entry);
+        if let Some(page) = page {
+            command.addr = page.expose_provenance() as u64;
+            command.data_len = u32::try_from(PAGE_BYTES).expect("a page");
+        }
+        command_entry(file, &command, None)
     }
 
     /// The entry for a flush.
@@ -212,6 +229,8 @@ mod tests {
             atomic_bytes: 512,
             preferred_write_bytes: 512,
             boundary_bytes: 0,
+            deallocate_bytes: 512,
+            zeroes_deallocate: false,
         };
         let (data, tuples) = (ptr::without_provenance_mut(4096), ptr::without_provenance_mut(512));
         let io = Io {

@@ -18,7 +18,8 @@ pub(super) use self::command::Io;
 pub(super) use self::nodes::Nodes;
 use super::medium::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
 use super::nvme::{
-    IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, Protection, SubmissionEntry, admin,
+    CommandSetLimits, Deallocator, HEALTH_BYTES, Health, IDENTIFY_BYTES, IdentifyController,
+    IdentifyNamespace, Protection, SubmissionEntry, admin,
 };
 use super::{Geometry, MediaOptions};
 
@@ -60,6 +61,7 @@ pub(super) struct Namespace {
     format: IdentifyNamespace,
     /// The most bytes of one command to the device: a power of two.
     piece_bytes: u32,
+    deallocator: Option<Deallocator>,
     geometry: Geometry,
 }
 
@@ -93,9 +95,17 @@ impl Namespace {
             block_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             volatile_cache: answers.has_volatile_cache,
+            deallocation: answers.deallocator.map(|told| told.deallocation()),
         };
-        let namespace =
-            Self { character, _claim: claim, id: answers.id, format, piece_bytes, geometry };
+        let namespace = Self {
+            character,
+            _claim: claim,
+            id: answers.id,
+            format,
+            piece_bytes,
+            deallocator: answers.deallocator,
+            geometry,
+        };
         trial::read_a_block(&namespace, nodes.character())?;
         Ok(namespace)
     }
@@ -107,6 +117,11 @@ impl Namespace {
     /// What protects its blocks, if anything does.
     pub(super) fn protection(&self) -> Option<Protection> {
         self.format.protection
+    }
+
+    /// How it is told of blocks that nobody needs, if it takes that.
+    pub(super) fn deallocator(&self) -> Option<Deallocator> {
+        self.deallocator
     }
 
     /// Bytes of one of the device's own blocks, of which the geometry's may be several.
@@ -166,10 +181,29 @@ fn open_character(nodes: &Nodes, options: &MediaOptions) -> Result<File> {
     })
 }
 
+/// What a namespace's controller says of its own state (Base 5.16.1.3).
+///
+/// # Errors
+/// [`Kind::Denied`] without the right, which only root has; what the device answers.
+pub(super) fn health(node: &File, path: &Path) -> Result<Health> {
+    let entry = SubmissionEntry::health_log();
+    let mut page = vec![0; HEALTH_BYTES];
+    let doing = || format!("reading the health log of {}", path.display());
+    command::admin(node, entry, &mut page, &doing).map_err(|error| match error.kind() {
+        Kind::Denied => Kind::Denied.error(format!(
+            "{}: no rights: the kernel lets only root and CAP_SYS_ADMIN read it",
+            doing()
+        )),
+        _ => error,
+    })?;
+    Ok(Health::parse(&page))
+}
+
 struct Answers {
     id: u32,
     controller: IdentifyController,
     namespace: IdentifyNamespace,
+    deallocator: Option<Deallocator>,
     has_volatile_cache: bool,
 }
 
@@ -188,8 +222,17 @@ fn identify(character: &File, path: &Path) -> Result<Answers> {
     ask(admin::CNS_NAMESPACE, id, &mut page)?;
     let namespace = IdentifyNamespace::parse(&page, &controller)
         .map_err(|e| e.while_doing(path.display().to_string()))?;
+    let limits = if controller.has_command_set_pages() {
+        ask(admin::CNS_COMMAND_SET, 0, &mut page).map_or_else(
+            |_no_such_page| CommandSetLimits::default(),
+            |_| CommandSetLimits::parse(&page),
+        )
+    } else {
+        CommandSetLimits::default()
+    };
+    let deallocator = Deallocator::of(&controller, &limits, &namespace);
     let has_volatile_cache = controller.has_volatile_cache && cache_is_on(character);
-    Ok(Answers { id, controller, namespace, has_volatile_cache })
+    Ok(Answers { id, controller, namespace, deallocator, has_volatile_cache })
 }
 
 /// Whether the cache that there is has not been turned off; it is on when this cannot be asked.

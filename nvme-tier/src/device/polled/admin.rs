@@ -154,6 +154,17 @@ impl AdminQueue {
         Ok(self.memory.copy(DATA_AT, length))
     }
 
+    /// As [`AdminQueue::execute`], for commands that take a few bytes.
+    ///
+    /// # Errors
+    /// As [`AdminQueue::execute`].
+    pub(super) fn give(&mut self, doing: &str, entry: SubmissionEntry, bytes: &[u8]) -> Result<()> {
+        self.memory.zero(DATA_AT, PAGE_BYTES);
+        self.memory.write(DATA_AT, bytes);
+        let entry = entry.with_data(DataPointer::Prp(self.memory.iova(DATA_AT), 0));
+        self.execute(doing, entry).map(|_| ())
+    }
+
     /// Whether it has left a command without an answer.
     pub(super) fn is_silent(&self) -> bool {
         self.silent

@@ -11,15 +11,22 @@ use super::Host;
 use super::core::Core;
 use super::memory::Mapping;
 use super::tender::Tender;
-use crate::device::nvme::{Health, IdentifyNamespace};
+use crate::device::Timeouts;
+use crate::device::nvme::{Deallocator, Health, IdentifyNamespace};
 
 /// How a controller is driven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::device) struct ControllerOptions {
     /// The pace of its watch. The age of commands is measured in it.
     pub(in crate::device) tick: Duration,
-    /// Ticks after which a command is aborted; after twice as many the controller is reset.
-    pub(in crate::device) command_ticks: u32,
+    /// Ticks after which a command is aborted.
+    pub(in crate::device) abort_ticks: u32,
+    /// Ticks after which a command that is still not over has the controller reset.
+    pub(in crate::device) reset_ticks: u32,
+    /// One that is reset more often within a minute will not get better.
+    pub(in crate::device) resets_per_minute: u32,
+    /// How long it may take to become ready or to stop; `None` for what it asks for.
+    pub(in crate::device) ready_limit: Option<Duration>,
     /// How long an admin command may take.
     pub(in crate::device) admin_limit: Duration,
     /// Whether to use shadow doorbells where the controller has them.
@@ -28,12 +35,19 @@ pub(in crate::device) struct ControllerOptions {
     pub(in crate::device) sgl: bool,
 }
 
-impl Default for ControllerOptions {
-    fn default() -> Self {
+impl ControllerOptions {
+    /// Those for hardware, with these timeouts.
+    pub(in crate::device) fn of(timeouts: &Timeouts) -> Self {
+        let tick = Duration::from_millis(100);
+        let ticks = |time: Duration| {
+            u32::try_from(time.as_millis() / tick.as_millis()).unwrap_or(u32::MAX / 4)
+        };
         Self {
-            tick: Duration::from_millis(100),
-            // Thirty seconds, as the kernel's own driver has it.
-            command_ticks: 300,
+            tick,
+            abort_ticks: ticks(timeouts.command()),
+            reset_ticks: ticks(timeouts.reset()),
+            resets_per_minute: timeouts.resets_per_minute(),
+            ready_limit: timeouts.ready,
             admin_limit: Duration::from_secs(10),
             shadow_doorbells: true,
             sgl: true,
@@ -131,6 +145,14 @@ impl Controller {
     /// The most bytes of one command.
     pub(in crate::device) fn max_transfer_bytes(&self) -> u64 {
         self.core.identity().max_transfer_bytes.unwrap_or(u64::MAX)
+    }
+
+    /// How one of its namespaces is told of blocks that nobody needs, if it takes that.
+    pub(in crate::device) fn deallocator(
+        &self,
+        namespace: &IdentifyNamespace,
+    ) -> Option<Deallocator> {
+        self.core.deallocator(namespace)
     }
 
     /// Its model and serial number.

@@ -13,53 +13,30 @@ use parking_lot::Mutex;
 use super::admin::AdminQueue;
 use super::doorbell::ShadowDoorbells;
 use super::features::{self, QueuePlace};
+use super::goal::Goal;
 use super::life::Life;
 use super::{ControllerOptions, Host, Registers};
 use crate::clock;
 use crate::device::nvme::{
-    Capabilities, Configuration, ControllerStatus, Health, IdentifyController, IdentifyNamespace,
-    PAGE_BYTES, offset,
+    Capabilities, CommandSetLimits, Configuration, ControllerStatus, Deallocator, Health,
+    IdentifyController, IdentifyNamespace, PAGE_BYTES, Status, offset,
 };
 
 /// How long a normal shutdown may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// The longest that a command waits to be sent again, whatever its controller asks for.
+const MOST_RETRY_DELAY: Duration = Duration::from_secs(10);
+
 /// Aborts that may wait to be sent; one too many is asked for again a tick later.
 const MOST_ABORTS: usize = 64;
 
-/// One that is reset this often within so many ticks will not get better.
-const MOST_RESETS: usize = 5;
-const RESETS_TICKS: u32 = 600;
+/// Ticks in a minute, at the pace that hardware is watched at.
+const MINUTE_TICKS: u32 = 600;
 
 /// No life that there is.
 const NO_RESET: u32 = u32::MAX;
-
-/// What a controller is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Goal {
-    Ready,
-    Stopped,
-    ShutDown,
-}
-
-impl Goal {
-    fn is_reached(self, status: ControllerStatus) -> bool {
-        match self {
-            Self::Ready => status.is_ready(),
-            Self::Stopped => !status.is_ready(),
-            Self::ShutDown => status.is_shut_down(),
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Self::Ready => "become ready",
-            Self::Stopped => "stop",
-            Self::ShutDown => "shut down",
-        }
-    }
-}
 
 fn gone() -> Error {
     Kind::Io.error("its registers read as ones: is it still plugged in?")
@@ -94,6 +71,7 @@ pub(super) struct Core {
 #[derive(Debug, Default)]
 struct About {
     identity: Option<IdentifyController>,
+    limits: CommandSetLimits,
     health: Option<Health>,
 }
 
@@ -164,7 +142,7 @@ impl Core {
         }
         queue.attach();
         self.registers.write_u32(offset::CC, Configuration::enabled(self.capabilities).0);
-        self.wait(self.capabilities.timeout(), Goal::Ready)?;
+        self.wait(self.ready_limit(), Goal::Ready)?;
         let identity = features::identify_controller(queue)?;
         let granted = features::queue_pairs(queue)?;
         let mut ids = self.queue_ids.lock();
@@ -189,7 +167,13 @@ impl Core {
         let health = features::health(queue)
             .inspect_err(|error| tracing::warn!(%error, "no health log"))
             .ok();
-        *self.about.lock() = About { identity: Some(identity), health };
+        let limits = features::command_set_limits(queue, &identity);
+        if identity.retry_delays != [0; 3]
+            && let Err(error) = features::allow_retry_delays(queue)
+        {
+            tracing::debug!(%error, name = self.host.name(), "no retry delays");
+        }
+        *self.about.lock() = About { identity: Some(identity), limits, health };
         Ok(())
     }
 
@@ -208,10 +192,15 @@ impl Core {
         }
         // One that is on its way up may not be turned round before it is there.
         if configuration.is_enabled() && !status.is_ready() && !status.is_fatal() {
-            let _or_never = self.wait(self.capabilities.timeout(), Goal::Ready);
+            let _or_never = self.wait(self.ready_limit(), Goal::Ready);
         }
         self.registers.write_u32(offset::CC, configuration.disabled().0);
-        self.wait(self.capabilities.timeout(), Goal::Stopped)
+        self.wait(self.ready_limit(), Goal::Stopped)
+    }
+
+    /// How long it may take to become ready, or to stop.
+    pub(super) fn ready_limit(&self) -> Duration {
+        self.options.ready_limit.unwrap_or_else(|| self.capabilities.timeout())
     }
 
     fn wait(&self, limit: Duration, goal: Goal) -> Result<()> {
@@ -230,8 +219,8 @@ impl Core {
             if is_fatal || waited > limit {
                 let how = if is_fatal { "reports a fatal error" } else { "is not there yet" };
                 return Err(Kind::Io.error(format!(
-                    "the controller should {} and {how} after {:.1} s (CSTS {:08x}h): power it off \
-                     and on, and if that does not help replace it",
+                    "the controller should {} and {how} after {:.1} s (CSTS {:08x}h): give it longer \
+                     (ready_timeout), power it off and on, and if that does not help replace it",
                     goal.words(),
                     waited.as_secs_f32(),
                     status.0
@@ -268,7 +257,8 @@ impl Core {
         let _as_far_as_possible = self.host.set_bus_master(true);
         let started = match self.is_beyond_hope() {
             true => {
-                Err(Kind::Io.error(format!("it was reset {MOST_RESETS} times within a minute")))
+                let resets = self.options.resets_per_minute;
+                Err(Kind::Io.error(format!("it was reset {resets} times within a minute")))
             }
             false => self.start(&mut queue).and_then(|()| self.compare_namespaces(&mut queue)),
         };
@@ -287,9 +277,9 @@ impl Core {
     /// Notes a reset, and whether there were too many.
     fn is_beyond_hope(&self) -> bool {
         let (mut resets, now) = (self.resets.lock(), self.ticks());
-        resets.retain(|then| now.wrapping_sub(*then) < RESETS_TICKS);
+        resets.retain(|then| now.wrapping_sub(*then) < MINUTE_TICKS);
         resets.push(now);
-        resets.len() > MOST_RESETS
+        resets.len() > self.options.resets_per_minute as usize
     }
 
     /// Whether the namespaces in use are still as they were when they were opened.
@@ -393,6 +383,12 @@ impl Core {
         self.about.lock().identity.clone().expect("it was identified when it was opened")
     }
 
+    /// How one of its namespaces is told of blocks that nobody needs, if it takes that.
+    pub(super) fn deallocator(&self, namespace: &IdentifyNamespace) -> Option<Deallocator> {
+        let about = self.about.lock();
+        Deallocator::of(about.identity.as_ref()?, &about.limits, namespace)
+    }
+
     pub(super) fn health(&self) -> Option<Health> {
         self.about.lock().health
     }
@@ -446,6 +442,15 @@ impl Core {
     #[inline]
     pub(super) fn ticks(&self) -> u32 {
         self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// How many ticks to wait, as a status asks, before its command is sent again.
+    pub(super) fn retry_ticks(&self, status: Status) -> u32 {
+        let Some(which) = Some(status.retry_delay()).filter(|which| *which != 0) else { return 0 };
+        let delay = self.about.lock().identity.as_ref().map_or(0, |it| it.retry_delay(which));
+        let delay = MOST_RETRY_DELAY.min(Duration::from_millis(100) * u32::from(delay));
+        u32::try_from(delay.as_nanos().div_ceil(self.options.tick.as_nanos().max(1)))
+            .unwrap_or(u32::MAX / 4)
     }
 
     pub(super) fn tick(&self) {

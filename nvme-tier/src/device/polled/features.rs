@@ -4,12 +4,9 @@ use extent::Result;
 
 use super::admin::AdminQueue;
 use crate::device::nvme::{
-    HEALTH_BYTES, Health, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace, SubmissionEntry,
-    active_namespaces, admin,
+    CommandSetLimits, HEALTH_BYTES, Health, IDENTIFY_BYTES, IdentifyController, IdentifyNamespace,
+    SubmissionEntry, active_namespaces, admin,
 };
-
-/// Every namespace, in commands that are about the controller as a whole.
-const ALL_NAMESPACES: u32 = u32::MAX;
 
 /// The most I/O queues that are asked for.
 const MOST_QUEUES: u32 = 1024;
@@ -39,6 +36,30 @@ pub(super) fn identify_namespace(
     let page = identify(queue, "identifying a namespace", admin::CNS_NAMESPACE, nsid)?;
     IdentifyNamespace::parse(&page, controller)
         .map_err(|error| error.while_doing(format!("using namespace {nsid}")))
+}
+
+/// What it says of the NVM command set; nothing where it has no such page.
+pub(super) fn command_set_limits(
+    queue: &mut AdminQueue,
+    controller: &IdentifyController,
+) -> CommandSetLimits {
+    if !controller.has_command_set_pages() {
+        return CommandSetLimits::default();
+    }
+    // CSI, in the eleventh dword, is 0 for the NVM command set.
+    identify(queue, "asking for limits of commands", admin::CNS_COMMAND_SET, 0)
+        .inspect_err(|error| tracing::debug!(%error, "no limits of commands"))
+        .map_or_else(|_| CommandSetLimits::default(), |page| CommandSetLimits::parse(&page))
+}
+
+/// Has it say in a status how long to wait before the command is sent again: ACRE (Base 5.27.1.18).
+pub(super) fn allow_retry_delays(queue: &mut AdminQueue) -> Result<()> {
+    const BEHAVIOR_BYTES: usize = 512;
+    let mut behavior = [0; BEHAVIOR_BYTES];
+    behavior[0] = 1;
+    let mut entry = SubmissionEntry::new(admin::SET_FEATURES, 0, 0);
+    entry.cdw10 = admin::FEATURE_HOST_BEHAVIOR;
+    queue.give("asking to be told of retry delays", entry, &behavior)
 }
 
 /// How many I/O queue pairs the controller grants (Base 5.27.1.5).
@@ -81,12 +102,7 @@ pub(super) fn health(queue: &mut AdminQueue) -> Result<Health> {
 
 /// The first bytes of any log page.
 pub(super) fn log_page(queue: &mut AdminQueue, page: u32) -> Result<Vec<u8>> {
-    let mut entry = SubmissionEntry::new(admin::GET_LOG_PAGE, 0, ALL_NAMESPACES);
-    // NUMDL, zero-based.
-    const DWORDS: u32 = 512 / 4 - 1;
-    const { assert!(HEALTH_BYTES == 512) };
-    entry.cdw10 = page | DWORDS << 16;
-    queue.fetch("reading a log page", entry, HEALTH_BYTES)
+    queue.fetch("reading a log page", SubmissionEntry::log_page(page), HEALTH_BYTES)
 }
 
 /// Where shadow doorbells and their event indexes are (Base 5.8).

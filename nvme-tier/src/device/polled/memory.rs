@@ -39,6 +39,16 @@ impl Mapping {
         Ok(Self { host: Arc::clone(host), region: Arc::clone(region), start, length: pages, iova })
     }
 
+    /// A page of its own that holds a few bytes, and zeroes beyond.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`], and without memory.
+    pub(super) fn of_page(host: &Arc<dyn Host>, bytes: &[u8]) -> Result<Self> {
+        let page = DmaMemory::new(host, PAGE_BYTES)?;
+        page.write(0, bytes);
+        Ok(page.0)
+    }
+
     /// Where the device sees byte `offset` of the region.
     #[inline]
     pub(super) fn iova_of(&self, offset: usize) -> u64 {
@@ -85,6 +95,13 @@ impl DmaMemory {
     pub(super) fn zero(&self, offset: usize, length: usize) {
         // SAFETY: `at` keeps the range inside; the caller knows that the controller is not at it.
         unsafe { std::ptr::write_bytes(self.at(offset, length).as_ptr(), 0, length) };
+    }
+
+    /// Writes into a part of it that the controller does not use at the moment.
+    pub(super) fn write(&self, offset: usize, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len()).as_ptr();
+        // SAFETY: `at` keeps the range inside; the caller knows that the controller is not at it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
     /// A copy of a part that the controller has finished writing.

@@ -15,6 +15,7 @@ mod controller;
 mod core;
 mod doorbell;
 mod features;
+mod goal;
 mod host;
 mod life;
 mod memory;

@@ -63,6 +63,9 @@ impl Operation {
             Some(Command::Write { at, .. }) => {
                 format!("writing {bytes} bytes at {} of {device}", at.offset)
             }
+            Some(Command::Deallocate { at, bytes }) => {
+                format!("deallocating {bytes} bytes at {} of {device}", at.offset)
+            }
             Some(Command::Flush(_)) | None => format!("flushing {device}"),
         }
     }
@@ -78,7 +81,7 @@ pub(super) struct Part {
     pub(super) is_aborted: bool,
     /// Whether it has ended, and waits to be sent again.
     pub(super) is_parked: bool,
-    /// The tick at which it was sent.
+    /// The tick at which it was sent; the one from which on it may be sent again while it is parked.
     pub(super) born: u32,
     /// Bytes into the operation.
     pub(super) offset: u32,

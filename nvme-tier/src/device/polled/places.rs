@@ -95,6 +95,13 @@ impl Places {
         Ok((iova, Hold { registered: None, temporary: Some(Box::new(mapping)) }))
     }
 
+    /// A page for a command alone that holds a few bytes, and what has to be held meanwhile.
+    pub(super) fn hold_page(controller: &Controller, bytes: &[u8]) -> Result<(u64, Hold)> {
+        let mapping = Mapping::of_page(&controller.core().host, bytes)?;
+        let iova = mapping.iova_of(0);
+        Ok((iova, Hold { registered: None, temporary: Some(Box::new(mapping)) }))
+    }
+
     /// A command has ended.
     #[inline]
     pub(super) fn let_go(&mut self, hold: &mut Hold) {

@@ -51,7 +51,8 @@ pub(in crate::device) struct PolledQueue {
     free_parts: Vec<u16>,
     /// Operations of which something has still to be issued.
     waiting: VecDeque<u16>,
-    /// Command ids to be sent again at the next tick: what was in the way may have passed by then.
+    /// Command ids to be sent again, at the next tick or when the controller asked for: what was in
+    /// the way may have passed by then.
     parked: Vec<u16>,
     /// Whether the queues exist.
     is_made: bool,
@@ -162,7 +163,7 @@ impl PolledQueue {
             Command::Write { at, from } if !self.namespace.read_only => {
                 self.prepare_simple(io::WRITE, at.offset, from.span())
             }
-            Command::Write { .. } | Command::Flush(_) => None,
+            Command::Write { .. } | Command::Flush(_) | Command::Deallocate { .. } => None,
         };
         let Some((entry, part, iova, hold)) = simple else {
             self.submit_any(token, command);
@@ -229,7 +230,7 @@ impl PolledQueue {
         let prepared = self.prepare(&command);
         let operation = &mut self.operations[usize::from(number)];
         operation.token = token;
-        // A flush has no bytes; one stands for it, so that there is something to issue.
+        // What moves no bytes has one that stands for it, so that there is something to issue.
         operation.length = u32::try_from(command.length().max(1)).unwrap_or(u32::MAX);
         operation.issued = 0;
         operation.resets = self.flushed_resets;
@@ -257,6 +258,9 @@ impl PolledQueue {
         }
         let span = match command {
             Command::Flush(_) => return self.prepare_flush().map(|()| (0, Hold::default())),
+            Command::Deallocate { at, bytes } => {
+                return self.prepare_deallocation(at.offset, *bytes);
+            }
             Command::Read { into, .. } => into.span(),
             Command::Write { from, .. } => from.span(),
         };
@@ -265,6 +269,16 @@ impl PolledQueue {
             return Err(Kind::Invalid.error("memory for NVMe must begin at a multiple of 4 bytes"));
         }
         self.places.hold(&self.controller, span)
+    }
+
+    /// The range of a deallocation, if it is read from memory.
+    fn prepare_deallocation(&self, offset: u64, bytes: u64) -> Result<(u64, Hold)> {
+        match self.namespace.deallocator {
+            Some(deallocator) if deallocator.has_range() => {
+                Places::hold_page(&self.controller, &deallocator.range(offset, bytes))
+            }
+            _ => Ok((0, Hold::default())),
+        }
     }
 
     /// A reset may have cost what was in the volatile cache. Whoever flushes next has to learn of
@@ -311,6 +325,12 @@ impl PolledQueue {
             Command::Write { at, .. } => (io::WRITE, at),
             Command::Flush(_) => {
                 self.submission.push(&SubmissionEntry::new(io::FLUSH, cid, namespace.nsid));
+                return;
+            }
+            Command::Deallocate { at, bytes } => {
+                let deallocator = namespace.deallocator.expect("admitted only where there is one");
+                let ids = (cid, namespace.nsid);
+                self.submission.push(&deallocator.entry(ids, at.offset, *bytes, operation.iova));
                 return;
             }
         };
@@ -361,7 +381,7 @@ impl PolledQueue {
         }
         if tick != self.last_tick {
             self.last_tick = tick;
-            self.send_parked();
+            self.send_parked(tick);
             self.look_for_late_ones(tick);
         }
     }

@@ -36,6 +36,8 @@ pub enum Operation {
     Write,
     /// Flushes.
     Flush,
+    /// Advice on what is not needed any more.
+    Deallocate,
     /// All of them.
     Any,
 }
@@ -73,7 +75,9 @@ impl FaultRule {
             Fault::FlipBit | Fault::Misdirect => {
                 matches!(operation, Operation::Read | Operation::Write)
             }
-            Fault::Lose => matches!(operation, Operation::Write | Operation::Flush),
+            Fault::Lose => {
+                matches!(operation, Operation::Write | Operation::Flush | Operation::Deallocate)
+            }
             Fault::Stale => operation == Operation::Read,
         };
         assert!(sensible, "{fault:?} makes no sense for {operation:?}");
@@ -99,12 +103,16 @@ impl FaultRule {
             Command::Read { .. } => Operation::Read,
             Command::Write { .. } => Operation::Write,
             Command::Flush(_) => Operation::Flush,
+            Command::Deallocate { .. } => Operation::Deallocate,
         };
         let touches = match (&self.range, command) {
             (None, _) => true,
             (Some(_), Command::Flush(_)) => false,
             (Some(range), Command::Read { at, .. } | Command::Write { at, .. }) => {
                 at.offset < range.end && range.start < at.offset + command.length() as u64
+            }
+            (Some(range), Command::Deallocate { at, bytes }) => {
+                at.offset < range.end && range.start < at.offset + bytes
             }
         };
         touches

@@ -27,7 +27,7 @@ pub use platter::{Event, Survival, WriteId, WriteRecord};
 pub use queue::SimDevice;
 pub use recorder::{Fingerprints, Recorder};
 
-use super::{DeviceIndex, Geometry, Location};
+use super::{Deallocation, DeviceIndex, Geometry, Location};
 use fault::FaultState;
 use platter::Platter;
 
@@ -42,6 +42,9 @@ pub struct SimOptions {
     pub block_bytes: u32,
     /// Whether writes are lost in a power cut until they are flushed.
     pub volatile_cache: bool,
+    /// Whether they take advice on what is not needed any more. Each block of what they then let go
+    /// of becomes what the seed says: zeroes, rubbish, or what it was.
+    pub deallocates: bool,
     /// Commands that each queue holds.
     pub queue_depth: usize,
     /// A command takes from one poll to this many more.
@@ -57,6 +60,7 @@ impl Default for SimOptions {
             capacity_bytes: 64 << 20,
             block_bytes: 4096,
             volatile_cache: true,
+            deallocates: false,
             queue_depth: 64,
             most_delay_polls: 4,
             seed: 0,
@@ -232,6 +236,11 @@ fn geometry(options: &SimOptions) -> Geometry {
         block_bytes: options.block_bytes,
         max_transfer_bytes: 1 << 20,
         volatile_cache: options.volatile_cache,
+        // More than a block and not all that is asked for, so that both count.
+        deallocation: options.deallocates.then(|| Deallocation {
+            granularity_bytes: 2 * u64::from(options.block_bytes),
+            most_bytes: 128 << 10,
+        }),
     }
 }
 

@@ -169,14 +169,37 @@ fn start(state: &mut State, command: &Command) -> (Work, Option<u64>) {
             state.apply(Event::WriteStarted { id, at, data: data.into() });
             Work::Write { id, fails }
         }
-        Command::Flush(_) if fault == Some(Fault::Lose) => Work::Nothing,
+        Command::Flush(_) | Command::Deallocate { .. } if fault == Some(Fault::Lose) => {
+            Work::Nothing
+        }
         Command::Flush(device) => {
             let id = state.new_id();
             state.apply(Event::FlushStarted { id, device: *device });
             Work::Flush { id, fails }
         }
+        // As a write: until it is flushed, any block of it may have happened or not.
+        Command::Deallocate { at, bytes } => {
+            let data = let_go(state, *at, *bytes);
+            let id = WriteId(state.new_id());
+            state.apply(Event::WriteStarted { id, at: *at, data: data.into() });
+            Work::Write { id, fails }
+        }
     };
     (work, stuck)
+}
+
+/// What blocks become that nobody needs: each what it was, or zeroes, or rubbish.
+fn let_go(state: &mut State, at: Location, bytes: u64) -> Vec<u8> {
+    let mut data = vec![0; usize::try_from(bytes).expect("admitted")];
+    state.platter.current(at.device).read(at.offset, &mut data);
+    for block in data.chunks_mut(state.options.block_bytes as usize) {
+        match state.rng.random_range(0..3) {
+            0 => {}
+            1 => block.fill(0),
+            _ => state.rng.fill(block),
+        }
+    }
+    data
 }
 
 /// Completes a command: moves the bytes, and says how it went.
@@ -229,6 +252,8 @@ fn failed(command: &Command, why: &str) -> Error {
             Kind::Io.error(format!("writing at {} of simulated device {device}: {why}", at.offset))
         }
         Command::Flush(_) => Kind::Io.error(format!("flushing simulated device {device}: {why}")),
+        Command::Deallocate { at, .. } => Kind::Io
+            .error(format!("deallocating at {} of simulated device {device}: {why}", at.offset)),
     }
 }
 

@@ -47,6 +47,8 @@ impl InFlight {
             return opcode::Nop::new().build();
         }
         match &self.command {
+            // Refused before: the kernel has no such entry for files and block devices.
+            Command::Deallocate { .. } => opcode::Nop::new().build(),
             Command::Flush(device) => {
                 opcode::Fsync::new(fixed(*device)).flags(types::FsyncFlags::DATASYNC).build()
             }
@@ -84,7 +86,7 @@ impl InFlight {
     /// The place of registered memory in which a part of the command's lies.
     pub(super) fn place(&self, ring: &Ring, memory: *mut u8, length: usize) -> Option<u16> {
         let region = match &self.command {
-            Command::Flush(_) => return None,
+            Command::Flush(_) | Command::Deallocate { .. } => return None,
             Command::Read { into, .. } => into.region(),
             Command::Write { from, .. } => from.region(),
         };
@@ -159,6 +161,9 @@ pub(super) fn describe(command: &Command, media: &Media) -> String {
             format!("writing {} bytes at {} of {path}", from.length(), at.offset)
         }
         Command::Flush(_) => format!("flushing {path}"),
+        Command::Deallocate { at, bytes } => {
+            format!("deallocating {bytes} bytes at {} of {path}", at.offset)
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 use super::UringDevice;
 use super::in_flight::{describe, fixed};
 use super::pieces::{Next, PIECES_AT_ONCE};
-use crate::device::MOST_OTHERS;
 use crate::device::ring::Reaped;
+use crate::device::{Command, MOST_OTHERS};
 
 /// Marks the entry of a piece; its number stands above.
 pub(super) const PIECE: u64 = 1 << 33;
@@ -77,7 +77,13 @@ impl UringDevice {
         let file = fixed(command.device());
         let find = |memory, length| flight.place(&self.ring, memory, length);
         let entry = match self.pieces.prepare(index, piece, command, namespace, &find) {
-            None => namespace.flush_entry(file),
+            None => match command {
+                Command::Deallocate { at, bytes } => {
+                    let page = self.pieces.range_page(index);
+                    namespace.deallocation_entry(file, (at.offset, *bytes), page)
+                }
+                _ => namespace.flush_entry(file),
+            },
             Some(io) => namespace.entry(file, &io),
         };
         let entry = entry.user_data(u64::from(index) | PIECE | (piece as u64) << PIECE_SHIFT);

@@ -1,6 +1,7 @@
 //! Commands to namespaces, in the pieces that the device takes at once.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use dma::{HugePages, Region, Source, Target, Window};
 use extent::{Error, Result};
 
-use crate::device::nvme::Status;
+use crate::device::nvme::{PAGE_BYTES, Status};
 use crate::device::passthrough::{Io, Namespace};
 use crate::device::{Command, Media};
 
@@ -32,6 +33,8 @@ pub(super) struct Pieces {
     metadata: Option<Arc<Region>>,
     /// Bytes of one piece's protection information.
     stride_bytes: usize,
+    /// A page for each deallocation in flight, with its range, by slot.
+    ranges: HashMap<u32, Arc<Region>>,
     copy: Box<[u8]>,
     /// This kernel does not take registered memory for commands, or not this memory.
     refuses_registered: bool,
@@ -85,7 +88,35 @@ impl Pieces {
             (Some(region), vec![0; COPY_BYTES].into_boxed_slice())
         };
         let all = (0..depth).map(|_| Split::default()).collect();
-        Ok(Self { all, metadata, stride_bytes, copy, refuses_registered: false })
+        let ranges = HashMap::new();
+        Ok(Self { all, metadata, stride_bytes, ranges, copy, refuses_registered: false })
+    }
+
+    /// Makes the memory that a command needs beside its own: the range of a deallocation.
+    ///
+    /// # Errors
+    /// [`extent::Kind::NoSpace`] if there is none.
+    pub(super) fn make_room(
+        &mut self,
+        slot: u32,
+        command: &Command,
+        namespace: Option<&Namespace>,
+    ) -> Result<()> {
+        let Command::Deallocate { at, bytes } = command else { return Ok(()) };
+        let deallocator = namespace.and_then(Namespace::deallocator);
+        let Some(deallocator) = deallocator.filter(|it| it.has_range()) else { return Ok(()) };
+        let page = Region::anonymous(PAGE_BYTES, HugePages::Never)?;
+        let range = deallocator.range(at.offset, *bytes);
+        let place = page.at(0, range.len()).as_ptr();
+        // SAFETY: the page is new, nobody else has it, and the range fits.
+        unsafe { ptr::copy_nonoverlapping(range.as_ptr(), place, range.len()) };
+        self.ranges.insert(slot, page);
+        Ok(())
+    }
+
+    /// The page with the range of a slot's deallocation.
+    pub(super) fn range_page(&self, slot: u32) -> Option<*mut u8> {
+        self.ranges.get(&slot).map(|page| page.at(0, PAGE_BYTES).as_ptr())
     }
 
     /// Cuts off the first piece of a new command.
@@ -118,7 +149,7 @@ impl Pieces {
         (0..PIECES_AT_ONCE).filter(move |piece| pieces[*piece].is_busy)
     }
 
-    /// A piece as the device is to see it; `None` for a flush. Makes the protection information of
+    /// A piece as the device is to see it; `None` for what moves no bytes. Makes the protection information of
     /// what is written. `find` says where memory is registered.
     pub(super) fn prepare(
         &mut self,
@@ -130,7 +161,7 @@ impl Pieces {
     ) -> Option<Io> {
         let Piece { start, length, .. } = self.all[slot as usize].pieces[piece];
         let (at, address, is_write) = match command {
-            Command::Flush(_) => return None,
+            Command::Flush(_) | Command::Deallocate { .. } => return None,
             Command::Read { at, into } => (at, into.address(), false),
             Command::Write { at, from } => (at, from.address(), true),
         };
@@ -207,12 +238,17 @@ impl Pieces {
         if split.pieces.iter().any(|piece| piece.is_busy) {
             return Next::Wait;
         }
+        if matches!(command, Command::Deallocate { .. }) {
+            self.ranges.remove(&slot);
+        }
+        let split = &mut self.all[slot as usize];
         Next::Over(split.failure.take().map_or(Ok(()), Err))
     }
 
     /// Gives the memory up for good, since the kernel may still write to it.
     pub(super) fn leak(&mut self) {
         mem::forget(self.metadata.take());
+        mem::forget(mem::take(&mut self.ranges));
     }
 
     fn verify(
@@ -254,7 +290,7 @@ impl Pieces {
 impl Split {
     fn cut(&mut self, piece: usize, command: &Command, namespace: &Namespace) {
         let length = match command {
-            Command::Flush(_) => 0,
+            Command::Flush(_) | Command::Deallocate { .. } => 0,
             Command::Read { at, .. } | Command::Write { at, .. } => {
                 let left = command.length() - self.issued as usize;
                 let most = namespace.piece_bytes(at.offset + u64::from(self.issued));

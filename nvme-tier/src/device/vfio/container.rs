@@ -110,16 +110,28 @@ impl Container {
         let mut container = self.file.as_raw_fd();
         // SAFETY: the request reads one descriptor from this variable.
         let set = unsafe { ioctl_struct(group.as_fd(), ffi::GROUP_SET_CONTAINER, &mut container) };
-        set.map_err(|e| Error::io(format!("giving {path} an IO address space"), e))?;
         let mut space = self.space.lock();
-        if space.is_none() {
-            ioctl_value(self.file.as_fd(), ffi::SET_IOMMU, ffi::TYPE1V2_IOMMU)
-                .map_err(|e| Error::io("setting up the IOMMU", e))?;
-            *space = Some(IovaSpace::new(&self.ranges()?));
+        set.map_err(|error| match (error.raw_os_error(), space.is_some()) {
+            // The kernel has looked at what this group reserves itself.
+            (Some(libc::EINVAL), true) => out_of_reach(number, None).caused_by(error),
+            _ => Error::io(format!("giving {path} an IO address space"), error),
+        })?;
+        match space.as_mut() {
+            None => {
+                ioctl_value(self.file.as_fd(), ffi::SET_IOMMU, ffi::TYPE1V2_IOMMU)
+                    .map_err(|e| Error::io("setting up the IOMMU", e))?;
+                *space = Some(IovaSpace::new(&self.ranges()?));
+            }
+            // A group that does not stay leaves when its file is closed.
+            Some(space) => {
+                let ranges = self.ranges()?;
+                space.restrict(&ranges).map_err(|lost| out_of_reach(number, Some(lost)))?;
+            }
         }
         Ok(group)
     }
 
+    /// What all groups in it can reach, as the kernel has it.
     fn ranges(&self) -> Result<Vec<(u64, u64)>> {
         let mut info = IommuInfo::empty();
         // SAFETY: the request fills no more of the structure than its `argsz` says.
@@ -185,4 +197,16 @@ impl Container {
             Err(error) => tracing::error!(%error, "memory stays reachable for devices"),
         }
     }
+}
+
+/// A group that came later cannot reach what is in use already.
+fn out_of_reach(group: u32, mapped: Option<(u64, u64)>) -> Error {
+    let what = mapped.map_or_else(
+        || "addresses that are in use already".to_owned(),
+        |(first, last)| format!("addresses {first:x}h to {last:x}h, which are in use already"),
+    );
+    Kind::Invalid.error(format!(
+        "IOMMU group {group} cannot reach {what}: use another driver for its controller, \
+         or move it to another slot"
+    ))
 }

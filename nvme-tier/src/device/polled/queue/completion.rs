@@ -50,6 +50,7 @@ impl PolledQueue {
         if status.is_worth_a_retry() && part.tries < MOST_TRIES && !is_flush {
             part.tries += 1;
             part.is_parked = true;
+            part.born = self.core.ticks().wrapping_add(self.core.retry_ticks(status));
             tracing::debug!(%status, "sending an NVMe command again");
             self.parked.push(entry.cid);
             return false;

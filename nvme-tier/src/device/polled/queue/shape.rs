@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use extent::Result;
 
-use crate::device::nvme::{IdentifyNamespace, PAGE_BYTES, Protection};
+use crate::device::nvme::{Deallocator, IdentifyNamespace, PAGE_BYTES, Protection};
 use crate::device::polled::Controller;
 use crate::device::polled::memory::DmaMemory;
 use crate::device::polled::operation::Operation;
@@ -27,6 +27,7 @@ pub(super) struct Namespace {
     /// What one NVMe command should not cross; zero if nothing.
     pub(super) boundary_bytes: u64,
     pub(super) protection: Option<Protection>,
+    pub(super) deallocator: Option<Deallocator>,
     pub(super) uses_sgl: bool,
     pub(super) read_only: bool,
 }
@@ -67,6 +68,7 @@ impl Namespace {
             part_bytes: u32::try_from((most / block * block).max(block)).expect("at most 1 MiB"),
             boundary_bytes: identity.boundary_bytes,
             protection: identity.protection,
+            deallocator: core.deallocator(identity),
             uses_sgl,
             read_only,
         }

@@ -10,11 +10,17 @@ use crate::device::{Command, Completion};
 const MOST_RESTARTS: u8 = 1;
 
 impl PolledQueue {
+    /// Sends again what has waited for as long as it was asked to.
     #[cold]
-    pub(super) fn send_parked(&mut self) {
-        while let Some(cid) = self.parked.pop() {
+    pub(super) fn send_parked(&mut self, tick: u32) {
+        for at in (0..self.parked.len()).rev() {
+            let cid = self.parked[at];
             let part = self.parts[usize::from(cid)];
-            self.send(cid, part);
+            let is_due = tick.wrapping_sub(part.born) < u32::MAX / 2;
+            if is_due {
+                self.parked.swap_remove(at);
+                self.send(cid, part);
+            }
         }
         // Nobody else rings for them.
         self.kick();
@@ -24,15 +30,15 @@ impl PolledQueue {
     #[cold]
     pub(super) fn look_for_late_ones(&mut self, tick: u32) {
         let core = &self.core;
-        let limit = core.options.command_ticks;
+        let (abort_ticks, reset_ticks) = (core.options.abort_ticks, core.options.reset_ticks);
         for (cid, part) in (0..).zip(&mut self.parts) {
             if !part.is_in_flight() {
                 continue;
             }
             let age = tick.wrapping_sub(part.born);
-            if age > 2 * limit {
+            if age > reset_ticks {
                 core.want_reset(self.life);
-            } else if age > limit && !part.is_aborted {
+            } else if age > abort_ticks && !part.is_aborted {
                 part.is_aborted = true;
                 core.want_abort(self.life, self.id, cid);
             }

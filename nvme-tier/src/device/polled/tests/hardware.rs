@@ -10,7 +10,7 @@ use crate::clock;
 use crate::device::mixed::MixedDevice;
 use crate::device::nvme_disk::{NvmeBus, NvmeDisk};
 use crate::device::{
-    Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Token,
+    Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Timeouts, Token,
 };
 
 const ZERO: DeviceIndex = DeviceIndex(0);
@@ -22,7 +22,8 @@ fn names() -> Vec<String> {
 
 fn open(bus: &mut NvmeBus, name: &str) -> NvmeDisk {
     let options = MediaOptions { read_only: false, minimum_bytes: 1 << 20 };
-    bus.open(PciName::parse(name.as_ref()).expect("an address"), &options).expect("opens")
+    bus.open(PciName::parse(name.as_ref()).expect("an address"), Timeouts::default(), &options)
+        .expect("opens")
 }
 
 fn device(disk: &NvmeDisk, depth: usize) -> MixedDevice {
@@ -88,6 +89,41 @@ fn what_is_written_is_read_back() {
                     assert!(buffer.as_slice()[512..512 + bytes.len()] == **bytes, "at {at}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs NVMe controllers under VFIO that may be overwritten: ci/lab/tests names them"]
+fn what_is_deallocated_reads_as_zeroes_and_its_neighbours_as_they_were() {
+    let mut bus = NvmeBus::default();
+    for name in names() {
+        let disk = open(&mut bus, &name);
+        let mut device = device(&disk, 4);
+        let takes = disk.geometry().deallocation.expect("QEMU has Dataset Management");
+        let pool =
+            Pool::new(&[SizeClass { bytes: 1 << 20, count: 1 }], HugePages::Never).expect("memory");
+        let mut buffer = pool.take(1 << 20).expect("free");
+        buffer.as_mut_slice().fill(0x5a);
+        let at = |offset| Location { device: ZERO, offset };
+        let from = Source::Buffer(buffer, 0..1 << 20);
+        let told = takes.whole_units(4096..(512 << 10) + 512).expect("several units");
+        let bytes = told.end - told.start;
+        let commands =
+            [Command::Write { at: at(0), from }, Command::Deallocate { at: at(told.start), bytes }];
+        for command in commands {
+            device.submit(Token(1), command).expect("room");
+            drain(&mut device).remove(0).result.expect("taken");
+        }
+        let into = Target::Buffer(pool.take(1 << 20).expect("free"), 0..1 << 20);
+        device.submit(Token(2), Command::Read { at: at(0), into }).expect("room");
+        let completion = drain(&mut device).remove(0);
+        completion.result.expect("read");
+        let Command::Read { into, .. } = completion.command else { unreachable!() };
+        let buffer = into.into_buffer().expect("a buffer");
+        for (at, byte) in (0..).zip(buffer.as_slice()) {
+            let expected = if told.contains(&at) { 0 } else { 0x5a };
+            assert_eq!(*byte, expected, "byte {at} of {name}, {told:?} deallocated");
         }
     }
 }

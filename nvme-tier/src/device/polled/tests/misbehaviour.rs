@@ -278,3 +278,38 @@ fn a_namespace_that_somebody_else_changes_is_not_touched_any_more() {
     let error = rig.one(rig.write(0, 4096, 2)).result.expect_err("blocks of another size");
     assert!(error.to_string().contains("changed by somebody else"), "{error}");
 }
+
+#[test]
+fn patience_is_as_long_as_it_was_told() {
+    let options = |seconds: [u64; 2], ready| {
+        let [command, reset] = seconds.map(|seconds| Some(Duration::from_secs(seconds)));
+        ControllerOptions::of(&Timeouts { command, reset, resets_per_minute: Some(2), ready })
+    };
+    let told = options([10, 25], None);
+    assert_eq!((told.abort_ticks, told.reset_ticks, told.resets_per_minute), (100, 250, 2));
+
+    let ready_limit = |ready| {
+        let model = Model::start(Behaviour::default());
+        let host: Arc<dyn crate::device::polled::Host> = model;
+        let options = options([10, 25], ready);
+        let controller = Controller::open(host, &Arc::default(), options).expect("comes up");
+        controller.core().ready_limit()
+    };
+    let minute = Duration::from_secs(60);
+    assert_eq!(ready_limit(None), Duration::from_millis(500), "what it asks for");
+    assert_eq!(ready_limit(Some(minute)), minute);
+
+    let (model, controller) = {
+        let model = Model::start(Behaviour::default());
+        let host: Arc<dyn crate::device::polled::Host> = Arc::clone(&model) as _;
+        let told = ControllerOptions { tick: Duration::from_millis(2), ..told };
+        let controller = Controller::open(host, &Arc::default(), told).expect("comes up");
+        (model, controller)
+    };
+    let core = Arc::clone(controller.core());
+    (0..2).for_each(|_| core.reset("told to"));
+    assert!(core.life().is_working());
+    core.reset("once too often");
+    assert!(core.life().is_dead() && core.obituary().to_string().contains("reset 2 times"));
+    drop((controller, model));
+}

@@ -1,3 +1,4 @@
+mod advice;
 mod hardware;
 mod limits;
 mod misbehaviour;
@@ -12,7 +13,7 @@ use extent::Result;
 use self::model::{Behaviour, Model};
 use super::{Controller, ControllerOptions, PolledQueue};
 use crate::clock;
-use crate::device::{Command, Completion, DeviceIndex, Geometry, Location, Token};
+use crate::device::{Command, Completion, DeviceIndex, Geometry, Location, Timeouts, Token};
 
 const ZERO: DeviceIndex = DeviceIndex(0);
 
@@ -32,9 +33,10 @@ struct Rig {
 fn options(behaviour: &Behaviour) -> ControllerOptions {
     ControllerOptions {
         tick: Duration::from_millis(2),
-        command_ticks: if behaviour.swallow > 0 { 50 } else { 10_000 },
+        abort_ticks: if behaviour.swallow > 0 { 50 } else { 10_000 },
+        reset_ticks: if behaviour.swallow > 0 { 100 } else { 20_000 },
         admin_limit: if behaviour.mute { Duration::from_millis(100) } else { PATIENCE },
-        ..ControllerOptions::default()
+        ..ControllerOptions::of(&Timeouts::default())
     }
 }
 
@@ -52,6 +54,7 @@ fn queue(controller: &Arc<Controller>, depth: usize) -> Result<PolledQueue> {
         block_bytes: identity.unit_bytes(),
         max_transfer_bytes: 1 << 20,
         volatile_cache: controller.has_volatile_cache()?,
+        deallocation: controller.deallocator(&identity).map(|told| told.deallocation()),
     };
     PolledQueue::new(controller, (nsid, &identity), geometry, false, depth)
 }

@@ -56,6 +56,8 @@ pub(super) struct Behaviour {
     pub(super) no_queues: bool,
     /// Flips a bit of what so many reads return.
     pub(super) rot: u32,
+    /// Changes the Identify page about the NVM command set; there is none without.
+    pub(super) limits: Option<fn(&mut Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,10 @@ pub(super) struct Model {
     pub(super) resets: AtomicU32,
     pub(super) aborts: AtomicU32,
     pub(super) shutdowns: AtomicU32,
+    /// Deallocations, each as an opcode, its first block and its blocks.
+    pub(super) deallocated: Mutex<Vec<(u8, u64, u64)>>,
+    /// Whether it was told that the host takes retry delays.
+    pub(super) delays_allowed: AtomicBool,
 }
 
 // SAFETY: the memory is only accessed by volatile reads and writes of words, as registers are.
@@ -133,6 +139,8 @@ impl Model {
             resets: AtomicU32::new(0),
             aborts: AtomicU32::new(0),
             shutdowns: AtomicU32::new(0),
+            deallocated: Mutex::default(),
+            delays_allowed: AtomicBool::new(false),
         });
         // MQES 255, CQR, TO 500 ms, CSS with the NVM command set.
         let capabilities = (1u64 << 37) | (1 << 24) | (1 << 16) | 255;
@@ -317,6 +325,11 @@ impl Model {
         }
         match entry.opcode() {
             admin::IDENTIFY if state.behaviour.mute => return,
+            admin::IDENTIFY
+                if entry.cdw10 == admin::CNS_COMMAND_SET && state.behaviour.limits.is_none() =>
+            {
+                return self.complete(state, 0, entry.cid(), 0, 0x4002);
+            }
             admin::IDENTIFY => {
                 let page = state.identify(entry.cdw10 & 0xff);
                 self.store_bytes(entry.data[0], &page);
@@ -330,6 +343,10 @@ impl Model {
             admin::SET_FEATURES if entry.cdw10 & 0xff == admin::FEATURE_NUMBER_OF_QUEUES => {
                 let granted = u32::from(state.behaviour.queues.unwrap_or(8) - 1);
                 result = granted << 16 | granted;
+            }
+            admin::SET_FEATURES if entry.cdw10 & 0xff == admin::FEATURE_HOST_BEHAVIOR => {
+                let acre: u8 = self.load(entry.data[0]);
+                self.delays_allowed.store(acre == 1, Ordering::Release);
             }
             admin::GET_FEATURES => result = 1,
             admin::CREATE_COMPLETION_QUEUE => {
@@ -397,6 +414,9 @@ impl Model {
         if entry.opcode() == io::FLUSH {
             return 0;
         }
+        if [io::DATASET_MANAGEMENT, io::WRITE_ZEROES].contains(&entry.opcode()) {
+            return self.deallocate(state, entry);
+        }
         let lba = u64::from(entry.cdw11) << 32 | u64::from(entry.cdw10);
         let blocks = u64::from(entry.cdw12 & 0xffff) + 1;
         if lba + blocks > BLOCKS {
@@ -436,6 +456,32 @@ impl Model {
         if state.behaviour.protection {
             self.store_bytes(entry.metadata, &state.tuples[tuples]);
         }
+        0
+    }
+
+    /// Lets go of blocks, which read as zeroes without protection from then on.
+    fn deallocate(&self, state: &mut State, entry: &SubmissionEntry) -> u16 {
+        let (lba, blocks) = if entry.opcode() == io::DATASET_MANAGEMENT {
+            assert_eq!((entry.cdw10, entry.cdw11), (0, 4), "one range, to be deallocated");
+            // As some hardware does, all that could be ranges is read.
+            let mut page = [0; 4096];
+            self.load_bytes(entry.data[0], &mut page);
+            let at = |at: usize| {
+                page[at..at + 4].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+            };
+            (at(12) << 32 | at(8), at(4))
+        } else {
+            assert_eq!(entry.cdw12 >> 25 & 1, 1, "zeroes that deallocate");
+            let lba = u64::from(entry.cdw11) << 32 | u64::from(entry.cdw10);
+            (lba, u64::from(entry.cdw12 & 0xffff) + 1)
+        };
+        if lba + blocks > BLOCKS {
+            return 0x4080;
+        }
+        self.deallocated.lock().push((entry.opcode(), lba, blocks));
+        let small = |value: u64| usize::try_from(value).expect("small");
+        state.data[small(lba) * BLOCK..small(lba + blocks) * BLOCK].fill(0);
+        state.tuples[small(lba) * 8..small(lba + blocks) * 8].fill(0xff);
         0
     }
 
@@ -511,6 +557,11 @@ impl State {
             admin::CNS_CONTROLLER => {
                 let mut page = controller_page();
                 self.behaviour.identify.inspect(|change| change(&mut page));
+                page
+            }
+            admin::CNS_COMMAND_SET => {
+                let mut page = vec![0; 4096];
+                self.behaviour.limits.inspect(|change| change(&mut page));
                 page
             }
             _ => {
