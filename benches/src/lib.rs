@@ -15,6 +15,7 @@ pub mod process;
 pub mod raw;
 pub mod rivals;
 pub mod setup;
+pub mod stream;
 pub mod sys;
 pub mod tier;
 pub mod verdict;

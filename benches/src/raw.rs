@@ -1,7 +1,6 @@
 //! Random reads straight on a device, through the same queues that a node has, without node or tier.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use dma::{HugePages, Pool, SizeClass, Source, Target};
 use extent::{Kind, Result};
@@ -11,14 +10,8 @@ use nvme_tier::device::{
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{clock, marks, sys};
+use crate::stream::{Loaded, Stream, best_batch, on_core, run, submit};
 
-const RAMP: Duration = Duration::from_secs(1);
-/// Rounds between looks at the clock.
-const ROUNDS: u32 = 64;
-/// What is tried for the size of a batch.
-const BATCHES: [usize; 4] = [1, 4, 8, 16];
-const PROBE_SECONDS: u64 = 2;
 /// Bytes that are filled where what comes back is compared.
 const MOST_FILLED: u64 = 256 << 20;
 
@@ -43,31 +36,13 @@ pub struct Load {
     pub verified: bool,
 }
 
-/// What a load did.
-#[derive(Clone, Copy, Debug)]
-pub struct Loaded {
-    /// Reads a second.
-    pub reads_per_second: f64,
-    /// Submission doorbells a read, of a device that is driven from here.
-    pub doorbells_per_read: f64,
-}
-
 impl Load {
     /// Reads for a while.
     ///
     /// # Errors
     /// What the device says.
     pub fn run(&self) -> Result<Loaded> {
-        // A thread of its own, so that only it stays on that processor.
-        std::thread::scope(|scope| {
-            let measured = scope.spawn(|| {
-                if let Some(core) = self.core {
-                    sys::pin_to(core)?;
-                }
-                self.measure()
-            });
-            measured.join().unwrap_or_else(|_| Err(Kind::Io.error("the load's thread panicked")))
-        })
+        on_core(self.core, || self.measure())
     }
 
     /// Tries sizes of a batch, and keeps what was fastest.
@@ -75,14 +50,9 @@ impl Load {
     /// # Errors
     /// What the device says.
     pub fn tune(&mut self) -> Result<()> {
-        let mut best = 0.0;
-        for batch in BATCHES.into_iter().filter(|batch| *batch <= self.depth) {
-            let probe = Self { batch, seconds: PROBE_SECONDS, ..self.clone() };
-            let reads = probe.run()?.reads_per_second;
-            if reads > best {
-                (best, self.batch) = (reads, batch);
-            }
-        }
+        self.batch = best_batch(self.depth, |batch, seconds| {
+            Ok(Self { batch, seconds, ..self.clone() }.run()?.reads_per_second)
+        })?;
         Ok(())
     }
 
@@ -100,22 +70,11 @@ impl Load {
             capacity_bytes
         };
         let mut reads = Reads::new(bytes, self.block_bytes, self.verified);
-        for _ in 0..self.depth {
-            let buffer = pool.take(self.block_bytes).expect("as many buffers as reads");
-            submit(&mut *queue, reads.next(Target::Buffer(buffer, 0..self.block_bytes)))?;
-        }
-        let mut completions = Vec::with_capacity(self.depth);
-        let batch = self.batch;
-        keep_up(&mut *queue, &mut reads, &mut completions, batch, RAMP)?;
-        let before = queue.handed_over();
-        let limit = Duration::from_secs(self.seconds);
-        let (done, elapsed) = keep_up(&mut *queue, &mut reads, &mut completions, batch, limit)?;
-        let after = queue.handed_over();
-        #[expect(clippy::cast_precision_loss, reason = "counts of seconds' reads")]
-        Ok(Loaded {
-            reads_per_second: done as f64 / elapsed.as_secs_f64(),
-            doorbells_per_read: (after.doorbells - before.doorbells) as f64 / done.max(1) as f64,
-        })
+        let targets: Vec<_> = (0..self.depth)
+            .map(|_| pool.take(self.block_bytes).expect("as many buffers as reads"))
+            .map(|buffer| Target::Buffer(buffer, 0..self.block_bytes))
+            .collect();
+        run(&mut *queue, &mut reads, targets, self.batch, self.seconds)
     }
 }
 
@@ -132,7 +91,7 @@ fn fill(queue: &mut dyn Device, pool: &Pool, block_bytes: usize, bytes: u64) -> 
             stamp(&mut buffer.as_mut_slice()[..block_bytes], offset);
             let at = Location { device: DeviceIndex(0), offset };
             let from = Source::Buffer(buffer, 0..block_bytes);
-            submit(queue, Command::Write { at, from })?;
+            submit(queue, (Token(0), Command::Write { at, from }))?;
             begun += 1;
         }
         queue.gather(1)?;
@@ -142,7 +101,7 @@ fn fill(queue: &mut dyn Device, pool: &Pool, block_bytes: usize, bytes: u64) -> 
             completion.result?;
         }
     }
-    submit(queue, Command::Flush(DeviceIndex(0)))?;
+    submit(queue, (Token(0), Command::Flush(DeviceIndex(0))))?;
     while completions.is_empty() {
         queue.gather(1)?;
         queue.poll(&mut completions);
@@ -166,50 +125,6 @@ fn is_stamped(block: &[u8], offset: u64) -> bool {
     block.chunks_exact(8).zip(offset..).map(wrong).fold(0, |all, bits| all | bits) == 0
 }
 
-/// Keeps the queue as full as it is: every read that ends is followed by another in its memory.
-/// Allocates nothing. What the queue does is marked for whoever counts instructions.
-fn keep_up(
-    queue: &mut dyn Device,
-    reads: &mut Reads,
-    completions: &mut Vec<Completion>,
-    batch: usize,
-    limit: Duration,
-) -> Result<(u64, Duration)> {
-    let start = clock::now();
-    let mut done = 0;
-    loop {
-        for _ in 0..ROUNDS {
-            while completions.len() < batch {
-                let before = completions.len();
-                marks::begin();
-                // In one system call: hands over what is queued, waits, and takes what has ended.
-                let gathered = queue.gather(batch - before);
-                queue.poll(completions);
-                marks::end(completions.len() > before);
-                gathered?;
-            }
-            done += completions.len() as u64;
-            for completion in completions.drain(..) {
-                let command = reads.after(completion)?;
-                marks::begin();
-                let submitted = submit(queue, command);
-                marks::end_of_submission();
-                submitted?;
-            }
-        }
-        let elapsed = start.elapsed();
-        if elapsed >= limit {
-            return Ok((done, elapsed));
-        }
-    }
-}
-
-#[inline(always)]
-fn submit(queue: &mut dyn Device, command: Command) -> Result<()> {
-    let refused = queue.submit(Token(0), command);
-    refused.map_err(|_| Kind::Busy.error("the queue is full before it is as deep as it was made"))
-}
-
 /// Where reads go.
 struct Reads {
     rng: SmallRng,
@@ -225,8 +140,18 @@ impl Reads {
         Self { rng, blocks: bytes / block_bytes, block_bytes, verified }
     }
 
-    /// The read that follows one that has ended, in its memory.
-    fn after(&mut self, completion: Completion) -> Result<Command> {
+    fn next(&mut self, into: Target) -> (Token, Command) {
+        let offset = self.rng.random_range(0..self.blocks) * self.block_bytes;
+        (Token(0), Command::Read { at: Location { device: DeviceIndex(0), offset }, into })
+    }
+}
+
+impl Stream for Reads {
+    fn first(&mut self, _: usize, into: Target) -> Result<(Token, Command)> {
+        Ok(self.next(into))
+    }
+
+    fn after(&mut self, completion: Completion) -> Result<(Token, Command)> {
         completion.result?;
         let Command::Read { at, into } = completion.command else {
             return Err(Kind::Io.error("a read came back as another command"));
@@ -238,11 +163,6 @@ impl Reads {
             return Err(Kind::Corrupt.error(format!("the block at {} is another", at.offset)));
         }
         Ok(self.next(into))
-    }
-
-    fn next(&mut self, into: Target) -> Command {
-        let offset = self.rng.random_range(0..self.blocks) * self.block_bytes;
-        Command::Read { at: Location { device: DeviceIndex(0), offset }, into }
     }
 }
 

@@ -1,11 +1,64 @@
 //! CRC32C (Castagnoli, as in RFC 3720 appendix B.4), the checksum of data blocks, records and capsules.
 
+mod tables;
+
+use std::fmt;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
+
+/// Whether [`choose`] found tables to be faster. Either way gives the same.
+static BY_TABLES: AtomicBool = AtomicBool::new(false);
 
 /// The CRC32C of `bytes`.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
+    if BY_TABLES.load(Ordering::Relaxed) { tables::crc32c(bytes) } else { by_instructions(bytes) }
+}
+
+fn by_instructions(bytes: &[u8]) -> u32 {
     narrow(crc_fast::checksum(Crc32Iscsi, bytes))
+}
+
+/// How checksums are computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// With the processor's instructions for it, as far as it has them. Unless chosen otherwise.
+    Instructions,
+    /// By tables.
+    Tables,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Instructions => "instructions",
+            Self::Tables => "tables",
+        })
+    }
+}
+
+/// Tries both ways on a few blocks and takes the faster one from now on, in all threads: instructions
+/// that are emulated, as in a guest whose host lacks them, are slower than tables. `now` is the time by a
+/// clock that never goes back. Takes about 20 µs.
+pub fn choose(mut now: impl FnMut() -> Duration) -> Way {
+    let instructions = fastest(&mut now, by_instructions);
+    let tables = fastest(&mut now, tables::crc32c);
+    BY_TABLES.store(tables < instructions, Ordering::Relaxed);
+    if tables < instructions { Way::Tables } else { Way::Instructions }
+}
+
+/// The shortest of a few times that one block took: whatever interrupts only makes it longer.
+fn fastest(now: &mut dyn FnMut() -> Duration, way: fn(&[u8]) -> u32) -> Duration {
+    let block = [0x5a; 4096];
+    let mut time = || {
+        let begin = now();
+        black_box(way(black_box(&block)));
+        now().saturating_sub(begin)
+    };
+    (0..8).map(|_| time()).min().unwrap_or(Duration::MAX)
 }
 
 /// The CRC32C of each `block_bytes` of `bytes`, in order. The last block may be short.
@@ -57,6 +110,26 @@ mod tests {
     fn matches_the_check_value_of_the_standard() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+    }
+
+    #[test]
+    fn the_faster_way_is_chosen_and_gives_the_same() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
+        let before = crc32c(&bytes);
+        for (first, second, way) in [(9, 5, Way::Tables), (5, 9, Way::Instructions)] {
+            let (mut asked, mut time) = (0, Duration::ZERO);
+            let now = || {
+                let step = if asked / 2 < 8 { first } else { second };
+                asked += 1;
+                // Every second look is at an end.
+                time += Duration::from_micros(if asked % 2 == 0 { step } else { 0 });
+                time
+            };
+            assert_eq!(choose(now), way);
+            assert_eq!(crc32c(&bytes), before);
+        }
+        // Of two that are alike the processor's own.
+        assert_eq!(choose(|| Duration::ZERO), Way::Instructions);
     }
 
     #[test]

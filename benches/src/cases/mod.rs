@@ -1,5 +1,6 @@
 //! The cases, one a module.
 
+mod checked;
 mod crc;
 mod http;
 mod idle;
@@ -47,7 +48,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 16] = [
+pub const ALL: [Case; 18] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -64,6 +65,8 @@ pub const ALL: [Case; 16] = [
     nvme::VFIO,
     nvme::VFIO_VERIFIED,
     nvme::DOORBELLS,
+    checked::VERIFIED,
+    checked::UNVERIFIED,
 ];
 
 /// The case of a name.
@@ -111,6 +114,8 @@ impl Case {
             nvme::VFIO,
             nvme::VFIO_VERIFIED,
             nvme::DOORBELLS,
+            checked::VERIFIED,
+            checked::UNVERIFIED,
             lookup::CASE,
             recovery::SPEED,
             recovery::MEMORY,

@@ -14,9 +14,9 @@ use crate::setup::Setup;
 use crate::verdict::Setback;
 
 const BLOCK_BYTES: usize = 4096;
-const DEPTH: usize = 32;
+pub(super) const DEPTH: usize = 32;
 /// Both sides submit from this processor alone.
-const CORE: usize = 1;
+pub(super) const CORE: usize = 1;
 
 /// Our passthrough queue.
 pub(super) const PASSTHROUGH: Case = Case {
@@ -93,7 +93,7 @@ fn load(setup: &Setup, path: PathBuf, driver: Driver) -> Load {
 }
 
 /// What to say where there is no namespace, or no controller of ours beside it.
-fn needs_lab(case: &Case, controller: &str, ours: &str) -> String {
+pub(super) fn needs_lab(case: &Case, controller: &str, ours: &str) -> String {
     let case = case.terms.case;
     let second =
         if ours.is_empty() { String::new() } else { format!(" --nvme {controller}{ours}") };
@@ -104,7 +104,7 @@ fn needs_lab(case: &Case, controller: &str, ours: &str) -> String {
 }
 
 /// The controllers that are ours to drive, by their PCI addresses.
-fn controllers() -> Result<Vec<PathBuf>> {
+pub(super) fn controllers() -> Result<Vec<PathBuf>> {
     let all = NvmeFunction::all()?.into_iter();
     let ours = all.filter(|function| function.driver.as_deref() == Some("vfio-pci"));
     Ok(ours.map(|function| function.address.to_string().into()).collect())

@@ -1,4 +1,5 @@
-/* Counts the guest's user-mode instructions in marked sections: what `ci/lab/instructions` loads into QEMU.
+/* Counts the guest's instructions: what `ci/lab/instructions` loads into QEMU. In marked sections those of user
+ * mode; with the argument whole=on those of the kernel too, and all that are between submissions.
  *
  * The guest marks sections with instructions that do nothing and that no compiler makes:
  *   xchg %cx,%cx  a section begins
@@ -31,8 +32,8 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum { ADD_U64 = 0, NO_REGISTERS = 0 };
 
-static uint64_t executed, begin, counted, sections, submissions;
-static int is_inside;
+static uint64_t executed, begin, counted, sections, submissions, first, last;
+static int is_inside, whole;
 
 static void on_begin(unsigned cpu, void *data)
 {
@@ -44,6 +45,10 @@ static void on_begin(unsigned cpu, void *data)
 static void on_end(unsigned cpu, void *data)
 {
     (void)cpu;
+    if (data == &submissions) {
+        first = submissions ? first : executed;
+        last = executed;
+    }
     if (is_inside && data) {
         /* The marker itself was counted, too. */
         counted += executed - begin - 1;
@@ -62,7 +67,7 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
         const void *data = qemu_plugin_insn_data(insn);
         /* The kernel's are above. */
-        if (qemu_plugin_insn_vaddr(insn) >> 47)
+        if (!whole && qemu_plugin_insn_vaddr(insn) >> 47)
             continue;
         qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &executed, 1);
         if (qemu_plugin_insn_size(insn) != sizeof begins)
@@ -80,16 +85,20 @@ static void on_translation(plugin_id id, struct qemu_plugin_tb *tb)
 
 static void on_exit_(plugin_id id, void *data)
 {
-    char line[128];
+    char line[256];
     (void)id, (void)data;
     snprintf(line, sizeof line, "%llu instructions, %llu submissions, %llu other sections\n", (unsigned long long)counted,
              (unsigned long long)submissions, (unsigned long long)sections);
+    qemu_plugin_outs(line);
+    snprintf(line, sizeof line, "%llu from the first submission to the last, %llu in all\n",
+             (unsigned long long)(last - first), (unsigned long long)executed);
     qemu_plugin_outs(line);
 }
 
 __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
 {
-    (void)info, (void)argc, (void)argv;
+    (void)info;
+    whole = argc > 0 && !strcmp(argv[0], "whole=on");
     qemu_plugin_register_vcpu_tb_trans_cb(id, on_translation);
     qemu_plugin_register_atexit_cb(id, on_exit_, NULL);
     return 0;

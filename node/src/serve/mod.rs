@@ -25,7 +25,7 @@ use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, Settings};
 use crate::notify::Notifier;
 use crate::output::Output;
-use crate::{logs, metrics, notify, system};
+use crate::{clock, logs, metrics, notify, system};
 
 /// The control database, in the state directory.
 const CONTROL_DATABASE: &str = "control.redb";
@@ -37,6 +37,7 @@ const CONTROL_DATABASE: &str = "control.redb";
 pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
     let output = global.output();
     logs::start(global.verbose, if args.check { "warn" } else { "info" }, args.log_json)?;
+    choose_checksums();
     let config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
     let settings = Settings::resolve(config, args, &global.control)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -52,6 +53,12 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
     // What still waits, such as a silo that does not answer, is not waited for.
     runtime.shutdown_background();
     ended
+}
+
+fn choose_checksums() {
+    let begin = clock::now();
+    let way = extent::checksum::choose(|| begin.elapsed());
+    tracing::info!(%way, "chose how to compute checksums");
 }
 
 /// A node that serves.

@@ -9,7 +9,7 @@ use super::PciAddress;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Driver {
     /// The fastest that works: VFIO for a PCI address, passthrough for a whole NVMe namespace where
-    /// the kernel is good at it and rights allow it, and `io_uring` for everything else.
+    /// the kernel has it and rights allow it, and `io_uring` for everything else.
     #[default]
     Auto,
     /// A user-space driver on a PCI function that is bound to `vfio-pci`.

@@ -16,6 +16,7 @@ use io_uring::types::{SubmitArgs, Timespec};
 
 pub(super) use self::rings::Reaped;
 use self::rings::Rings;
+use super::passthrough::takes_places_whole;
 use super::table::{Shape, Table};
 use super::wait::until_readable;
 
@@ -41,7 +42,11 @@ impl Ring {
     /// once.
     pub(super) fn new(entries: u32, nvme_bytes: Option<u32>, files: &[RawFd]) -> Result<Self> {
         let is_wide = nvme_bytes.is_some();
-        let shape = nvme_bytes.map_or(Shape::LARGE, |bytes| Shape::small(bytes as usize));
+        let shape = match nvme_bytes {
+            None => Shape::LARGE,
+            Some(_) if takes_places_whole() => Shape::PAGES,
+            Some(bytes) => Shape::commands(bytes as usize),
+        };
         let uring =
             Rings::build(entries, is_wide).map_err(|e| not_made("making an io_uring", e))?;
         let submitter = uring.submitter();

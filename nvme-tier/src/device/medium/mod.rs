@@ -10,7 +10,7 @@ use extent::{Kind, Result};
 use self::file::OpenFile;
 pub(super) use self::file::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
 use super::nvme_disk::{NvmeBus, NvmeDisk};
-use super::passthrough::{self, Namespace, Nodes};
+use super::passthrough::{Namespace, Nodes};
 use super::{Driver, Geometry, MediaOptions, PciName, Reach, Timeouts};
 
 /// An open device that is this process's alone.
@@ -142,19 +142,10 @@ fn open_path(
     })
 }
 
-/// Passthrough if it works here and is worth it, and else the block device, with the reason.
+/// Passthrough if it works here, and else the block device, with the reason.
 fn open_namespace(nodes: &Nodes, options: &MediaOptions) -> Result<(Reached, Option<String>)> {
     match Namespace::open(nodes, options) {
-        Ok(namespace) => match passthrough::slow_kernel() {
-            None => Ok((Reached::Passthrough(namespace), None)),
-            Some(release) => {
-                // Its claim would be in the way.
-                drop(namespace);
-                let file = OpenFile::open(nodes.block(), options)?;
-                let why = format!("Linux {release} is slower by passthrough");
-                Ok((Reached::File(file), Some(why)))
-            }
-        },
+        Ok(namespace) => Ok((Reached::Passthrough(namespace), None)),
         Err(error) if matches!(error.kind(), Kind::Denied | Kind::Unsupported) => {
             let file = OpenFile::open(nodes.block(), options)?;
             Ok((Reached::File(file), Some(format!("no passthrough: {error}"))))

@@ -23,20 +23,21 @@ use super::nvme::{
 };
 use super::{Geometry, MediaOptions};
 
-/// Linux 6.1 was measured to be slower by passthrough than through its block layer. Later ones were
-/// not measured; from this one on `auto` gives them the benefit of the doubt.
-const FIRST_FAST_KERNEL: (u32, u32) = (6, 10);
+/// From this release on Linux counts the segments of a command on registered memory, and not all
+/// that follow in its place (`blk_rq_map_user_bvec`).
+const FIRST_EXACT_KERNEL: (u32, u32) = (6, 12);
 
-/// The kernel's release, if it is one that is slow at this.
-pub(super) fn slow_kernel() -> Option<String> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?.trim().to_owned();
-    is_slow(&release).then_some(release)
+/// Whether this kernel takes a command on registered memory for all from its first page to the end of
+/// its place.
+pub(super) fn takes_places_whole() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.is_ok_and(|release| is_before_exact(release.trim()))
 }
 
-fn is_slow(release: &str) -> bool {
+fn is_before_exact(release: &str) -> bool {
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = numbers.next().zip(numbers.next());
-    version.is_some_and(|version| version < FIRST_FAST_KERNEL)
+    version.is_some_and(|version| version < FIRST_EXACT_KERNEL)
 }
 
 /// What is reported as the most bytes for one command: it leaves in as many pieces as need be.
@@ -299,11 +300,15 @@ fn number_in(path: impl AsRef<Path>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_slow;
+    use super::is_before_exact;
 
     #[test]
-    fn slow_kernels_are_told_by_their_release() {
-        assert!(is_slow("6.1.0-56-amd64") && is_slow("5.19.2"));
-        assert!(!is_slow("6.10.3") && !is_slow("6.12-rc1") && !is_slow("7.0") && !is_slow("odd"));
+    fn kernels_are_told_by_their_release() {
+        for old in ["6.1.0-56-amd64", "5.19.2", "6.11.11"] {
+            assert!(is_before_exact(old), "{old}");
+        }
+        for exact in ["6.12.3", "6.12-rc6", "7.0", "odd"] {
+            assert!(!is_before_exact(exact), "{exact}");
+        }
     }
 }
