@@ -124,4 +124,10 @@ mistakes! {
     DirtyEvicted,
     /// Pinned extents are evicted and released.
     PinnedEvicted,
+    /// A descriptor that was read for its checksums is not asked whose it is.
+    VectorUnidentified,
+    /// Checksums may go before their descriptor is written, or while nothing but them tells.
+    VectorDroppedEarly,
+    /// A slot that is used again keeps the checksums of what was in it before.
+    VectorOfEarlierUse,
 }

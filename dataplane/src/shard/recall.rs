@@ -24,6 +24,8 @@ pub(super) enum Damage {
     Checksum,
     /// The device said so itself.
     Device(Error),
+    /// Its checksums were not in memory, and cannot be had from its descriptor.
+    Descriptor(Error),
 }
 
 impl Shard {
@@ -58,7 +60,7 @@ impl Shard {
                 request.again.push(part);
                 Ok(())
             }
-            (State::Dirty, Damage::Device(error)) => Err(error),
+            (State::Dirty, Damage::Device(error) | Damage::Descriptor(error)) => Err(error),
             (State::Dirty, Damage::Checksum) => {
                 tracing::error!(%file, "a dirty extent is damaged: quarantined");
                 let quarantined = Some(Mark::Quarantined);

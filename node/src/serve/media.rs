@@ -120,6 +120,7 @@ fn tier_options(settings: &Settings) -> TierOptions {
     TierOptions {
         high_watermark: settings.tier.high_watermark,
         low_watermark: settings.tier.low_watermark,
+        checksum_memory_bytes: settings.tier.checksum_memory_bytes,
         ..TierOptions::default()
     }
 }
