@@ -16,6 +16,8 @@ mod driver;
 mod enumeration;
 #[path = "../crash/judge.rs"]
 mod judge;
+#[path = "../crash/lost.rs"]
+mod lost;
 #[path = "../crash/model.rs"]
 mod model;
 #[path = "../crash/player.rs"]
@@ -47,16 +49,18 @@ enum Catcher {
     SmallBlocks,
     NewProcess,
     LongRun,
+    LostWrites,
 }
 
 impl Catcher {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
         Self::SmallBlocks,
         Self::NewProcess,
         Self::LongRun,
+        Self::LostWrites,
     ];
 
     fn name(self) -> &'static str {
@@ -67,6 +71,7 @@ impl Catcher {
             Self::SmallBlocks => "random runs on 512-byte blocks",
             Self::NewProcess => "random runs with a new process",
             Self::LongRun => "long random runs",
+            Self::LostWrites => "lost writes to slots used again",
         }
     }
 
@@ -87,6 +92,7 @@ impl Catcher {
             Self::SmallBlocks => random::play(6, random::small_blocks).map(|c| c.schedules()),
             Self::NewProcess => random::play(16, random::new_process).map(|c| c.schedules()),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
+            Self::LostWrites => lost::lose_writes(),
         }
     }
 }
@@ -109,6 +115,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::UnflushedWindows | Bug::TornTakenForDamaged => Catcher::SmallBlocks,
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
+        Bug::VectorUnidentified => Catcher::LostWrites,
         _ => Catcher::Enumeration,
     }
 }
