@@ -163,7 +163,7 @@ fn read_sums(
             }
         }
     }
-    reader.read(pieces.into_iter(), |piece, bytes| {
+    reader.read(pieces, |piece, bytes| {
         let (_, extent, _) = &extents[to_usize(piece.tag)];
         let Some(shelf) = &scan.slab(extent.slot).shelf else { return };
         let place = shelf.descriptor_place(extent.slot.slot);

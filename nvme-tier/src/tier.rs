@@ -311,6 +311,12 @@ impl Tier {
         }
     }
 
+    /// Whether an extent of a generation is still the one at its index.
+    #[must_use]
+    pub fn is_resident(&self, generation: &FileGeneration, extent: &Extent) -> bool {
+        generation.has(extent.index(), extent.slot())
+    }
+
     /// Done when everything written before is durable.
     pub fn flush(&self, done: Done<()>) {
         self.push_limited(Operation::Flush(done));

@@ -1,5 +1,6 @@
 //! The cases, one a module.
 
+mod checksums;
 mod crc;
 mod http;
 mod idle;
@@ -47,7 +48,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 16] = [
+pub const ALL: [Case; 17] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -56,6 +57,7 @@ pub const ALL: [Case; 16] = [
     promote::CASE,
     idle::CASE,
     start::CASE,
+    checksums::CASE,
     lookup::CASE,
     recovery::SPEED,
     recovery::MEMORY,

@@ -47,10 +47,15 @@ impl Shard {
             }
             return self.end_read_op(key, held, Ok(()));
         }
-        self.stats.checksum_errors.add(1);
         let Some(Request::Read(request)) = self.requests.get_mut(key) else { return };
-        request.repairs += 1;
         let generation = Arc::clone(&request.generation);
+        if generation.state() == State::Clean && !self.node.tier.is_resident(&generation, extent) {
+            // Another piece of it was damaged, too, and it was dropped for that: once is enough.
+            request.again.push(part);
+            return self.end_read_op(key, held, Ok(()));
+        }
+        self.stats.checksum_errors.add(1);
+        request.repairs += 1;
         let file = generation.file_id();
         let result = match (generation.state(), damage) {
             // It may have been the bus, and nobody else has these bytes: look again.

@@ -167,11 +167,8 @@ impl World {
     fn start(&mut self) -> Running {
         let checksum_memory_bytes = self.checksum_memory;
         let most_checksums_beside = if checksum_memory_bytes == u64::MAX { 16 } else { 0 };
-        let options = TierOptions {
-            checksum_memory_bytes,
-            most_checksums_beside,
-            ..TierOptions::default()
-        };
+        let options =
+            TierOptions { checksum_memory_bytes, most_checksums_beside, ..TierOptions::default() };
         let recovered = recover(&mut self.disk.queue(), &pool(), options).expect("recovery");
         recovered.tier.allow_eviction();
         let fabric = SimFabric::new(self.rng.random()).with_windows(self.rng.random());

@@ -6,8 +6,9 @@ use serde::Deserialize;
 use crate::system;
 use crate::units::{self, Bytes};
 
-/// The checksums of 256 extents of the largest size: less would be read again and again.
-const LEAST_BYTES: u64 = 16 << 20;
+/// The checksums of 256 extents of 4 MiB, as many as one session may read at once: with less they
+/// would drive each other out.
+const LEAST_BYTES: u64 = 1 << 20;
 /// Of the machine's memory, unless told: they are worth more there than anything else that a node
 /// keeps, and three quarters are left to buffers, the index and whoever else runs here.
 const DEFAULT_SHARE: u64 = 4;
@@ -60,7 +61,7 @@ mod tests {
         assert_eq!(checksum_memory(Some(&word("all"))).expect("a word"), u64::MAX);
         assert_eq!(checksum_memory(Some(&size(2 << 30))).expect("a size"), 2 << 30);
         assert!(checksum_memory(None).expect("a default") >= LEAST_BYTES);
-        for (amount, why) in [(size(1 << 20), "or more"), (word("much"), "neither a size")] {
+        for (amount, why) in [(size(1 << 10), "or more"), (word("much"), "neither a size")] {
             let error = checksum_memory(Some(&amount)).expect_err("refused");
             assert_eq!(error.kind(), Kind::Invalid);
             let error = error.to_string();

@@ -71,7 +71,7 @@ impl Catcher {
             Self::SmallBlocks => "random runs on 512-byte blocks",
             Self::NewProcess => "random runs with a new process",
             Self::LongRun => "long random runs",
-            Self::LostWrites => "lost writes to slots used again",
+            Self::LostWrites => "slots used again, lost writes",
         }
     }
 
@@ -115,7 +115,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::UnflushedWindows | Bug::TornTakenForDamaged => Catcher::SmallBlocks,
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
-        Bug::VectorUnidentified => Catcher::LostWrites,
+        Bug::VectorUnidentified | Bug::VectorOfEarlierUse => Catcher::LostWrites,
         _ => Catcher::Enumeration,
     }
 }

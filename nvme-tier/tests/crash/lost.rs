@@ -1,4 +1,6 @@
-//! Writes that were reported as done and are lost leave what was there before: the data and the
+//! Slots that are used again.
+//!
+//! Nothing that was known of an earlier use counts. Writes that were reported as done and are lost leave what was there before: the data and the
 //! descriptor of an earlier use of the slot, which fit each other. Where checksums are not in memory,
 //! only the descriptor's identity tells.
 #![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
@@ -19,28 +21,32 @@ struct Stood {
     descriptor: (Location, Vec<u8>),
 }
 
-/// Whose slot it was before.
+/// Of which other one the slot was before.
 #[derive(Clone, Copy, Debug)]
 enum Before {
-    AnotherFile,
-    AnotherGeneration,
-    AnotherIndex,
+    File,
+    Generation,
+    Index,
 }
 
 /// Each kind of earlier use, once. How many there were.
 pub fn lose_writes() -> Result<u64, Failure> {
-    let kinds = [Before::AnotherFile, Before::AnotherGeneration, Before::AnotherIndex];
+    let kinds = [Before::File, Before::Generation, Before::Index];
     for (after, before) in (1u64..).zip(kinds) {
-        let outcome = calmly(|| lose(before).map_err(|what| format!("{before:?}: {what}")));
+        let told = |what| format!("{before:?}: {what}");
+        let outcome = calmly(|| {
+            lose(before, u64::MAX).map_err(told)?;
+            lose(before, 0).map_err(told)
+        });
         outcome.map_err(|what| Failure { what, after })?;
     }
     Ok(kinds.len() as u64)
 }
 
-fn lose(before: Before) -> Result<(), String> {
+fn lose(before: Before, checksum_memory_bytes: u64) -> Result<(), String> {
     let disk = Rig::new(small_disk(4, 1, 512, 1), &small_format()).disk;
-    let none = TierOptions { checksum_memory_bytes: 0, most_checksums_beside: 0, ..options() };
-    let mut rig = Rig::with(disk, none).expect("recovers");
+    let options = TierOptions { checksum_memory_bytes, most_checksums_beside: 0, ..options() };
+    let mut rig = Rig::with(disk, options).expect("recovers");
     let file = rig.register(&name("s/a"), 2 * EXTENT, "v1").expect("registers");
     rig.fill(&file, 0, 1).expect("fills");
     rig.settle();
@@ -49,9 +55,9 @@ fn lose(before: Before) -> Result<(), String> {
     rig.ask(|tier, done| tier.release(&first, 0..2, done)).expect("it is clean");
     drop(first);
     let (second, index) = match before {
-        Before::AnotherFile => (("s/b", "v1"), 0),
-        Before::AnotherGeneration => (("s/a", "v2"), 0),
-        Before::AnotherIndex => (("s/a", "v1"), 1),
+        Before::File => (("s/b", "v1"), 0),
+        Before::Generation => (("s/a", "v2"), 0),
+        Before::Index => (("s/a", "v1"), 1),
     };
     let file = rig.register(&name(second.0), 2 * EXTENT, second.1).expect("registers");
     let generation = file.newest();
@@ -91,7 +97,8 @@ impl Stood {
         let now = rig.read(generation, &extent).ok_or("what was just filled is damaged")?;
         let length = extent.length() as usize;
         assert_eq!(now, pattern(2, index, length)[..length], "it is there");
-        assert!(!extent.has_checksums(), "there is no memory for them");
+        let limit = rig.tier.usage().checksum_limit_bytes;
+        assert_eq!(extent.has_checksums(), limit != 0, "as there is memory for them");
         rig.disk.poke(self.at, &self.data);
         rig.disk.poke(self.descriptor.0, &self.descriptor.1);
         match rig.read(generation, &extent) {
