@@ -32,6 +32,8 @@ pub struct Plan {
     pub extent_bytes: Option<u64>,
     /// Shards; the node's default if `None`.
     pub shards: Option<usize>,
+    /// Memory for checksums, as the configuration says it; the node's default if `None`.
+    pub checksum_memory: Option<String>,
 }
 
 /// Where a node keeps its state, whether it runs or not.
@@ -73,9 +75,17 @@ impl Place {
             data: process::free_address()?,
             sockets,
         };
-        fs::write(&place.configuration, place.text(plan))
-            .map_err(|e| Error::io("writing the node's configuration", e))?;
+        place.configure(plan)?;
         Ok(Arc::new(place))
+    }
+
+    /// Writes another configuration, for the next start.
+    ///
+    /// # Errors
+    /// [`Kind::Io`].
+    pub fn configure(&self, plan: &Plan) -> Result<()> {
+        fs::write(&self.configuration, self.text(plan))
+            .map_err(|e| Error::io("writing the node's configuration", e))
     }
 
     fn text(&self, plan: &Plan) -> String {
@@ -93,8 +103,12 @@ impl Place {
         if let Some(shards) = plan.shards {
             line(format_args!("shards = {shards}"));
         }
+        line(format_args!("[tier]"));
         if let Some(bytes) = plan.extent_bytes {
-            line(format_args!("[tier]\nextent_bytes = {bytes}"));
+            line(format_args!("extent_bytes = {bytes}"));
+        }
+        if let Some(memory) = &plan.checksum_memory {
+            line(format_args!("checksum_memory = {memory:?}"));
         }
         // A fifth more than the data: sizes of slots are powers of two.
         let bytes = (plan.data_bytes + plan.data_bytes / 5 + TIER_SLACK_BYTES) >> 20 << 20;
@@ -233,12 +247,13 @@ mod tests {
             data_bytes: 5 << 30,
             extent_bytes: Some(65536),
             shards: Some(2),
+            checksum_memory: Some("all".into()),
         };
         let place = Place::new(&setup, &plan).expect("written");
         let text = fs::read_to_string(&place.configuration).expect("there");
         for wanted in [
             "shards = 2",
-            "[tier]\nextent_bytes = 65536",
+            "[tier]\nextent_bytes = 65536\nchecksum_memory = \"all\"",
             "size = 7516192768",
             "[silo.data]\nkind = \"directory\"\npath = \"/srv/a b\"",
             "[silo.t1]",

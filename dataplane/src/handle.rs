@@ -190,6 +190,16 @@ pub struct NodeStatus {
     pub checksum_errors: u64,
     /// Damaged clean extents replaced from their silo.
     pub repairs: u64,
+    /// Bytes of memory that checksums take.
+    pub checksum_memory_bytes: u64,
+    /// Bytes that they may take; 0 where all of them stay.
+    pub checksum_memory_limit_bytes: u64,
+    /// Extent pieces read whose checksums were in memory.
+    pub checksum_hits: u64,
+    /// Extent pieces read whose checksums had to be read, too.
+    pub checksum_misses: u64,
+    /// Extents whose checksums were dropped from memory.
+    pub dropped_checksums: u64,
     /// Requests answered with an error.
     pub errors: u64,
     /// Node buffers in use, and in all.

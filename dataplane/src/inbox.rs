@@ -39,13 +39,15 @@ pub(crate) enum Message {
         fetched: Arc<Fetched>,
         done: oneshot::Sender<Result<Reservation>>,
     },
-    /// Read checksum blocks of an extent, verified, into this buffer.
+    /// Read checksum blocks of an extent that has its checksums, verified, into this buffer.
     Load {
         extent: Extent,
         blocks: Range<u32>,
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,
     },
+    /// Read an extent's descriptor into this buffer, as it stands on the device.
+    LoadDescriptor { extent: Extent, buffer: Buffer, done: oneshot::Sender<Result<Buffer>> },
     /// Finish what runs and end.
     Stop,
 }

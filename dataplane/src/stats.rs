@@ -29,6 +29,9 @@ pub(crate) struct ShardStats {
     pub(crate) written_bytes: Counter,
     pub(crate) commits: Counter,
     pub(crate) checksum_errors: Counter,
+    /// Pieces read whose checksums were in memory, and whose were not.
+    pub(crate) checksum_hits: Counter,
+    pub(crate) checksum_misses: Counter,
     pub(crate) repairs: Counter,
     pub(crate) errors: Counter,
     /// Sessions by fabric: shared memory, TCP, verbs, simulated. Gauges.
@@ -49,6 +52,8 @@ impl Default for ShardStats {
             written_bytes: Counter::default(),
             commits: Counter::default(),
             checksum_errors: Counter::default(),
+            checksum_hits: Counter::default(),
+            checksum_misses: Counter::default(),
             repairs: Counter::default(),
             errors: Counter::default(),
             sessions: Default::default(),

@@ -61,8 +61,20 @@ pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
 
 /// Bytes of memory that programs may still take, as the kernel estimates; `None` if it does not.
 pub(crate) fn available_memory_bytes() -> Option<u64> {
+    memory_line("MemAvailable:")
+}
+
+/// Bytes of memory of the machine, or of the control group that this runs in if that has less.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    let all = memory_line("MemTotal:")?;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse().ok());
+    Some(group.map_or(all, |most: u64| most.min(all)))
+}
+
+fn memory_line(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -138,6 +150,12 @@ mod tests {
         let free = free_bytes(Path::new("/tmp/not/there/yet")).expect("/tmp is there");
         assert!(free > 0);
         assert_eq!(nearest_existing(Path::new("/tmp/not/there")), Path::new("/tmp"));
+    }
+
+    #[test]
+    fn there_is_more_memory_than_is_free() {
+        let (all, free) = (memory_line("MemTotal:"), available_memory_bytes());
+        assert!(all.is_some() && all > free && memory_bytes() <= all, "{free:?} of {all:?}");
     }
 
     #[test]

@@ -128,4 +128,10 @@ mistakes! {
     DiscardedTooEarly,
     /// A slot is given out while its device is still being told that nobody needs it.
     GrantedWhileDiscarded,
+    /// A descriptor that was read for its checksums is not asked whose it is.
+    VectorUnidentified,
+    /// Checksums may go before their descriptor is written, or while nothing but them tells.
+    VectorDroppedEarly,
+    /// A slot that is used again keeps the checksums of what was in it before.
+    VectorOfEarlierUse,
 }

@@ -5,12 +5,12 @@ use dma::Pool;
 use extent::checksum::crc32c_blocks;
 use extent::{ExtentIndex, FileName, Result};
 
-use crate::codec::FileRecord;
+use crate::checksums::ChecksumMemory;
+use crate::codec::{Descriptor, FileRecord, Found};
 use crate::device::{Device, Location};
 use crate::layout::to_usize;
-use crate::reader::DeviceReader;
+use crate::reader::{DeviceReader, Piece};
 use crate::scan::{Findings, FoundExtent, Scan};
-use crate::shelf::Shelf;
 
 /// What an offline check found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,6 +44,13 @@ pub struct BadExtent {
     pub dirty: bool,
 }
 
+/// An extent, under its record, and where its data begins.
+type Checked<'a> = (&'a FileRecord, &'a FoundExtent, Location);
+
+/// Rows of so many checksums are kept from the scan.
+const BESIDE: u32 = 16;
+/// Extents whose other checksums are in memory together: at most 256 MiB of them.
+const GROUP: usize = 4096;
 /// The most extents that a report names.
 const NAMED: usize = 1000;
 
@@ -71,14 +78,15 @@ pub fn check(
     pool: &Pool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport> {
-    let mut scan = Scan::read(device, pool)?;
+    // What does not lie beside its slot is read a second time, a group of extents after the other.
+    let mut scan = Scan::read(device, pool, ChecksumMemory::new(0, BESIDE))?;
     scan.drop_duplicates();
     let mut report = CheckReport {
         quarantined: scan.quarantined(),
         findings: scan.findings,
         ..CheckReport::default()
     };
-    let mut extents: Vec<(&FileRecord, &FoundExtent, Location)> = Vec::new();
+    let mut extents: Vec<Checked<'_>> = Vec::new();
     for file in scan.files.values() {
         let Some(record) = file.record.as_ref().filter(|record| !record.tombstone) else {
             continue;
@@ -96,24 +104,27 @@ pub fn check(
         .sum();
     let mut bad: HashSet<u64> = HashSet::new();
     let mut reader = DeviceReader::new(device, pool)?;
-    let mut pieces = Vec::with_capacity(extents.len());
-    for (number, (record, extent, at)) in (0u64..).zip(&extents) {
-        let bytes = u64::from(record.extent_length(extent.index)).next_multiple_of(block);
-        pieces.push(reader.pieces(*at, bytes, block, number));
-    }
-    reader.read(pieces.into_iter().flatten(), |piece, bytes| {
-        let (_, extent, at) = &extents[to_usize(piece.tag)];
-        let shelf = scan.slab(extent.slot).shelf.as_ref();
-        let holds = |bytes: &[u8]| {
-            let first = (piece.at.offset - at.offset) / block;
-            shelf.is_some_and(|shelf| holds(shelf, extent.slot.slot, first, block, bytes))
-        };
-        if !bytes.is_ok_and(holds) {
-            bad.insert(piece.tag);
+    let mut number = 0u64;
+    for group in extents.chunks(GROUP) {
+        let sums = read_sums(&mut reader, &scan, group)?;
+        let mut pieces = Vec::with_capacity(group.len());
+        for (number, (record, extent, at)) in (number..).zip(group) {
+            let bytes = u64::from(record.extent_length(extent.index)).next_multiple_of(block);
+            pieces.push(reader.pieces(*at, bytes, block, number));
         }
-        report.bytes += piece.bytes;
-        progress(report.bytes, total);
-    })?;
+        reader.read(pieces.into_iter().flatten(), |piece, bytes| {
+            let (_, _, at) = &extents[to_usize(piece.tag)];
+            let sums = sums[to_usize(piece.tag - number)].as_deref();
+            let first = to_usize((piece.at.offset - at.offset) / block);
+            let holds = |bytes: &[u8]| sums.is_some_and(|sums| holds(sums, first, block, bytes));
+            if !bytes.is_ok_and(holds) {
+                bad.insert(piece.tag);
+            }
+            report.bytes += piece.bytes;
+            progress(report.bytes, total);
+        })?;
+        number += group.len() as u64;
+    }
     let mut bad: Vec<u64> = bad.into_iter().collect();
     bad.sort_unstable();
     report.bad_extent_count = bad.len() as u64;
@@ -129,11 +140,45 @@ pub fn check(
     Ok(report)
 }
 
-/// Whether bytes match the checksums of a slot from a block on.
-fn holds(shelf: &Shelf, slot: u32, first: u64, block: u64, bytes: &[u8]) -> bool {
+/// The checksums of some extents; `None` where a descriptor cannot be read any more.
+fn read_sums(
+    reader: &mut DeviceReader<'_>,
+    scan: &Scan,
+    extents: &[Checked<'_>],
+) -> Result<Vec<Option<Vec<u32>>>> {
+    let mut sums: Vec<Option<Vec<u32>>> = vec![None; extents.len()];
+    let mut pieces = Vec::new();
+    for (number, (record, extent, _)) in extents.iter().enumerate() {
+        let Some(shelf) = &scan.slab(extent.slot).shelf else { continue };
+        let block = shelf.shape().checksum_block_bytes;
+        let blocks = record.extent_length(extent.index).div_ceil(block);
+        match shelf.beside(extent.slot.slot, blocks) {
+            Some(beside) => {
+                sums[number] = Some(beside.iter().map(|s| s.load(Ordering::Relaxed)).collect());
+            }
+            None => {
+                let at = shelf.descriptor_place(extent.slot.slot).at;
+                let bytes = Descriptor::bytes(shelf.shape().stride, blocks as usize) as u64;
+                pieces.push(Piece { at, bytes, unit: bytes, tag: number as u64 });
+            }
+        }
+    }
+    reader.read(pieces, |piece, bytes| {
+        let (_, extent, _) = &extents[to_usize(piece.tag)];
+        let Some(shelf) = &scan.slab(extent.slot).shelf else { return };
+        let place = shelf.descriptor_place(extent.slot.slot);
+        let found = bytes.map(|b| Descriptor::decode(&place, shelf.shape().block_bytes, b));
+        if let Ok(Found::Sound((_, found))) = found {
+            sums[to_usize(piece.tag)] = Some(found.into_vec());
+        }
+    })?;
+    Ok(sums)
+}
+
+/// Whether bytes match checksums from a block on.
+fn holds(expected: &[u32], first: usize, block: u64, bytes: &[u8]) -> bool {
     let sums = crc32c_blocks(bytes, to_usize(block));
-    let first = to_usize(first);
-    let until = u32::try_from(first + sums.len()).expect("bounded by the largest slot");
-    let expected = &shelf.checksums(slot, until)[first..];
-    sums.zip(expected).all(|(found, expected)| found == expected.load(Ordering::Relaxed))
+    expected
+        .get(first..first + sums.len())
+        .is_some_and(|expected| sums.eq(expected.iter().copied()))
 }

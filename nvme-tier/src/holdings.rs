@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::TierId;
+use crate::checksums::ChecksumMemory;
 use crate::device::DeviceIndex;
 
 /// One slot of the tier.
@@ -60,6 +62,9 @@ impl fmt::Debug for Signal {
 /// What all extents of a tier share. The list is bounded by the number of slots.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
+    /// What stands on the devices says so, too.
+    pub(crate) tier: TierId,
+    pub(crate) checksums: Arc<ChecksumMemory>,
     returned: Mutex<Vec<Returned>>,
     pub(crate) signal: Signal,
     pub(crate) extents: AtomicU64,
@@ -67,6 +72,10 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
+    pub(crate) fn new(tier: TierId, checksums: ChecksumMemory) -> Self {
+        Self { tier, checksums: Arc::new(checksums), ..Self::default() }
+    }
+
     /// Nobody holds a slot any more.
     pub(crate) fn give_back(&self, returned: Returned) {
         self.returned.lock().push(returned);

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use dma::Pool;
 use extent::{FileName, Generation, Result, SourceVersion};
 
+use crate::checksums::ChecksumMemory;
 use crate::codec::{Mark, TierId};
 use crate::device::Device;
 use crate::layout::Purpose;
@@ -78,7 +79,7 @@ pub struct InspectedFile {
 /// # Errors
 /// As [`crate::recover`].
 pub fn inspect(device: &mut dyn Device, pool: &Pool) -> Result<Inspection> {
-    let mut scan = Scan::read(device, pool)?;
+    let mut scan = Scan::read(device, pool, ChecksumMemory::new(0, 0))?;
     scan.drop_duplicates();
     let first = scan.superblocks[0].0;
     Ok(Inspection {

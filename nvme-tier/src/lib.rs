@@ -5,11 +5,13 @@
 //! and the one [`Ledger`] that writes metadata. [`layout`] says where things lie, [`codec`] what
 //! they look like, and the `ledger` module what holds when the power goes.
 
+mod absent;
 #[cfg(not(feature = "seeded-bugs"))]
 mod bugs;
 #[cfg(feature = "seeded-bugs")]
 pub mod bugs;
 mod check;
+mod checksums;
 mod clock;
 pub mod codec;
 pub mod device;

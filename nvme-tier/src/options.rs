@@ -50,6 +50,11 @@ pub struct TierOptions {
     pub queue_limit: usize,
     /// What devices are told of freed space.
     pub discard: Discard,
+    /// Bytes that checksums may take in memory; `u64::MAX` for all of them. Those of dirty generations,
+    /// and those that lie beside their slots, stay even beyond it.
+    pub checksum_memory_bytes: u64,
+    /// Of slots with at most so many checksums they lie beside the slot.
+    pub most_checksums_beside: u32,
     /// Milliseconds since 1970, by which pins expire. Tests and simulators bring their own clock.
     pub now_unix_ms: fn() -> u64,
 }
@@ -61,6 +66,8 @@ impl Default for TierOptions {
             low_watermark: 0.90,
             queue_limit: 4096,
             discard: Discard::default(),
+            checksum_memory_bytes: u64::MAX,
+            most_checksums_beside: 16,
             now_unix_ms: clock::unix_ms,
         }
     }

@@ -6,6 +6,7 @@ use dma::Pool;
 use extent::{FileId, FileName, Kind, Result};
 
 use crate::bugs::{self, Bug};
+use crate::checksums::ChecksumMemory;
 use crate::clock;
 use crate::codec::{FileRecord, Mark};
 use crate::device::{Command, Device, DeviceIndex};
@@ -69,7 +70,9 @@ pub struct RecoveryReport {
 /// superblocks cannot be read or written.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
     let begun = clock::now();
-    let mut scan = Scan::read(device, pool)?;
+    let checksums =
+        ChecksumMemory::new(options.checksum_memory_bytes, options.most_checksums_beside);
+    let mut scan = Scan::read(device, pool, checksums)?;
     scan.drop_duplicates();
     let ids = reserve_ids(device, pool, &mut scan)?;
     let io = Io::new(device)?;

@@ -10,6 +10,7 @@ use dma::Pool;
 use extent::{ExtentIndex, FileId, FileName, Kind, Result};
 
 use crate::bugs::{self, Bug};
+use crate::checksums::ChecksumMemory;
 use crate::codec::{FileRecord, Place, SUPERBLOCK_BYTES, Superblock, seal_of};
 use crate::device::{Device, DeviceIndex, Location};
 use crate::hash::IdMap;
@@ -89,7 +90,7 @@ impl DamagedRecord {
 pub(crate) struct FoundExtent {
     pub(crate) index: ExtentIndex,
     pub(crate) sequence: u64,
-    /// Its checksums are on the slab's shelf.
+    /// Its checksums are on the slab's shelf, unless there was no room for them.
     pub(crate) slot: SlotId,
 }
 
@@ -137,13 +138,17 @@ pub struct Findings {
 }
 
 impl Scan {
-    /// Reads all of it.
+    /// Reads all of it. Checksums of what is clean are kept as far as there is memory for them.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not
     /// those of one tier, in order and complete; [`Kind::Corrupt`] if no superblock of a device
     /// holds although there was one; [`Kind::Io`].
-    pub(crate) fn read(device: &mut dyn Device, pool: &Pool) -> Result<Self> {
+    pub(crate) fn read(
+        device: &mut dyn Device,
+        pool: &Pool,
+        checksums: ChecksumMemory,
+    ) -> Result<Self> {
         let mut reader = DeviceReader::new(device, pool)?;
         let mut findings = Findings::default();
         let superblocks = read_superblocks(&mut reader, &mut findings)?;
@@ -152,12 +157,13 @@ impl Scan {
             let first = &superblocks[0].0;
             layouts.push(layout_of(superblock, first, &superblocks, &mut reader)?);
         }
+        let holdings = Arc::new(Holdings::new(superblocks[0].0.tier, checksums));
         let mut scan = Self {
             superblocks,
             layouts,
             slabs: Vec::new(),
             files: IdMap::default(),
-            holdings: Arc::default(),
+            holdings,
             order: Vec::new(),
             findings,
             nameless: Vec::new(),

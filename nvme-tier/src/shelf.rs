@@ -7,7 +7,11 @@
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::RwLock;
+
 use crate::bugs::{self, Bug};
+use crate::checksums::{Fate, Vector};
+use crate::codec::Place;
 use crate::device::{DeviceIndex, Location};
 use crate::holdings::{Holdings, Returned, SlotId};
 
@@ -27,17 +31,21 @@ const SUMS_AT_A_TIME: u32 = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct Shelf {
     holdings: Arc<Holdings>,
-    device: DeviceIndex,
-    slab: u32,
-    /// Where the first slot begins on the device.
-    first: u64,
-    slot_bytes: u64,
+    shape: ShelfShape,
     /// A power of two, as is the number of slots whose checksums are allocated together.
     sums_per_slot: u32,
     slots_a_part: u32,
     slots: Box<[AtomicU32]>,
-    /// Allocated when the first slot of each part is filled.
-    sums: Box<[OnceLock<Box<[AtomicU32]>>]>,
+    sums: Sums,
+}
+
+/// Where the checksums of slots are.
+#[derive(Debug)]
+enum Sums {
+    /// Short rows, allocated when the first slot of each part is filled.
+    Beside(Box<[OnceLock<Box<[AtomicU32]>>]>),
+    /// Vectors, as far as they are in memory.
+    Apart(Box<[RwLock<Option<Arc<Vector>>>]>),
 }
 
 /// What a shelf is of.
@@ -50,6 +58,14 @@ pub(crate) struct ShelfShape {
     pub(crate) slots: u32,
     pub(crate) slot_bytes: u64,
     pub(crate) checksum_block_bytes: u32,
+    /// Which use of the slab this is.
+    pub(crate) epoch: u64,
+    /// Where the first slot's descriptor begins on the device.
+    pub(crate) descriptors: u64,
+    /// Bytes from one descriptor to the next.
+    pub(crate) stride: u32,
+    /// Bytes of a logical block of the device.
+    pub(crate) block_bytes: u32,
 }
 
 impl Shelf {
@@ -59,17 +75,19 @@ impl Shelf {
         debug_assert!(sums_per_slot.is_power_of_two(), "{shape:?}");
         let most = shape.slots.next_power_of_two();
         let slots_a_part = (SUMS_AT_A_TIME / sums_per_slot).clamp(1, most);
-        let parts = shape.slots.div_ceil(slots_a_part);
+        let sums = if holdings.checksums.is_beside(sums_per_slot) {
+            let parts = shape.slots.div_ceil(slots_a_part);
+            Sums::Beside((0..parts).map(|_| OnceLock::new()).collect())
+        } else {
+            Sums::Apart((0..shape.slots).map(|_| RwLock::default()).collect())
+        };
         Arc::new(Self {
             holdings: Arc::clone(holdings),
-            device: shape.device,
-            slab: shape.slab,
-            first: shape.first,
-            slot_bytes: shape.slot_bytes,
+            shape,
             sums_per_slot,
             slots_a_part,
             slots: (0..shape.slots).map(|_| AtomicU32::new(0)).collect(),
-            sums: (0..parts).map(|_| OnceLock::new()).collect(),
+            sums,
         })
     }
 
@@ -102,21 +120,125 @@ impl Shelf {
     }
 
     /// Notes the checksums of what is in a slot. Readers see them if they find the slot in its
-    /// generation's table, where it is put afterwards.
+    /// generation's table, where it is put afterwards. They stay until [`Shelf::offer`].
     pub(crate) fn set_checksums(&self, slot: u32, checksums: impl Iterator<Item = u32>) {
+        match &self.sums {
+            Sums::Beside(parts) => self.set_beside(parts, slot, checksums),
+            Sums::Apart(places) => {
+                self.put(&places[slot as usize], Vector::new(&self.holdings.checksums, checksums));
+                self.holdings.checksums.make_room();
+            }
+        }
+    }
+
+    /// As [`Shelf::set_checksums`], if there is room for what may go again at once.
+    pub(crate) fn offer_checksums(
+        self: &Arc<Self>,
+        slot: u32,
+        checksums: impl ExactSizeIterator<Item = u32>,
+    ) {
+        match &self.sums {
+            Sums::Beside(parts) => self.set_beside(parts, slot, checksums),
+            Sums::Apart(places) => {
+                if let Some(vector) = Vector::try_new(&self.holdings.checksums, checksums) {
+                    self.put(&places[slot as usize], Arc::clone(&vector));
+                    vector.offer(self, slot);
+                }
+            }
+        }
+    }
+
+    /// The checksums of what is in a slot may go from now on: it is clean, and its descriptor
+    /// has been written.
+    pub(crate) fn offer(self: &Arc<Self>, slot: u32) {
+        if let Some(vector) = self.vector(slot) {
+            vector.offer(self, slot);
+            drop(vector);
+            self.holdings.checksums.make_room();
+        }
+    }
+
+    /// What a slot's descriptor must say of where it stands.
+    pub(crate) fn descriptor_place(&self, slot: u32) -> Place {
+        let ShelfShape { device, descriptors, stride, epoch, .. } = self.shape;
+        let offset = descriptors + u64::from(slot) * u64::from(stride);
+        Place { tier: self.holdings.tier, at: Location { device, offset }, epoch }
+    }
+
+    pub(crate) fn shape(&self) -> &ShelfShape {
+        &self.shape
+    }
+
+    /// The vector of a slot, if it has one in memory.
+    fn vector(&self, slot: u32) -> Option<Arc<Vector>> {
+        match &self.sums {
+            Sums::Beside(_) => None,
+            Sums::Apart(places) => places[slot as usize].read().clone(),
+        }
+    }
+
+    pub(crate) fn has_vector(&self, slot: u32, serial: u64) -> bool {
+        self.vector(slot).is_some_and(|vector| vector.is(serial))
+    }
+
+    /// Takes a vector out of its place, if it is still that one and, if some are to be spared, was
+    /// not used.
+    pub(crate) fn drop_vector(&self, slot: u32, serial: u64, spare: bool) -> Fate {
+        let Sums::Apart(places) = &self.sums else { return Fate::Gone };
+        let mut place = places[slot as usize].write();
+        match &*place {
+            Some(vector) if !vector.is(serial) => Fate::Gone,
+            Some(vector) if vector.take_use() && spare => Fate::Spared,
+            Some(_) => {
+                *place = None;
+                Fate::Dropped
+            }
+            None => Fate::Gone,
+        }
+    }
+
+    /// Forgets the checksums of a slot that nobody holds.
+    pub(crate) fn forget_checksums(&self, slot: u32) {
+        if let Sums::Apart(places) = &self.sums
+            && !bugs::is(Bug::VectorOfEarlierUse)
+        {
+            *places[slot as usize].write() = None;
+        }
+    }
+
+    /// The first `count` checksums of what is in a slot, if they are beside it.
+    pub(crate) fn beside(&self, slot: u32, count: u32) -> Option<&[AtomicU32]> {
+        let Sums::Beside(parts) = &self.sums else { return None };
         let (part, begin) = self.place(slot);
-        let count = self.slots_a_part * self.sums_per_slot;
-        let part = self.sums[part].get_or_init(|| (0..count).map(|_| AtomicU32::new(0)).collect());
+        Some(parts[part].get().map_or(&[], |part| &part[begin..begin + count as usize]))
+    }
+
+    fn set_beside(
+        &self,
+        parts: &[OnceLock<Box<[AtomicU32]>>],
+        slot: u32,
+        checksums: impl Iterator<Item = u32>,
+    ) {
+        let (part, begin) = self.place(slot);
+        let part = parts[part].get_or_init(|| {
+            self.holdings.checksums.charge(4 * u64::from(self.sums_a_part()));
+            (0..self.sums_a_part()).map(|_| AtomicU32::new(0)).collect()
+        });
         let places = &part[begin..begin + self.sums_per_slot as usize];
         for (place, sum) in places.iter().zip(checksums) {
             place.store(sum, Ordering::Relaxed);
         }
     }
 
-    /// The first `count` checksums of what is in a slot.
-    pub(crate) fn checksums(&self, slot: u32, count: u32) -> &[AtomicU32] {
-        let (part, begin) = self.place(slot);
-        self.sums[part].get().map_or(&[], |part| &part[begin..begin + count as usize])
+    fn put(&self, place: &RwLock<Option<Arc<Vector>>>, vector: Arc<Vector>) {
+        let mut place = place.write();
+        if !(bugs::is(Bug::VectorOfEarlierUse) && place.is_some()) {
+            *place = Some(vector);
+        }
+    }
+
+    fn sums_a_part(&self) -> u32 {
+        self.slots_a_part * self.sums_per_slot
     }
 
     /// Where a slot's checksums are: which part, and where in it.
@@ -138,17 +260,26 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) fn slot(&self) -> SlotId {
-        SlotId { device: self.shelf.device, slab: self.shelf.slab, slot: self.slot }
+        let ShelfShape { device, slab, .. } = self.shelf.shape;
+        SlotId { device, slab, slot: self.slot }
     }
 
     /// Where the slot's data begins.
     pub(crate) fn at(&self) -> Location {
-        let offset = self.shelf.first + u64::from(self.slot) * self.shelf.slot_bytes;
-        Location { device: self.shelf.device, offset }
+        let ShelfShape { device, first, slot_bytes, .. } = self.shelf.shape;
+        Location { device, offset: first + u64::from(self.slot) * slot_bytes }
     }
 
     pub(crate) fn capacity_bytes(&self) -> u64 {
-        self.shelf.slot_bytes
+        self.shelf.shape.slot_bytes
+    }
+
+    pub(crate) fn shape(&self) -> &ShelfShape {
+        &self.shelf.shape
+    }
+
+    pub(crate) fn descriptor_place(&self) -> Place {
+        self.shelf.descriptor_place(self.slot)
     }
 
     pub(crate) fn holdings(&self) -> &Holdings {
@@ -164,8 +295,33 @@ impl Hold {
         self.shelf.set_checksums(self.slot, checksums);
     }
 
-    pub(crate) fn checksums(&self, count: u32) -> &[AtomicU32] {
-        self.shelf.checksums(self.slot, count)
+    /// The checksums may go from now on: see [`Shelf::offer`].
+    pub(crate) fn offer(&self) {
+        self.shelf.offer(self.slot);
+    }
+
+    /// Puts a vector that was read from the descriptor in the slot's place, unless there is one; it
+    /// may go again.
+    pub(crate) fn keep(&self, vector: &Arc<Vector>) {
+        let Sums::Apart(places) = &self.shelf.sums else { return };
+        let mut place = places[self.slot as usize].write();
+        if place.is_none() {
+            *place = Some(Arc::clone(vector));
+            drop(place);
+            vector.offer(&self.shelf, self.slot);
+            self.holdings().checksums.make_room();
+        }
+    }
+
+    pub(crate) fn beside(&self, count: u32) -> Option<&[AtomicU32]> {
+        self.shelf.beside(self.slot, count)
+    }
+
+    /// The vector, if the slot's checksums are in memory apart from it; counts as a use of it.
+    pub(crate) fn vector(&self) -> Option<Arc<Vector>> {
+        let vector = self.shelf.vector(self.slot)?;
+        vector.note_use();
+        Some(vector)
     }
 
     /// Only ever called to see whether tests notice.
@@ -186,8 +342,13 @@ impl Hold {
     /// Has the processor fetch what a hold and a look at the checksums need.
     pub(crate) fn prefetch(&self) {
         dma::prefetch(self.state());
-        if let Some(first) = self.checksums(1).first() {
-            dma::prefetch(first);
+        match &self.shelf.sums {
+            Sums::Beside(_) => {
+                if let Some(first) = self.beside(1).and_then(<[_]>::first) {
+                    dma::prefetch(first);
+                }
+            }
+            Sums::Apart(places) => dma::prefetch(&places[self.slot as usize]),
         }
     }
 
@@ -210,8 +371,18 @@ impl Drop for Hold {
         let before = self.state().fetch_sub(1, Ordering::Release);
         if before & HOLDERS == 1 {
             fence(Ordering::Acquire);
+            self.shelf.forget_checksums(self.slot);
             let described = before & DESCRIBED != 0;
             self.shelf.holdings.give_back(Returned { slot: self.slot(), described });
+        }
+    }
+}
+
+impl Drop for Shelf {
+    fn drop(&mut self) {
+        if let Sums::Beside(parts) = &self.sums {
+            let parts = parts.iter().filter(|part| part.get().is_some()).count() as u64;
+            self.holdings.checksums.discharge(parts * 4 * u64::from(self.sums_a_part()));
         }
     }
 }
@@ -229,6 +400,10 @@ pub(crate) mod testing {
             slots,
             slot_bytes: 64 << 10,
             checksum_block_bytes: 4096,
+            epoch: 7,
+            descriptors: 1 << 16,
+            stride: 512,
+            block_bytes: 512,
         };
         Shelf::new(holdings, shape)
     }
@@ -277,8 +452,12 @@ mod tests {
             shelf.set_checksums(slot, (0..16).map(|block| slot * 100 + block));
         }
         for slot in 0..200 {
-            let sums: Vec<u32> =
-                shelf.checksums(slot, 3).iter().map(|s| s.load(Ordering::Relaxed)).collect();
+            let sums: Vec<u32> = shelf
+                .beside(slot, 3)
+                .expect("beside")
+                .iter()
+                .map(|s| s.load(Ordering::Relaxed))
+                .collect();
             assert_eq!(sums, [slot * 100, slot * 100 + 1, slot * 100 + 2]);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use extent::{Attempt, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion};
 use parking_lot::{Mutex, RwLock};
 
+use crate::bugs::{self, Bug};
 use crate::codec::{Mark, TierId};
 use crate::holdings::Holdings;
 use crate::ids::Ids;
@@ -216,6 +217,9 @@ impl Tier {
         }
         hold.set_checksums(checksums.into_iter());
         let extent = generation.extent_of(index, hold.clone());
+        if bugs::is(Bug::VectorDroppedEarly) {
+            hold.offer();
+        }
         if generation.insert(index, hold).is_err() {
             return done.call(Ok(()));
         }
@@ -307,6 +311,12 @@ impl Tier {
         }
     }
 
+    /// Whether an extent of a generation is still the one at its index.
+    #[must_use]
+    pub fn is_resident(&self, generation: &FileGeneration, extent: &Extent) -> bool {
+        generation.has(extent.index(), extent.slot())
+    }
+
     /// Done when everything written before is durable.
     pub fn flush(&self, done: Done<()>) {
         self.push_limited(Operation::Flush(done));
@@ -357,6 +367,9 @@ impl Tier {
             resident_bytes: read(&self.holdings.bytes),
             slot_bytes: devices.iter().map(|device| device.used_bytes).sum(),
             evicted_extents: read(&self.counters.evicted_extents),
+            checksum_bytes: self.holdings.checksums.bytes(),
+            checksum_limit_bytes: self.holdings.checksums.limit_bytes(),
+            dropped_checksums: self.holdings.checksums.dropped(),
             devices,
         }
     }

@@ -23,6 +23,12 @@ pub struct TierUsage {
     pub slot_bytes: u64,
     /// Extents evicted since start.
     pub evicted_extents: u64,
+    /// Bytes of memory that checksums take.
+    pub checksum_bytes: u64,
+    /// Bytes that they may take; `u64::MAX` where all of them stay.
+    pub checksum_limit_bytes: u64,
+    /// How many extents' checksums were dropped from memory since start.
+    pub dropped_checksums: u64,
 }
 
 /// How full a device is.

@@ -85,13 +85,20 @@ impl Tier {
     /// Writes an extent's descriptor again where it stands, since what stands there does not hold.
     /// It is durable when a later [`Tier::flush`] is done. Nothing happens if the extent is gone.
     ///
-    /// Fails with [`extent::Kind::Io`] if it could not be written.
+    /// Fails with [`extent::Kind::Io`] if it could not be written; [`extent::Kind::Corrupt`] if the
+    /// checksums are not in memory: then they are lost, and the extent is to be fetched again.
     pub fn rewrite_descriptor(
         &self,
         generation: &Arc<FileGeneration>,
         extent: &Extent,
         done: Done<()>,
     ) {
+        if !extent.has_checksums() {
+            return done.call(Err(extent::Kind::Corrupt.error(format!(
+                "the descriptor of extent {} is damaged, and its checksums are nowhere else",
+                extent.index()
+            ))));
+        }
         let (extent, generation) = (extent.clone(), Arc::clone(generation));
         self.push_limited(Operation::Describe { extent, generation, done });
     }

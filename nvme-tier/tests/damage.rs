@@ -196,7 +196,7 @@ fn a_check_names_what_is_rotten() {
     for (generation, index, byte) in &extents {
         let extent = generation.extent(ExtentIndex(*index)).expect("resident");
         flip(&rig.disk, extent.at().offset + byte);
-        assert_eq!(rig.read(&extent), None);
+        assert_eq!(rig.read(generation, &extent), None);
     }
     let report = check(&mut disk.queue(), &pool(), &mut |_, _| {}).expect("checks");
     let bad: Vec<_> =

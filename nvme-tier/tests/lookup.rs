@@ -33,7 +33,7 @@ fn many_at_once_find_what_each_finds() {
         let seen = |extent: &Option<forebay_nvme_tier::Extent>| {
             extent
                 .as_ref()
-                .map(|e| (e.at(), e.index(), e.length(), e.checksums().collect::<Vec<_>>()))
+                .map(|e| (e.at(), e.index(), e.length(), e.checksums().map(Vec::from_iter)))
         };
         assert_eq!(seen(found), seen(&alone), "{id} {index}");
         resident += usize::from(found.is_some());

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use extent::{Error, Result};
-use forebay_benches::tier::content::{Content, Sizes};
+use forebay_benches::tier::content::{Content, EXTENT_BYTES, Sizes};
 use forebay_benches::tier::image::Image;
 use forebay_benches::tier::lookups::{BATCH, Lookups};
 use forebay_benches::tier::start::Start;
+use nvme_tier::TierOptions;
 
 /// Measure a tier of many extents, without a node.
 #[derive(Parser)]
@@ -29,6 +30,9 @@ enum What {
     Recover {
         #[command(flatten)]
         of: Of,
+        /// Bytes that checksums may take in memory; all unless told
+        #[arg(long, value_name = "BYTES", default_value_t = u64::MAX)]
+        checksum_memory: u64,
         /// Print one line of JSON
         #[arg(long)]
         json: bool,
@@ -53,12 +57,15 @@ struct Of {
     /// The same number of extents in each file, instead of powers of two from 1 to 512
     #[arg(long, value_name = "N")]
     per_file: Option<u32>,
+    /// Bytes of an extent: a power of two from 16384 to 262144
+    #[arg(long, value_name = "BYTES", default_value_t = EXTENT_BYTES)]
+    extent_bytes: u64,
 }
 
 impl Of {
     fn content(&self) -> Content {
         let sizes = self.per_file.map_or(Sizes::Mixed, Sizes::Equal);
-        Content { extents: self.extents, sizes }
+        Content { extents: self.extents, sizes, extent_bytes: self.extent_bytes }
     }
 
     fn image(&self) -> Image {
@@ -86,8 +93,10 @@ fn run(what: What) -> Result<String> {
             let image = Image::make(&of.file, of.content())?;
             Ok(format!("{} extents in {}", image.content.extents, image.path().display()))
         }
-        What::Recover { of, json } => {
-            let start = Start::measure(&of.image())?;
+        What::Recover { of, checksum_memory, json } => {
+            let checksum_memory_bytes = checksum_memory;
+            let options = TierOptions { checksum_memory_bytes, ..TierOptions::default() };
+            let start = Start::measure(&of.image(), options)?;
             if json {
                 return serde_json::to_string(&start)
                     .map_err(|e| Error::io("writing JSON", io::Error::other(e)));

@@ -8,7 +8,7 @@ use nvme_tier::Recovered;
 use super::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::setup::Setup;
-use crate::tier::content::{Content, Sizes};
+use crate::tier::content::{Content, EXTENT_BYTES, Sizes};
 use crate::tier::image::{Image, Scratch};
 use crate::tier::lookups::Lookups;
 use crate::verdict::Setback;
@@ -35,7 +35,7 @@ struct Contestant {
 
 fn set_up(setup: &Setup) -> Result<Contest, Setback> {
     let contestant = |extents| -> Result<Contestant> {
-        let content = Content { extents, sizes: Sizes::Mixed };
+        let content = Content { extents, sizes: Sizes::Mixed, extent_bytes: EXTENT_BYTES };
         let path = setup.directory.join(format!("tier-{extents}"));
         let scratch = Scratch(Image::make(&path, content)?);
         Ok(Contestant { recovered: scratch.0.recover()?, lookups: Lookups::new(content)? })

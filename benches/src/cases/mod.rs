@@ -1,6 +1,7 @@
 //! The cases, one a module.
 
 mod checked;
+mod checksums;
 mod crc;
 mod http;
 mod idle;
@@ -48,7 +49,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 18] = [
+pub const ALL: [Case; 19] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -57,6 +58,7 @@ pub const ALL: [Case; 18] = [
     promote::CASE,
     idle::CASE,
     start::CASE,
+    checksums::CASE,
     lookup::CASE,
     recovery::SPEED,
     recovery::MEMORY,

@@ -9,7 +9,7 @@ use crate::pairs::{Duel, Measure, Terms};
 use crate::process;
 use crate::rivals::fio::{Fio, Strides};
 use crate::setup::Setup;
-use crate::tier::content::{Content, Sizes};
+use crate::tier::content::{Content, EXTENT_BYTES, Sizes};
 use crate::tier::image::{Image, Scratch};
 use crate::tier::start::Start;
 use crate::verdict::Setback;
@@ -42,7 +42,7 @@ struct Speed {
 }
 
 fn set_up(setup: &Setup) -> Result<Recovery, Setback> {
-    let content = Content { extents: EXTENTS, sizes: Sizes::Mixed };
+    let content = Content { extents: EXTENTS, sizes: Sizes::Mixed, extent_bytes: EXTENT_BYTES };
     let image = Scratch(Image::make(&setup.directory.join("tier"), content)?);
     let program = process::beside("tier-scale")?;
     Ok(Recovery { image, program })

@@ -37,6 +37,7 @@ fn set_up(setup: &Setup) -> Result<Contest, Setback> {
         silos: vec![("many".to_owned(), silo)],
         data_bytes: EXTENTS * EXTENT_BYTES,
         extent_bytes: Some(EXTENT_BYTES),
+        checksum_memory: None,
         shards: setup.shards,
     };
     let place = Place::new(setup, &plan)?;

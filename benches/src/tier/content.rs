@@ -14,7 +14,12 @@ pub struct Content {
     pub extents: u64,
     /// How they are spread over files.
     pub sizes: Sizes,
+    /// Bytes of each: a power of two from 16 KiB to 256 KiB.
+    pub extent_bytes: u64,
 }
+
+/// The smallest extents there are, so that ten million of them do not need a large disk.
+pub const EXTENT_BYTES: u64 = 16 << 10;
 
 /// How many extents a file has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +78,7 @@ mod tests {
     #[test]
     fn every_extent_arrives_once() {
         for sizes in [Sizes::Mixed, Sizes::Equal(1), Sizes::Equal(7)] {
-            let files = Content { extents: 5000, sizes }.files();
+            let files = Content { extents: 5000, sizes, extent_bytes: EXTENT_BYTES }.files();
             assert_eq!(files.iter().sum::<u32>(), 5000);
             let all: HashSet<_> = Content::arrivals(&files).collect();
             assert_eq!(all.len(), 5000);

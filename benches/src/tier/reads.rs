@@ -111,7 +111,9 @@ impl<'a, D: Iterator<Item = &'a Draw>> Stream for TierReads<'_, D> {
         let (extent, block) = held.ok_or_else(|| Kind::Io.error("a read that nobody made"))?;
         let into = memory(completion.command)?;
         if self.verified {
-            let expected = extent.checksums_of(block..block + 1);
+            let expected = extent
+                .checksums_of(block..block + 1)
+                .ok_or_else(|| Kind::NotResident.error("checksums are not in memory"))?;
             if into.first_mismatch(BLOCK_BYTES as usize, expected).is_some() {
                 return Err(Kind::Corrupt.error(format!("block {block} of {extent:?} is another")));
             }

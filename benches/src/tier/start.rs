@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs;
 
 use extent::{Error, Kind, Result};
+use nvme_tier::TierOptions;
 use serde::{Deserialize, Serialize};
 
-use super::image::{CHECKSUM_BLOCK_BYTES, EXTENT_BYTES, Image};
+use super::image::Image;
 
 /// A recovery, and the memory that it left in use.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -32,12 +33,11 @@ impl Start {
     ///
     /// # Errors
     /// As [`Image::recover`].
-    pub fn measure(image: &Image) -> Result<Self> {
+    pub fn measure(image: &Image, options: TierOptions) -> Result<Self> {
         let before = memory("VmRSS:")?;
-        let recovered = image.recover()?;
+        let recovered = image.recover_with(options)?;
         let (after, peak) = (memory("VmRSS:")?, memory("VmHWM:")?);
         let report = &recovered.report;
-        let blocks = report.extents * EXTENT_BYTES / u64::from(CHECKSUM_BLOCK_BYTES);
         Ok(Self {
             extents: report.extents,
             files: report.files,
@@ -45,7 +45,7 @@ impl Start {
             table_bytes: image.table_bytes(report.files),
             resident_bytes: after.saturating_sub(before),
             peak_bytes: peak.saturating_sub(before),
-            checksum_bytes: blocks * 4,
+            checksum_bytes: recovered.tier.usage().checksum_bytes,
         })
     }
 
@@ -54,6 +54,13 @@ impl Start {
     #[expect(clippy::cast_precision_loss, reason = "an average is rounded anyway")]
     pub fn bytes_per_extent(&self) -> f64 {
         self.resident_bytes.saturating_sub(self.checksum_bytes) as f64 / self.extents as f64
+    }
+
+    /// Bytes of checksums in memory for each extent.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an average is rounded anyway")]
+    pub fn checksums_per_extent(&self) -> f64 {
+        self.checksum_bytes as f64 / self.extents.max(1) as f64
     }
 
     /// Bytes of tables read in a second.
@@ -69,13 +76,14 @@ impl fmt::Display for Start {
         write!(
             f,
             "{} extents in {} files: recovered in {:.2} s, {:.0} MB/s; {:.1} bytes of memory an \
-             extent and {} of checksums; {} MB at most meanwhile",
+             extent and {:.1} of checksums, {} MiB of these in all; {} MiB at most meanwhile",
             self.extents,
             self.files,
             self.seconds,
             self.bytes_per_second() / 1e6,
             self.bytes_per_extent(),
-            self.checksum_bytes / self.extents.max(1),
+            self.checksums_per_extent(),
+            self.checksum_bytes >> 20,
             self.peak_bytes >> 20,
         )
     }

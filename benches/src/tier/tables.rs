@@ -11,7 +11,7 @@ use nvme_tier::device::{DeviceIndex, Location};
 use nvme_tier::layout::{HEADER_OFFSETS, Layout, Purpose, Shape};
 
 use super::content::Content;
-use super::image::{CHECKSUM_BLOCK_BYTES, EXTENT_BYTES, data_purpose};
+use super::image::{CHECKSUM_BLOCK_BYTES, data_purpose};
 
 const EPOCH: u64 = 1;
 const SEQUENCE: u64 = 2;
@@ -20,7 +20,14 @@ const ATTEMPT: Attempt = Attempt(3);
 const WRITE_BYTES: usize = 8 << 20;
 
 /// Writes records and descriptors of files of so many extents each, and makes them durable.
-pub(super) fn write(path: &Path, tier: TierId, layout: &Layout, sizes: &[u32]) -> Result<()> {
+pub(super) fn write(
+    path: &Path,
+    tier: TierId,
+    layout: &Layout,
+    content: Content,
+    sizes: &[u32],
+) -> Result<()> {
+    let extent_bytes = content.extent_bytes;
     let file = OpenOptions::new().write(true).open(path);
     let file = file.map_err(|e| Error::io(format!("opening {}", path.display()), e))?;
     let version = SourceVersion::new("\"9b2cf535f27731c974343645a3985328\"")?;
@@ -37,8 +44,8 @@ pub(super) fn write(path: &Path, tier: TierId, layout: &Layout, sizes: &[u32]) -
             generation: Generation(1),
             attempt: ATTEMPT,
             sequence: SEQUENCE,
-            length: u64::from(*extents) * EXTENT_BYTES,
-            extent_bytes: EXTENT_BYTES,
+            length: u64::from(*extents) * extent_bytes,
+            extent_bytes,
             extents_written: 0,
             dirty: false,
             written: false,
@@ -49,19 +56,19 @@ pub(super) fn write(path: &Path, tier: TierId, layout: &Layout, sizes: &[u32]) -
         writer.add(|place, bytes| record.encode(place, bytes))?;
     }
     let next = writer.finish()?;
-    let mut writer = TableWriter::new(&file, tier, layout, data_purpose(), next);
-    let blocks = u32::try_from(EXTENT_BYTES / u64::from(CHECKSUM_BLOCK_BYTES)).unwrap_or(1);
+    let mut writer = TableWriter::new(&file, tier, layout, data_purpose(extent_bytes), next);
+    let blocks = u32::try_from(extent_bytes / u64::from(CHECKSUM_BLOCK_BYTES)).unwrap_or(1);
     let stride = writer.shape.stride;
+    let mut sums = vec![0; blocks as usize];
     for (number, index) in Content::arrivals(sizes) {
         let descriptor = Descriptor {
             file: ids[usize::try_from(number).unwrap_or(usize::MAX)],
             generation: Generation(1),
             attempt: ATTEMPT,
             index: ExtentIndex(index),
-            length: u32::try_from(EXTENT_BYTES).unwrap_or(u32::MAX),
+            length: u32::try_from(extent_bytes).unwrap_or(u32::MAX),
             sequence: SEQUENCE,
         };
-        let mut sums = [0; 4];
         for (block, sum) in (0..blocks).zip(&mut sums) {
             *sum = extent::checksum::crc32c(
                 &(number << 32 | u64::from(index * blocks + block)).to_le_bytes(),

@@ -226,13 +226,27 @@ impl Mover {
         receiver.await.map_err(|_| stopped())?
     }
 
-    /// Has a shard read and verify an extent.
+    /// An extent with its checksums, from its descriptor if they are not in memory. They are not kept
+    /// for others: whoever reads everything once would only drive out what is read often.
+    async fn with_checksums(&self, generation: &FileGeneration, extent: Extent) -> Result<Extent> {
+        if extent.has_checksums() {
+            return Ok(extent);
+        }
+        let (_, bytes) = extent.descriptor();
+        let buffer = self.buffers.take(bytes).await;
+        let (done, receiver) = oneshot::channel();
+        self.shard().send(Message::LoadDescriptor { extent: extent.clone(), buffer, done });
+        let buffer = receiver.await.map_err(|_| stopped())??;
+        generation.believe(&extent, &buffer.as_slice()[..bytes])
+    }
+
+    /// Has a shard read and verify an extent that has its checksums.
     async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
         let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
         self.load_blocks(extent, 0..blocks, buffer).await
     }
 
-    /// Has a shard read and verify some checksum blocks of an extent.
+    /// Has a shard read and verify some checksum blocks of an extent that has its checksums.
     async fn load_blocks(
         &self,
         extent: Extent,

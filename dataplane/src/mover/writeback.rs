@@ -166,12 +166,25 @@ impl Mover {
         let length = generation.extent_length(index) as usize;
         let block = self.tier.checksum_block_bytes() as usize;
         let padded = length.next_multiple_of(block);
+        let extent = self.written(generation, index).await?;
         let mut buffer = self.buffers.take(padded).await;
-        match generation.extent(index) {
+        match extent {
             Some(extent) => buffer = self.load_dirty(generation, &extent, buffer).await?,
             None => buffer.as_mut_slice()[..length].fill(0),
         }
         Ok(Bytes::from_owner(Part { buffer: Arc::new(buffer), length }))
+    }
+
+    /// An extent that was written here, with its checksums; `None` for a hole.
+    async fn written(
+        &self,
+        generation: &FileGeneration,
+        index: ExtentIndex,
+    ) -> Result<Option<Extent>> {
+        match generation.extent(index) {
+            Some(extent) => self.with_checksums(generation, extent).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Reads an extent that nobody else has. It is damaged if it reads damaged again and again.
@@ -230,13 +243,14 @@ impl Mover {
         let block = self.tier.checksum_block_bytes() as usize;
         let padded = length.next_multiple_of(block);
         let range = ByteRange::new(u64::from(index.0) * generation.extent_bytes(), length as u64)?;
+        let extent = self.written(generation, index).await?;
         let buffer = self.buffers.take(padded).await;
         let (mut buffer, result) = silo.read(file.name().key(), version, range, buffer).await;
         result?;
         buffer.as_mut_slice()[length..padded].fill(0);
         let copy = &buffer.as_slice()[..padded];
-        let same = match generation.extent(index) {
-            Some(extent) => checksum::first_mismatch(copy, block, extent.checksums()).is_none(),
+        let same = match extent.as_ref().and_then(Extent::checksums) {
+            Some(expected) => checksum::first_mismatch(copy, block, expected).is_none(),
             None => copy.iter().all(|byte| *byte == 0),
         };
         if !same {

@@ -13,6 +13,7 @@
 //!    waits in `stalled` and holds nothing that another one needs to go on.
 
 mod commit;
+mod descriptor;
 mod draft;
 mod open;
 mod read;
@@ -41,6 +42,7 @@ use crate::slots::{Key, Slots};
 use crate::stats::ShardStats;
 
 use commit::CommitRequest;
+use descriptor::{DescriptorRead, Descriptors};
 use draft::DraftState;
 use open::OpenRequest;
 use read::{ReadOp, ReadRequest};
@@ -84,6 +86,7 @@ pub(crate) struct Shard {
     requests: Slots<Request>,
     drafts: Slots<DraftState>,
     ops: Slots<Op>,
+    descriptors: Descriptors,
     /// Requests that wait for a buffer or a queue place, oldest first.
     stalled: VecDeque<Key>,
     /// Commands that the device had no place for.
@@ -107,6 +110,7 @@ enum Request {
 /// Something that a device, a fabric or the mover is doing for us.
 enum Op {
     Read(ReadOp),
+    Descriptor(DescriptorRead),
     Write(WriteOp),
     /// The name of an OPEN is on its way.
     Name(Key),
@@ -148,6 +152,7 @@ impl Shard {
             requests: Slots::with_capacity(1024),
             drafts: Slots::with_capacity(16),
             ops: Slots::with_capacity(1024),
+            descriptors: Descriptors::new(),
             stalled: VecDeque::with_capacity(1024),
             deferred: VecDeque::new(),
             stopping: false,
@@ -285,6 +290,7 @@ impl Shard {
         let key = Key::unpack(completion.token.0);
         match self.ops.remove(key) {
             Some(Op::Read(op)) => self.on_chunk_read(op, completion),
+            Some(Op::Descriptor(read)) => self.on_descriptor_read(read, completion),
             Some(Op::Write(op)) => self.on_draft_io(op, completion),
             Some(Op::Mover(op)) => self.on_mover_io(op, completion),
             Some(Op::Name(_)) | None => unreachable!("a device completed what it was not given"),
@@ -319,6 +325,9 @@ impl Shard {
             Message::Load { extent, blocks, buffer, done } => {
                 self.load(extent, blocks, buffer, done);
             }
+            Message::LoadDescriptor { extent, buffer, done } => {
+                self.load_descriptor(extent, buffer, done);
+            }
             Message::Stop => {
                 self.stopping = true;
                 let all: Vec<SessionId> = self.sessions.keys().copied().collect();
@@ -330,13 +339,15 @@ impl Shard {
     }
 
     /// Gives a command to the device now or, if its queue is full, as soon as there is a place.
-    fn submit(&mut self, op: Op, command: DeviceCommand) {
-        let token = Token(self.ops.insert(op).pack());
+    fn submit(&mut self, op: Op, command: DeviceCommand) -> Key {
+        let key = self.ops.insert(op);
+        let token = Token(key.pack());
         if !self.deferred.is_empty() {
             self.deferred.push_back((token, command));
         } else if let Err(command) = self.device.submit(token, command) {
             self.deferred.push_back((token, command));
         }
+        key
     }
 
     /// Whether a request should wait rather than add to what the device cannot take yet.

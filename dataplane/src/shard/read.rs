@@ -10,6 +10,7 @@ use nvme_tier::device::{Command, Completion, Location};
 use nvme_tier::{Extent, FileGeneration, Mark, State};
 use rdma::{Fabric, SessionId, Transfer};
 
+use super::descriptor::Needs;
 use super::open::gone;
 use super::recall::Damage;
 use super::session::Handle;
@@ -45,7 +46,16 @@ pub(super) struct ReadRequest {
 /// node memory it keeps, in bytes, and counts against its session's share.
 pub(super) enum ReadOp {
     /// A device reads whole blocks of an extent.
-    Chunk { request: Key, extent: Extent, first_block: usize, at: u64, length: u64, held: u64 },
+    Chunk {
+        request: Key,
+        extent: Extent,
+        first_block: usize,
+        at: u64,
+        length: u64,
+        held: u64,
+        /// Why its checksums cannot be had.
+        doubt: Option<Damage>,
+    },
     /// A fabric writes to the client; nobody waits for it where the reply follows it in order.
     Push { request: Option<Key>, session: SessionId, held: u64 },
     /// The mover fetches the extent.
@@ -147,7 +157,9 @@ impl Shard {
         let block = u64::from(self.node.tier.checksum_block_bytes());
         if let Some((window, length)) = self.direct_window(key, extent, step, block)? {
             let first = step.within / block;
-            self.submit_chunk(key, extent, first, step.at, length, Target::Window(window), 0);
+            let Some(needs) = self.needs(extent) else { return Ok(0) };
+            let into = Target::Window(window);
+            self.submit_chunk(key, extent, first, step.at, length, into, 0, needs);
             self.note(key, Landing::Direct);
             return Ok(length);
         }
@@ -163,9 +175,11 @@ impl Shard {
             return Ok(0);
         }
         let Some(buffer) = self.pool.take(span) else { return Ok(0) };
+        // Both or neither, so that nobody waits with what others could go on with.
+        let Some(needs) = self.needs(extent) else { return Ok(0) };
         let target = Target::Buffer(buffer, 0..span);
         let length = end - step.within;
-        self.submit_chunk(key, extent, first, step.at, length, target, span as u64);
+        self.submit_chunk(key, extent, first, step.at, length, target, span as u64, needs);
         Ok(length)
     }
 
@@ -209,6 +223,7 @@ impl Shard {
         length: u64,
         into: Target,
         held: u64,
+        needs: Needs,
     ) {
         let block = u64::from(self.node.tier.checksum_block_bytes());
         let from = extent.at();
@@ -220,41 +235,54 @@ impl Shard {
             at,
             length,
             held,
+            doubt: None,
         };
         self.hold(request, held);
         self.stats.hits.add(1);
-        self.submit(Op::Read(op), Command::Read { at: at_device, into });
+        let chunk = self.submit(Op::Read(op), Command::Read { at: at_device, into });
         if let Some(Request::Read(request)) = self.requests.get_mut(request) {
             request.served = request.served.max(Served::Tier);
             request.outstanding += 1;
+            if matches!(needs, Needs::Nothing) {
+                return self.stats.checksum_hits.add(1);
+            }
+            let generation = Arc::clone(&request.generation);
+            self.promise(chunk, generation, extent, needs);
         }
     }
 
     pub(super) fn on_chunk_read(&mut self, op: ReadOp, completion: Completion) {
-        let ReadOp::Chunk { request: key, extent, first_block, at, length, held } = op else {
+        let ReadOp::Chunk { ref extent, ref doubt, .. } = op else {
             unreachable!("only chunks are read from devices")
+        };
+        if completion.result.is_ok() && doubt.is_none() && !extent.has_checksums() {
+            let at = extent.descriptor().0;
+            return self.wait_for_descriptor(at, op, completion);
+        }
+        let ReadOp::Chunk { request: key, extent, first_block, at, length, held, doubt } = op
+        else {
+            unreachable!("as above")
         };
         let Command::Read { into, .. } = completion.command else {
             unreachable!("a read comes back as a read")
         };
         let block = self.node.tier.checksum_block_bytes() as usize;
-        let blocks = into.length().div_ceil(block);
-        let expected = extent.checksums_of(first_block..first_block + blocks);
-        let damage = match completion.result {
-            Ok(())
-                if into.first_mismatch(block, expected).is_none()
-                    || bugs::is(Bug::ReadUnverified) =>
-            {
-                None
-            }
-            Ok(()) => Some(Damage::Checksum),
-            Err(error) => {
+        let blocks = first_block..first_block + into.length().div_ceil(block);
+        let damage = match (completion.result, extent.checksums_of(blocks)) {
+            (Err(error), _) => {
                 tracing::warn!(%error, "reading an extent failed");
                 Some(Damage::Device(error))
             }
+            (Ok(()), None) => doubt,
+            (Ok(()), Some(expected)) => {
+                let holds =
+                    into.first_mismatch(block, expected).is_none() || bugs::is(Bug::ReadUnverified);
+                (!holds).then_some(Damage::Checksum)
+            }
         };
         if let Some(damage) = damage {
-            let hint_only = matches!(into, Target::Window(_));
+            let in_doubt = matches!(damage, Damage::Descriptor(_));
+            let hint_only = matches!(into, Target::Window(_)) && !in_doubt;
             drop(into);
             return self.on_damage(key, &extent, damage, hint_only, (at, length), held);
         }

@@ -24,6 +24,8 @@ pub(super) enum Damage {
     Checksum,
     /// The device said so itself.
     Device(Error),
+    /// Its checksums were not in memory, and cannot be had from its descriptor.
+    Descriptor(Error),
 }
 
 impl Shard {
@@ -45,10 +47,15 @@ impl Shard {
             }
             return self.end_read_op(key, held, Ok(()));
         }
-        self.stats.checksum_errors.add(1);
         let Some(Request::Read(request)) = self.requests.get_mut(key) else { return };
-        request.repairs += 1;
         let generation = Arc::clone(&request.generation);
+        if generation.state() == State::Clean && !self.node.tier.is_resident(&generation, extent) {
+            // Another piece of it was damaged, too, and it was dropped for that: once is enough.
+            request.again.push(part);
+            return self.end_read_op(key, held, Ok(()));
+        }
+        self.stats.checksum_errors.add(1);
+        request.repairs += 1;
         let file = generation.file_id();
         let result = match (generation.state(), damage) {
             // It may have been the bus, and nobody else has these bytes: look again.
@@ -58,7 +65,7 @@ impl Shard {
                 request.again.push(part);
                 Ok(())
             }
-            (State::Dirty, Damage::Device(error)) => Err(error),
+            (State::Dirty, Damage::Device(error) | Damage::Descriptor(error)) => Err(error),
             (State::Dirty, Damage::Checksum) => {
                 tracing::error!(%file, "a dirty extent is damaged: quarantined");
                 let quarantined = Some(Mark::Quarantined);

@@ -15,8 +15,20 @@ use crate::inbox::Fetched;
 /// An operation for the mover. A receiver that is gone has lost interest; the memory comes back
 /// all the same.
 pub(super) enum MoverOp {
-    Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
-    Load { extent: Extent, first_block: usize, done: oneshot::Sender<Result<Buffer>> },
+    Store {
+        reservation: Reservation,
+        done: oneshot::Sender<Result<Reservation>>,
+    },
+    Load {
+        extent: Extent,
+        first_block: usize,
+        done: oneshot::Sender<Result<Buffer>>,
+    },
+    /// The extent is held meanwhile, so that the descriptor stays where it is.
+    LoadDescriptor {
+        extent: Extent,
+        done: oneshot::Sender<Result<Buffer>>,
+    },
 }
 
 impl Shard {
@@ -49,6 +61,20 @@ impl Shard {
         self.submit(Op::Mover(op), Command::Read { at, into });
     }
 
+    pub(super) fn load_descriptor(
+        &mut self,
+        extent: Extent,
+        buffer: Buffer,
+        done: oneshot::Sender<Result<Buffer>>,
+    ) {
+        let (at, bytes) = extent.descriptor();
+        let into = Target::Buffer(buffer, 0..bytes);
+        self.submit(
+            Op::Mover(MoverOp::LoadDescriptor { extent, done }),
+            Command::Read { at, into },
+        );
+    }
+
     pub(super) fn on_mover_io(&mut self, op: MoverOp, completion: Completion) {
         match op {
             MoverOp::Store { reservation, done } => {
@@ -61,7 +87,8 @@ impl Shard {
                 let block = self.node.tier.checksum_block_bytes() as usize;
                 let result = completion.result.and_then(|()| {
                     let blocks = first_block..first_block + into.length().div_ceil(block);
-                    match into.first_mismatch(block, extent.checksums_of(blocks)) {
+                    let expected = extent.checksums_of(blocks).expect("the mover sees to that");
+                    match into.first_mismatch(block, expected) {
                         None => Ok(into.into_buffer().expect("loaded into a buffer")),
                         Some(bad) => {
                             self.stats.checksum_errors.add(1);
@@ -70,6 +97,14 @@ impl Shard {
                     }
                 });
                 let _ = done.send(result);
+            }
+            MoverOp::LoadDescriptor { extent, done } => {
+                let Command::Read { into, .. } = completion.command else {
+                    unreachable!("a read comes back as a read")
+                };
+                drop(extent);
+                let buffer = into.into_buffer().expect("loaded into a buffer");
+                let _ = done.send(completion.result.map(|()| buffer));
             }
         }
     }

@@ -49,6 +49,30 @@ pub(crate) struct Lab {
     pub(crate) handle: Arc<dyn Handle>,
     node: Arc<Mutex<Stepped>>,
     driver: tokio::task::JoinHandle<()>,
+    ways: Ways,
+}
+
+/// How a node is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Ways {
+    /// Bytes of memory for checksums. If not all stay, none lie beside their slots.
+    pub(crate) checksum_memory_bytes: u64,
+    /// Whether devices may write to clients' memory.
+    pub(crate) windows: bool,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { checksum_memory_bytes: u64::MAX, windows: true }
+    }
+}
+
+impl Ways {
+    fn tier_options(self) -> TierOptions {
+        let checksum_memory_bytes = self.checksum_memory_bytes;
+        let most_checksums_beside = if checksum_memory_bytes == u64::MAX { 16 } else { 0 };
+        TierOptions { checksum_memory_bytes, most_checksums_beside, ..TierOptions::default() }
+    }
 }
 
 impl Lab {
@@ -58,6 +82,10 @@ impl Lab {
 
     /// A new tier on disks like these.
     pub(crate) fn with(sim: SimOptions) -> Self {
+        Self::made(sim, Ways::default())
+    }
+
+    pub(crate) fn made(sim: SimOptions, ways: Ways) -> Self {
         let disk = SimDisk::new(sim);
         let options = FormatOptions {
             slab_bytes: Some(512 << 10),
@@ -65,17 +93,20 @@ impl Lab {
             ..FormatOptions::default()
         };
         format(&mut disk.queue(), &pool(), &options).expect("formatting");
-        Self::on(disk, SimSilo::new(1))
+        Self::found(disk, SimSilo::new(1), ways)
     }
 
     /// The tier that is on some disks, as another process finds it.
     pub(crate) fn on(disk: SimDisk, data: SimSilo) -> Self {
-        let recovered =
-            recover(&mut disk.queue(), &pool(), TierOptions::default()).expect("recovery");
+        Self::found(disk, data, Ways::default())
+    }
+
+    fn found(disk: SimDisk, data: SimSilo, ways: Ways) -> Self {
+        let recovered = recover(&mut disk.queue(), &pool(), ways.tier_options()).expect("recovery");
         recovered.tier.allow_eviction();
         let fixed = SimSilo::new(2);
         fixed.set_read_only(true);
-        let fabric = SimFabric::new(3).with_windows(true);
+        let fabric = SimFabric::new(3).with_windows(ways.windows);
         let parts = Parts {
             tier: recovered.tier,
             ledger: recovered.ledger,
@@ -99,16 +130,16 @@ impl Lab {
         drop(node.start_mover());
         let node = Arc::new(Mutex::new(node));
         let driver = tokio::spawn(drive(Arc::clone(&node)));
-        Self { disk, data, fabric, handle, node, driver }
+        Self { disk, data, fabric, handle, node, driver, ways }
     }
 
     /// Another process, after this one came to rest and ended.
     pub(crate) async fn restart(self) -> Self {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.driver.abort();
-        let (disk, data) = (self.disk.clone(), self.data.clone());
+        let (disk, data, ways) = (self.disk.clone(), self.data.clone(), self.ways);
         drop(self);
-        Self::on(disk, data)
+        Self::found(disk, data, ways)
     }
 
     pub(crate) fn client(&self) -> Client {

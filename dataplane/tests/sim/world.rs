@@ -38,6 +38,8 @@ pub(crate) struct World {
     data: SimSilo,
     out: SimSilo,
     model: Model,
+    /// Bytes of memory for checksums.
+    checksum_memory: u64,
 }
 
 /// A node that runs, and the task that steps it.
@@ -95,7 +97,9 @@ impl World {
             let entry = model.sending(&name, &bytes);
             model.acknowledged(&name, entry);
         }
-        Self { rng, disk, data, out, model }
+        // Half of the worlds remember the checksums of nothing, of a few extents, or of some.
+        let checksum_memory = [u64::MAX, 0, u64::MAX, 700, u64::MAX, 3000][(seed % 6) as usize];
+        Self { rng, disk, data, out, model, checksum_memory }
     }
 
     /// Two clients and an operator at work, while things fail now and then.
@@ -162,8 +166,11 @@ impl World {
     }
 
     fn start(&mut self) -> Running {
-        let recovered =
-            recover(&mut self.disk.queue(), &pool(), TierOptions::default()).expect("recovery");
+        let checksum_memory_bytes = self.checksum_memory;
+        let most_checksums_beside = if checksum_memory_bytes == u64::MAX { 16 } else { 0 };
+        let options =
+            TierOptions { checksum_memory_bytes, most_checksums_beside, ..TierOptions::default() };
+        let recovered = recover(&mut self.disk.queue(), &pool(), options).expect("recovery");
         recovered.tier.allow_eviction();
         let fabric = SimFabric::new(self.rng.random()).with_windows(self.rng.random());
         let shards = (0..SHARDS).map(|_| ShardParts {

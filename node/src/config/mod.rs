@@ -2,6 +2,7 @@
 
 mod devices;
 mod explain;
+mod memory;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -144,6 +145,7 @@ pub(crate) struct TierSection {
     pub(crate) low_watermark: Option<f64>,
     pub(crate) scrub_rate: Option<Bytes>,
     pub(crate) scrub_every: Option<String>,
+    pub(crate) checksum_memory: Option<memory::Amount>,
     pub(crate) dirty_copies: Option<u32>,
     pub(crate) discard: DiscardName,
     pub(crate) extent_bytes: Option<Bytes>,

@@ -11,6 +11,7 @@ use rdma::{PeerPolicy, VerbsOptions};
 use silo::SiloConfig;
 
 use super::devices::{DeviceSpec, devices};
+use super::memory::checksum_memory;
 use super::{
     Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, RdmaSection, TierSection,
 };
@@ -58,6 +59,8 @@ pub(crate) struct TierSettings {
     pub(crate) scrub_bytes_per_s: u64,
     /// How long after the end of a scrub the next one begins by itself.
     pub(crate) scrub_every: Option<Duration>,
+    /// `u64::MAX` for all.
+    pub(crate) checksum_memory_bytes: u64,
     pub(crate) extent_bytes: u64,
     pub(crate) checksum_block_bytes: u64,
     pub(crate) slab_bytes: Option<u64>,
@@ -117,6 +120,7 @@ impl TierSettings {
             low_watermark: section.low_watermark.unwrap_or(0.90),
             scrub_bytes_per_s: scrub_rate(section.scrub_rate)?,
             scrub_every: scrub_every(section.scrub_every.as_deref())?,
+            checksum_memory_bytes: checksum_memory(section.checksum_memory.as_ref())?,
             extent_bytes: size(section.extent_bytes, 4 << 20),
             checksum_block_bytes: size(section.checksum_block_bytes, 4096),
             slab_bytes: section.slab_bytes.map(|bytes| bytes.0),

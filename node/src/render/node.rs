@@ -96,6 +96,11 @@ fn numbers(status: &v1::NodeStatus) -> impl Iterator<Item = (&'static str, u64)>
         ("evicted_extents", status.evicted_extents),
         ("checksum_errors", status.checksum_errors),
         ("repairs", status.repairs),
+        ("checksum_memory_bytes", status.checksum_memory_bytes),
+        ("checksum_memory_limit_bytes", status.checksum_memory_limit_bytes),
+        ("checksum_hits", status.checksum_hits),
+        ("checksum_misses", status.checksum_misses),
+        ("dropped_checksums", status.dropped_checksums),
         ("errors", status.errors),
         ("scrubbed_extents", status.scrubbed_extents),
         ("scrubbed_bytes", status.scrubbed_bytes),
@@ -110,6 +115,19 @@ fn numbers(status: &v1::NodeStatus) -> impl Iterator<Item = (&'static str, u64)>
         ("read_p99_ns", status.read_p99_ns),
     ]
     .into_iter()
+}
+
+fn checksums_line(status: &v1::NodeStatus) -> String {
+    let limit = match status.checksum_memory_limit_bytes {
+        0 => "without a limit".to_owned(),
+        limit => format!("of {}", units::bytes(limit)),
+    };
+    let hits = units::share(status.checksum_hits, status.checksum_hits + status.checksum_misses);
+    format!(
+        "checksums {} {limit} in memory, {:.0} % hits",
+        units::bytes(status.checksum_memory_bytes),
+        hits * 100.0
+    )
 }
 
 /// The node in a dozen lines.
@@ -144,6 +162,7 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             units::nanos(status.read_p50_ns),
             units::nanos(status.read_p99_ns)
         ),
+        checksums_line(status),
         format!(
             "writes    {} ({}), {} commits",
             units::count(status.writes),

@@ -122,6 +122,7 @@ fn tier_options(settings: &Settings) -> TierOptions {
         high_watermark: settings.tier.high_watermark,
         low_watermark: settings.tier.low_watermark,
         discard: settings.tier.discard,
+        checksum_memory_bytes: settings.tier.checksum_memory_bytes,
         ..TierOptions::default()
     }
 }

@@ -35,7 +35,7 @@ pub use superblock::{SUPERBLOCK_BYTES, Superblock};
 pub const PAD: u8 = 0xA5;
 
 /// The random number a tier gets when it is formatted.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TierId(pub u128);
 
 impl fmt::Display for TierId {

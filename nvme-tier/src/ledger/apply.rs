@@ -84,6 +84,7 @@ impl Ledger {
             for (index, slot) in generation.resident(0..u32::MAX) {
                 self.occupy_evictable(generation, index, slot);
             }
+            generation.offer_checksums();
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::holdings::SlotId;
 use crate::layout::{HEADER_OFFSETS, Purpose, SUPERBLOCK_OFFSETS};
 use crate::space::{Opening, Window};
 use crate::verify::{Look, Looked};
-use crate::{Done, Extent, File, FileGeneration};
+use crate::{Done, Extent, File, FileGeneration, State};
 
 /// How far a batch is. Each phase begins when every write and flush of the one before has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -308,8 +308,13 @@ impl Ledger {
         for publish in batch.publishes.drain(..) {
             let mut device = DeviceSet::default();
             device.insert(publish.extent.at().device);
+            let result = self.io.failure_of(device).map_or(Ok(()), Err);
+            // A descriptor may also be written again of what is dirty.
+            if result.is_ok() && publish.generation.state() == State::Clean {
+                publish.extent.offer_checksums();
+            }
             drop(publish.extent);
-            publish.done.call(self.io.failure_of(device).map_or(Ok(()), Err));
+            publish.done.call(result);
         }
     }
 

@@ -325,7 +325,8 @@ impl Io {
                 self.write(place.at, SlabHeader::BYTES.max(block), encode).ok_or(job)
             }
             Job::Descriptor { place, stride, descriptor, ref extent } => {
-                let checksums: Vec<u32> = extent.checksums().collect();
+                let checksums = extent.checksums().expect("they stay until they are written");
+                let checksums: Vec<u32> = checksums.collect();
                 let bytes = Descriptor::bytes(stride, checksums.len());
                 let encode = |into: &mut [u8]| descriptor.encode(&place, stride, &checksums, into);
                 self.write(place.at, bytes, encode).ok_or(job)

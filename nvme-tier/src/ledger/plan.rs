@@ -301,6 +301,9 @@ impl Ledger {
             hold.set_checksums(checksums.into_iter());
             self.space.occupy(hold.slot(), &generation, index);
             let extent = generation.extent_of(index, hold.clone());
+            if bugs::is(Bug::VectorDroppedEarly) {
+                hold.offer();
+            }
             let inserted = generation.insert(index, hold);
             debug_assert!(inserted.is_ok(), "commit checks that no extent comes twice");
             descriptors.push(extent);

@@ -90,7 +90,8 @@ impl Scan {
                     }
                     Some(purpose) => {
                         slab.shape = layout.shape(purpose);
-                        slab.shelf = shelf(&self.holdings, device, number, layout, purpose);
+                        slab.shelf =
+                            shelf(&self.holdings, device, (number, epoch), layout, purpose);
                     }
                     None => {}
                 }

@@ -272,7 +272,12 @@ impl Scan {
             });
         }
         self.findings.stale_entries += stale.len() as u64;
-        stale.into_iter().for_each(|slot| self.set_entry(slot, Entry::Stale));
+        for slot in stale {
+            self.set_entry(slot, Entry::Stale);
+            if let Some(shelf) = &self.slab(slot).shelf {
+                shelf.forget_checksums(slot.slot);
+            }
+        }
     }
 }
 
@@ -298,9 +303,14 @@ impl Table {
             Found::Torn => nothing(Entry::Torn),
             Found::Damaged(_) => nothing(Entry::Suspect),
             Found::Sound(descriptor) => match self.judge(known, &descriptor, checksums.len()) {
-                Ok(file) => {
+                Ok((file, dirty)) => {
                     let shelf = self.shelf.as_ref().expect("data slabs have shelves");
-                    shelf.set_checksums(slot, checksums.iter().copied());
+                    let sums = checksums.iter().copied();
+                    if dirty && !bugs::is(Bug::VectorDroppedEarly) {
+                        shelf.set_checksums(slot, sums);
+                    } else {
+                        shelf.offer_checksums(slot, sums);
+                    }
                     let Descriptor { index, sequence, .. } = descriptor;
                     Described { entry: Entry::Live, file, index, sequence }
                 }
@@ -309,13 +319,14 @@ impl Table {
         }
     }
 
-    /// The number of the file that a sound descriptor belongs to, or what it is instead.
+    /// The number of the file that a sound descriptor belongs to, and whether that is dirty; or what
+    /// it is instead.
     fn judge(
         &self,
         known: Known<'_>,
         descriptor: &Descriptor,
         checksums: usize,
-    ) -> Result<u32, Entry> {
+    ) -> Result<(u32, bool), Entry> {
         let orphan = if known.keep_orphans { Entry::Withheld } else { Entry::Stale };
         let file = known.files.get(&descriptor.file).ok_or(orphan)?;
         let record = file.record.as_ref().ok_or(orphan)?;
@@ -331,7 +342,7 @@ impl Table {
         if length == 0 || length != descriptor.length || blocks != checksums || !fits {
             return Err(Entry::Suspect);
         }
-        Ok(file.number)
+        Ok((file.number, record.dirty))
     }
 }
 

@@ -402,7 +402,7 @@ impl DeviceSpace {
     pub(crate) fn open(&mut self, purpose: Purpose, epoch: u64) -> Option<Opening> {
         let number = self.unassigned.pop()?;
         let shape = self.layout.shape(purpose);
-        let shelf = shelf(&self.holdings, self.index, number, &self.layout, purpose);
+        let shelf = shelf(&self.holdings, self.index, (number, epoch), &self.layout, purpose);
         self.slabs[number as usize] = Slab::assigned(purpose, epoch, shape, shelf);
         self.with_virgin[purpose_index(purpose)].push(number);
         self.capacity_bytes = self.count_capacity();
@@ -462,11 +462,11 @@ impl DeviceSpace {
     }
 }
 
-/// The shelf of a slab; `None` for a slab of records.
+/// The shelf of a slab in one use of it; `None` for a slab of records.
 pub(crate) fn shelf(
     holdings: &Arc<Holdings>,
     device: DeviceIndex,
-    slab: u32,
+    (slab, epoch): (u32, u64),
     layout: &Layout,
     purpose: Purpose,
 ) -> Option<Arc<Shelf>> {
@@ -479,6 +479,10 @@ pub(crate) fn shelf(
         slots: shape.slots,
         slot_bytes: class.bytes(),
         checksum_block_bytes: layout.checksum_block_bytes,
+        epoch,
+        descriptors: layout.slab_offset(slab) + shape.entry_offset(0),
+        stride: shape.stride,
+        block_bytes: layout.block_bytes,
     };
     Some(Shelf::new(holdings, shape))
 }

@@ -18,6 +18,8 @@ mod driver;
 mod enumeration;
 #[path = "../crash/judge.rs"]
 mod judge;
+#[path = "../crash/lost.rs"]
+mod lost;
 #[path = "../crash/model.rs"]
 mod model;
 #[path = "../crash/player.rs"]
@@ -50,6 +52,7 @@ enum Catcher {
     NewProcess,
     LongRun,
     Discards,
+    LostWrites,
 }
 
 impl Catcher {
@@ -61,6 +64,7 @@ impl Catcher {
         Self::NewProcess,
         Self::LongRun,
         Self::Discards,
+        Self::LostWrites,
     ];
 
     fn name(self) -> &'static str {
@@ -72,6 +76,7 @@ impl Catcher {
             Self::NewProcess => "random runs with a new process",
             Self::LongRun => "long random runs",
             Self::Discards => "devices told of freed space",
+            Self::LostWrites => "slots used again, lost writes",
         }
     }
 
@@ -93,6 +98,7 @@ impl Catcher {
             Self::NewProcess => random::play(16, random::new_process).map(|c| c.schedules()),
             Self::Discards => discard::play(12),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
+            Self::LostWrites => lost::lose_writes(),
         }
     }
 }
@@ -116,6 +122,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
         Bug::DiscardedTooEarly | Bug::GrantedWhileDiscarded => Catcher::Discards,
+        Bug::VectorUnidentified | Bug::VectorOfEarlierUse => Catcher::LostWrites,
         _ => Catcher::Enumeration,
     }
 }

@@ -70,6 +70,16 @@ pub fn options() -> TierOptions {
     TierOptions { now_unix_ms: || NOW_MS.load(Ordering::Relaxed), ..TierOptions::default() }
 }
 
+/// The same with memory for the checksums of one extent or two.
+pub fn tight() -> TierOptions {
+    TierOptions { checksum_memory_bytes: 400, most_checksums_beside: 0, ..options() }
+}
+
+/// One or the other.
+pub fn options_for(number: u64) -> TierOptions {
+    if number.is_multiple_of(2) { tight() } else { options() }
+}
+
 impl Rig {
     /// A new tier on new disks.
     pub fn new(sim: SimOptions, layout: &FormatOptions) -> Self {
@@ -82,12 +92,12 @@ impl Rig {
         Self::on(disk).expect("a new tier recovers")
     }
 
-    /// The tier that is on some disks.
+    /// The tier that is on some disks; on those of an even seed with little memory for checksums.
     pub fn on(disk: SimDisk) -> Result<Self> {
-        // Of disks that take advice on freed space, every other is told of each slot.
-        let is_told = disk.options().seed.is_multiple_of(2);
-        let discard = if is_told { Discard::Slots } else { Discard::Slabs };
-        Self::with(disk, TierOptions { discard, ..options() })
+        // Of disks that take advice on freed space, two of four are told of each slot.
+        let seed = disk.options().seed;
+        let discard = if (seed / 2).is_multiple_of(2) { Discard::Slots } else { Discard::Slabs };
+        Self::with(disk, TierOptions { discard, ..options_for(seed) })
     }
 
     pub fn with(disk: SimDisk, options: TierOptions) -> Result<Self> {
@@ -210,20 +220,33 @@ impl Rig {
         done.remove(0).result
     }
 
+    /// An extent of a generation with its checksums, from its descriptor if they are not in memory.
+    pub fn believe(&self, generation: &FileGeneration, extent: &Extent) -> Result<Extent> {
+        if extent.has_checksums() {
+            return Ok(extent.clone());
+        }
+        let (at, bytes) = extent.descriptor();
+        let extent = generation.believe(extent, &self.disk.peek(at, bytes))?;
+        extent.keep_checksums();
+        Ok(extent)
+    }
+
     /// An extent's bytes as they are on the disks, if they match their checksums.
-    pub fn read(&self, extent: &Extent) -> Option<Vec<u8>> {
+    pub fn read(&self, generation: &FileGeneration, extent: &Extent) -> Option<Vec<u8>> {
+        let extent = self.believe(generation, extent).ok()?;
         let length = (extent.length() as usize).next_multiple_of(BLOCK);
         let mut bytes = self.disk.peek(extent.at(), length);
         let sums: Vec<u32> = crc32c_blocks(&bytes, BLOCK).collect();
         bytes.truncate(extent.length() as usize);
-        extent.checksums().eq(sums).then_some(bytes)
+        extent.checksums()?.eq(sums).then_some(bytes)
     }
 
     /// Whether a generation's extent is here and holds the pattern of `seed`.
     pub fn holds(&self, generation: &FileGeneration, index: u32, seed: u64) -> bool {
         let Some(extent) = generation.extent(ExtentIndex(index)) else { return false };
         let length = extent.length() as usize;
-        self.read(&extent).is_some_and(|bytes| bytes == pattern(seed, index, length)[..length])
+        self.read(generation, &extent)
+            .is_some_and(|bytes| bytes == pattern(seed, index, length)[..length])
     }
 
     pub fn find(&self, name: &FileName) -> Option<Arc<File>> {

@@ -44,7 +44,7 @@ struct Driver {
     changes: Vec<Vec<Change>>,
     attempts: Vec<(usize, u64)>,
     /// What readers hold, and what they found in it.
-    held: Vec<(Extent, Vec<u8>)>,
+    held: Vec<(Arc<FileGeneration>, Extent, Vec<u8>)>,
     versions: u64,
 }
 
@@ -254,8 +254,8 @@ impl Driver {
 
     /// Somebody begins to read, and those who did before find what they began to read.
     fn read(&mut self, file: usize) {
-        for (extent, bytes) in std::mem::take(&mut self.held) {
-            let now = self.rig.read(&extent);
+        for (generation, extent, bytes) in std::mem::take(&mut self.held) {
+            let now = self.rig.read(&generation, &extent);
             assert!(now.is_some_and(|now| now == bytes), "a reader's extent changed: {extent:?}");
         }
         let Some(generation) = self.newest(file) else { return };
@@ -263,8 +263,8 @@ impl Driver {
             (0..generation.extent_count()).filter_map(|i| generation.extent(ExtentIndex(i)));
         self.held = extents
             .map(|extent| {
-                let bytes = self.rig.read(&extent).expect("what is resident is right");
-                (extent, bytes)
+                let bytes = self.rig.read(&generation, &extent);
+                (Arc::clone(&generation), extent, bytes.expect("what is resident is right"))
             })
             .collect();
     }

@@ -11,7 +11,7 @@ use forebay_nvme_tier::device::sim::{Recorder, SimDisk, SimOptions, Survival, Wr
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::common::{EXTENT, Rig, name, options, pool};
+use crate::common::{EXTENT, Rig, name, options_for, pool};
 use crate::cuts::{Effort, choices, leaves_the_same};
 use crate::model::{Observed, Run, judge};
 
@@ -170,7 +170,8 @@ impl Judge {
     }
 
     fn look(&self, names: &[FileName], disk: &SimDisk) -> Result<(Rig, Observed), String> {
-        let rig = Rig::pooled(disk.clone(), options(), self.pool.clone());
+        let rig =
+            Rig::pooled(disk.clone(), options_for(self.counts.schedules()), self.pool.clone());
         let rig = rig.map_err(|error| format!("no recovery: {error}"))?;
         let observed = crate::model::observe(&rig, names)?;
         Ok((rig, observed))

@@ -23,6 +23,7 @@ mod discard;
 mod driver;
 mod enumeration;
 mod judge;
+mod lost;
 mod model;
 mod player;
 mod random;
@@ -69,6 +70,11 @@ fn what_rots_or_lands_elsewhere_is_never_believed() {
     let ways = rot::damage_everything(&enumeration::share(397));
     let ways = ways.unwrap_or_else(|failure| panic!("{}", failure.what));
     assert!(ways > 500, "{ways}");
+}
+
+#[test]
+fn a_descriptor_of_an_earlier_use_is_not_believed() {
+    lost::lose_writes().unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]

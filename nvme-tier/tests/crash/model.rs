@@ -132,7 +132,12 @@ fn observe_file(rig: &Rig, name: &FileName) -> Result<Seen, String> {
     for index in 0..generation.extent_count() {
         let Some(extent) = generation.extent(ExtentIndex(index)) else { continue };
         let expected = pattern(seed, index, extent.length() as usize);
-        match rig.read(&extent) {
+        if generation.state() == State::Dirty && !extent.has_checksums() {
+            return Err(format!(
+                "of extent {index} of dirty {name} only the descriptor has checksums"
+            ));
+        }
+        match rig.read(&generation, &extent) {
             Some(bytes) if bytes == expected[..bytes.len()] => {
                 extents.insert(index);
             }

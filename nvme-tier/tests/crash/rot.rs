@@ -14,7 +14,7 @@ use forebay_nvme_tier::device::{DeviceIndex, Location};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::common::{Rig, options, pool};
+use crate::common::{Rig, options_for, pool};
 use crate::enumeration::{Failure, calmly};
 use crate::model::{Content, Observed, Run, observe};
 use crate::player::Beginnings;
@@ -79,7 +79,7 @@ impl<'a> Rot<'a> {
         for (offset, bytes) in pieces {
             disk.poke(at(*offset), bytes);
         }
-        let rig = Rig::pooled(disk, options(), self.pool.clone());
+        let rig = Rig::pooled(disk, options_for(self.ways), self.pool.clone());
         let rig = rig.map_err(|error| format!("no recovery: {error}"))?;
         let observed = observe(&rig, &self.run.names)?;
         let given = self.run.attempts.iter().map(|(_, attempt)| *attempt).max();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use extent::{FileName, Kind, Result};
 use forebay_nvme_tier::device::sim::FaultPlan;
-use forebay_nvme_tier::{Done, Extent, File, Tier};
+use forebay_nvme_tier::{Done, Extent, File, FileGeneration, Tier};
 use parking_lot::Mutex;
 
 use crate::common::{EXTENT, Rig, name};
@@ -35,7 +35,7 @@ struct Log {
     vouched: Vec<Vouched>,
     dropped: Vec<(usize, usize)>,
     blind: Vec<(usize, usize, usize)>,
-    held: Vec<(Extent, Vec<u8>)>,
+    held: Vec<(Arc<FileGeneration>, Extent, Vec<u8>)>,
     versions: u64,
     attempts: Vec<(usize, u64)>,
 }
@@ -141,9 +141,10 @@ impl Stage {
     }
 
     /// Somebody reads an extent from now on: what is in its slot stays there.
-    pub fn hold(&self, extent: Extent) {
-        let bytes = self.rig.borrow().read(&extent).expect("what is resident is right");
-        self.log.borrow_mut().held.push((extent, bytes));
+    pub fn hold(&self, generation: &Arc<FileGeneration>, extent: Extent) {
+        let bytes = self.rig.borrow().read(generation, &extent);
+        let bytes = bytes.expect("what is resident is right");
+        self.log.borrow_mut().held.push((Arc::clone(generation), extent, bytes));
     }
 
     /// Everything comes to rest. Readers find what they began to read, whatever is written after.
@@ -158,8 +159,8 @@ impl Stage {
             let _perhaps_no_room = rig.write_file(&name(&format!("t/{number}")), length, &[], 999);
             number += 1;
         }
-        for (extent, bytes) in log.held {
-            let now = rig.read(&extent);
+        for (generation, extent, bytes) in log.held {
+            let now = rig.read(&generation, &extent);
             assert!(now.is_some_and(|now| now == bytes), "a reader's extent changed: {extent:?}");
         }
         Run {

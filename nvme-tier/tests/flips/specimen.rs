@@ -212,7 +212,7 @@ impl Specimen {
             for index in 0..2 {
                 let found = newest.extent(ExtentIndex(index)).expect("resident");
                 if slot(&found) {
-                    return rig.read(&found).is_none();
+                    return rig.read(&newest, &found).is_none();
                 }
                 assert!(rig.holds(&newest, index, seed), "the others are as they were");
             }

@@ -137,6 +137,13 @@ impl Pass<'_> {
         self.count(&looked);
         for index in &looked.extents {
             let Some(extent) = self.resident(generation, *index) else { continue };
+            if !extent.has_checksums() {
+                // Its checksums are lost with it, and so is what they vouched for.
+                let repaired = self.repair(generation, &extent, &Verdict::Unreadable).await?;
+                self.report.metadata_repaired += u64::from(repaired);
+                self.report.unrepaired += u64::from(!repaired);
+                continue;
+            }
             tracing::warn!(file = %generation.file_id(), %index, "a descriptor is damaged: rewritten");
             let tier = &self.mover.tier;
             let written = self.ask(|done| tier.rewrite_descriptor(generation, &extent, done)).await;
@@ -162,7 +169,7 @@ impl Pass<'_> {
     async fn extent(&mut self, generation: &Arc<FileGeneration>, extent: Extent) -> Result<()> {
         let mut verdict = Verdict::Sound;
         for _ in 0..LOOKS {
-            verdict = self.read(&extent).await?;
+            verdict = self.read(generation, &extent).await?;
             if matches!(verdict, Verdict::Sound) {
                 break;
             }
@@ -237,7 +244,13 @@ impl Pass<'_> {
     }
 
     /// Reads an extent piece by piece.
-    async fn read(&mut self, extent: &Extent) -> Result<Verdict> {
+    async fn read(&mut self, generation: &FileGeneration, extent: &Extent) -> Result<Verdict> {
+        let extent = match self.mover.with_checksums(generation, extent.clone()).await {
+            Ok(extent) => extent,
+            Err(error) if error.kind() == Kind::Corrupt => return Ok(Verdict::Corrupt),
+            Err(error) if error.kind() == Kind::Io => return Ok(Verdict::Unreadable),
+            Err(error) => return Err(error),
+        };
         let block = self.mover.tier.checksum_block_bytes();
         let blocks = extent.length().div_ceil(block);
         let step = (CHUNK_BYTES / block).max(1);
