@@ -8,6 +8,7 @@ use extent::{ExtentIndex, FileName, Result};
 use crate::codec::FileRecord;
 use crate::device::{Device, Location};
 use crate::layout::to_usize;
+use crate::ledger::io::DeviceSet;
 use crate::reader::DeviceReader;
 use crate::scan::{Findings, FoundExtent, Scan};
 use crate::shelf::Shelf;
@@ -71,7 +72,7 @@ pub fn check(
     pool: &Pool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport> {
-    let mut scan = Scan::read(device, pool)?;
+    let mut scan = Scan::read(device, pool, DeviceSet::default())?;
     scan.drop_duplicates();
     let mut report = CheckReport {
         quarantined: scan.quarantined(),
@@ -84,7 +85,8 @@ pub fn check(
             continue;
         };
         report.files += 1;
-        extents.extend(file.extents.iter().map(|e| (record, e, scan.data_at(e.slot))));
+        let copies = file.extents.iter().chain(&file.copies);
+        extents.extend(copies.map(|e| (record, e, scan.data_at(e.slot))));
     }
     // In the order in which they lie on the devices.
     extents.sort_unstable_by_key(|(_, _, at)| (at.device, at.offset));

@@ -6,6 +6,7 @@ use extent::{FileName, Generation, Result, SourceVersion};
 use crate::codec::{Mark, TierId};
 use crate::device::Device;
 use crate::layout::Purpose;
+use crate::ledger::io::DeviceSet;
 use crate::scan::{Entry, Findings, Scan, SlabHealth};
 
 /// What a tier holds, as its devices say while it is not running.
@@ -78,7 +79,7 @@ pub struct InspectedFile {
 /// # Errors
 /// As [`crate::recover`].
 pub fn inspect(device: &mut dyn Device, pool: &Pool) -> Result<Inspection> {
-    let mut scan = Scan::read(device, pool)?;
+    let mut scan = Scan::read(device, pool, DeviceSet::default())?;
     scan.drop_duplicates();
     let first = scan.superblocks[0].0;
     Ok(Inspection {

@@ -50,6 +50,7 @@
 mod apply;
 mod batch;
 pub(crate) mod book;
+mod homes;
 pub(crate) mod io;
 mod look;
 mod plan;
@@ -176,6 +177,19 @@ impl Ledger {
             self.space.publish(&self.tier.counters.devices);
         }
         progress
+    }
+
+    /// Takes back what was to be erased, but for what belongs to no file.
+    pub(crate) fn withhold_erasures(&mut self) -> VecDeque<Erasure> {
+        let is_stray = |erasure: &Erasure| matches!(erasure, Erasure::Stray { .. });
+        let (strays, others) = std::mem::take(&mut self.erasures).into_iter().partition(is_stray);
+        self.erasures = strays;
+        others
+    }
+
+    /// Erases what was withheld after all.
+    pub(crate) fn resume_erasures(&mut self, withheld: VecDeque<Erasure>) {
+        self.erasures.extend(withheld);
     }
 
     /// Whether nothing is running or waiting.

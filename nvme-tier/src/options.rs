@@ -24,6 +24,16 @@ impl Default for FormatOptions {
     }
 }
 
+/// On how many devices a file that is written here stands until its silo has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Copies {
+    /// On one: losing a device loses what was not written back.
+    #[default]
+    One,
+    /// On two: every extent, its descriptor and the file's record.
+    Two,
+}
+
 /// How a tier behaves while it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct TierOptions {
@@ -33,6 +43,8 @@ pub struct TierOptions {
     pub low_watermark: f64,
     /// How many operations may wait for the ledger before more are refused as Busy.
     pub queue_limit: usize,
+    /// How many copies there are of what is written from now on, until it is written back.
+    pub dirty_copies: Copies,
     /// Milliseconds since 1970, by which pins expire. Tests and simulators bring their own clock.
     pub now_unix_ms: fn() -> u64,
 }
@@ -43,6 +55,7 @@ impl Default for TierOptions {
             high_watermark: 0.95,
             low_watermark: 0.90,
             queue_limit: 4096,
+            dirty_copies: Copies::One,
             now_unix_ms: clock::unix_ms,
         }
     }

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,8 @@ use crate::operation::{Operation, Queue, RecordOperation, Reserve, closed};
 use crate::reservation::ReservedFor;
 use crate::usage::Counters;
 use crate::{
-    DeviceUsage, Done, Draft, Extent, File, FileGeneration, Reservation, State, TierOptions,
-    TierUsage,
+    Copies, DeviceUsage, Done, Draft, Extent, File, FileGeneration, Reservation, State,
+    TierOptions, TierUsage,
 };
 
 /// Everything that is known and kept on a set of devices. Shared by all threads; nothing here
@@ -35,6 +35,8 @@ pub struct Tier {
     pub(crate) counters: Counters,
     eviction_allowed: AtomicBool,
     pinned: Mutex<HashSet<FileId>>,
+    /// Files of which a second copy turned out to be missing, and the attempts that made them.
+    missing: Mutex<HashMap<FileId, Attempt>>,
 }
 
 /// What recovery makes a tier of.
@@ -63,6 +65,7 @@ impl Tier {
             counters,
             eviction_allowed: AtomicBool::new(false),
             pinned: Mutex::default(),
+            missing: Mutex::default(),
         })
     }
 
@@ -175,9 +178,11 @@ impl Tier {
         self.reserve_for(purpose, index, generation.extent_length(index), done);
     }
 
-    /// A slot for `length` bytes of a draft. Evicts others if it must.
+    /// A slot for `length` bytes of a draft, or one on each of two devices, as the tier's options say.
+    /// Evicts others if it must.
     ///
-    /// Fails as [`Tier::reserve`] does.
+    /// Fails as [`Tier::reserve`] does; with [`Kind::Io`] if two devices are needed and fewer are
+    /// trusted.
     pub fn reserve_draft(
         &self,
         draft: &Draft,
@@ -205,7 +210,7 @@ impl Tier {
             return done.call(Err(error));
         }
         let (index, length) = (reservation.index(), reservation.length());
-        let (hold, purpose) = reservation.into_parts();
+        let (hold, _none, purpose) = reservation.into_parts();
         let ReservedFor::Fill(generation) = purpose else {
             return done
                 .call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
@@ -352,12 +357,19 @@ impl Tier {
             dirty_bytes: read(&self.counters.dirty_bytes),
             quarantined_files: read(&self.counters.quarantined_files),
             pinned_files: self.pinned_files(),
+            lonely_files: self.lonely_files(),
             resident_extents: read(&self.holdings.extents),
             resident_bytes: read(&self.holdings.bytes),
             slot_bytes: devices.iter().map(|device| device.used_bytes).sum(),
             evicted_extents: read(&self.counters.evicted_extents),
             devices,
         }
+    }
+
+    /// Whether it runs without one of its devices, or one has failed.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.counters.devices.iter().any(|device| device.failed.load(Ordering::Relaxed))
     }
 
     pub(crate) fn is_eviction_allowed(&self) -> bool {
@@ -373,6 +385,26 @@ impl Tier {
         let mut pinned = self.pinned.lock();
         pinned.retain(|id| self.file(*id).is_some_and(|file| file.pin_set().is_pinned(now)));
         pinned.len() as u64
+    }
+
+    /// An extent of a generation that was committed twice is on one device: it is counted until the
+    /// generation is written back, replaced, or whole again.
+    pub fn note_missing_copy(&self, generation: &FileGeneration) {
+        self.missing.lock().insert(generation.file_id(), generation.attempt());
+    }
+
+    /// All extents of a generation turned out to be on two devices.
+    pub fn note_whole(&self, generation: &FileGeneration) {
+        self.missing.lock().remove(&generation.file_id());
+    }
+
+    fn lonely_files(&self) -> u64 {
+        let mut missing = self.missing.lock();
+        missing.retain(|id, attempt| {
+            let newest = self.file(*id).map(|file| file.newest());
+            newest.is_some_and(|g| g.attempt() == *attempt && g.state() == State::Dirty)
+        });
+        missing.len() as u64
     }
 
     fn reserve_for(
@@ -400,7 +432,11 @@ impl Tier {
             drop(queue);
             return done.call(Err(error));
         }
-        queue.reserves.push_back(Reserve { class, index, length, purpose, done });
+        let copies = match purpose {
+            ReservedFor::Fill(_) => Copies::One,
+            ReservedFor::Draft(_) => self.options.dirty_copies,
+        };
+        queue.reserves.push_back(Reserve { class, copies, index, length, purpose, done });
         drop(queue);
         self.holdings.signal.raise();
     }

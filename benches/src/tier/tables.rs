@@ -42,6 +42,7 @@ pub(super) fn write(path: &Path, tier: TierId, layout: &Layout, sizes: &[u32]) -
             extents_written: 0,
             dirty: false,
             written: false,
+            twice: false,
             tombstone: false,
             mark: None,
             source: Some(version.clone()),

@@ -13,6 +13,7 @@
 
 mod commit;
 mod draft;
+mod looks;
 mod open;
 mod read;
 mod recall;

@@ -10,6 +10,7 @@ use nvme_tier::device::{Command, Completion, Location};
 use nvme_tier::{Extent, FileGeneration, Mark, State};
 use rdma::{Fabric, Transfer};
 
+use super::looks::{Looks, Part};
 use super::open::gone;
 use super::recall::Damage;
 use super::session::Handle;
@@ -22,12 +23,12 @@ pub(super) struct ReadRequest {
     pub(super) caller: Caller,
     pub(super) generation: Arc<FileGeneration>,
     /// Cut at the end of the file.
-    range: ByteRange,
+    pub(super) range: ByteRange,
     pub(super) into: Segments,
     /// Bytes of the range that were started.
     cursor: u64,
-    /// Parts of the range to start once more: (from, length).
-    pub(super) again: Vec<(u64, u64)>,
+    /// Parts of the range to start once more.
+    pub(super) again: Vec<Part>,
     /// Operations running.
     pub(super) outstanding: u32,
     /// Whether devices may read straight into the client's memory.
@@ -45,7 +46,7 @@ pub(super) struct ReadRequest {
 /// node memory it keeps, in bytes, and counts against its session's share.
 pub(super) enum ReadOp {
     /// A device reads whole blocks of an extent.
-    Chunk { request: Key, extent: Extent, first_block: usize, at: u64, length: u64, held: u64 },
+    Chunk { request: Key, extent: Extent, first_block: usize, part: Part, held: u64 },
     /// A fabric writes to the client.
     Push { request: Key, held: u64 },
     /// The mover fetches the extent.
@@ -61,6 +62,8 @@ pub(super) struct Step {
     pub(super) at: u64,
     /// Bytes left of the piece.
     pub(super) length: u64,
+    /// What is known of it.
+    pub(super) looks: Looks,
 }
 
 impl Shard {
@@ -116,7 +119,7 @@ impl Shard {
             let generation = Arc::clone(&request.generation);
             let started = if self.is_device_full() {
                 Ok(0)
-            } else if let Some(extent) = generation.extent(step.index) {
+            } else if let Some(extent) = step.looks.source(&generation, step.index) {
                 self.read_chunk(key, &extent, &step)
             } else if generation.is_written()
                 && (generation.state() == State::Dirty || bugs::is(Bug::ReleasedIsHole))
@@ -147,7 +150,8 @@ impl Shard {
         let block = u64::from(self.node.tier.checksum_block_bytes());
         if let Some((window, length)) = self.direct_window(key, extent, step, block)? {
             let first = step.within / block;
-            self.submit_chunk(key, extent, first, step.at, length, Target::Window(window), 0);
+            let part = Part { at: step.at, length, looks: step.looks };
+            self.submit_chunk(key, extent, first, part, Target::Window(window), 0);
             self.note(key, Landing::Direct);
             return Ok(length);
         }
@@ -165,7 +169,8 @@ impl Shard {
         let Some(buffer) = self.pool.take(span) else { return Ok(0) };
         let target = Target::Buffer(buffer, 0..span);
         let length = end - step.within;
-        self.submit_chunk(key, extent, first, step.at, length, target, span as u64);
+        let part = Part { at: step.at, length, looks: step.looks };
+        self.submit_chunk(key, extent, first, part, target, span as u64);
         Ok(length)
     }
 
@@ -199,14 +204,12 @@ impl Shard {
         Ok(Some((window.part(0..usize::try_from(whole).expect("a chunk")), whole)))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one command")]
     fn submit_chunk(
         &mut self,
         request: Key,
         extent: &Extent,
         first_block: u64,
-        at: u64,
-        length: u64,
+        part: Part,
         into: Target,
         held: u64,
     ) {
@@ -217,8 +220,7 @@ impl Shard {
             request,
             extent: extent.clone(),
             first_block: usize::try_from(first_block).expect("within an extent"),
-            at,
-            length,
+            part,
             held,
         };
         self.hold(request, held);
@@ -231,7 +233,7 @@ impl Shard {
     }
 
     pub(super) fn on_chunk_read(&mut self, op: ReadOp, completion: Completion) {
-        let ReadOp::Chunk { request: key, extent, first_block, at, length, held } = op else {
+        let ReadOp::Chunk { request: key, extent, first_block, part, held } = op else {
             unreachable!("only chunks are read from devices")
         };
         let Command::Read { into, .. } = completion.command else {
@@ -256,8 +258,12 @@ impl Shard {
         if let Some(damage) = damage {
             let hint_only = matches!(into, Target::Window(_));
             drop(into);
-            return self.on_damage(key, &extent, damage, hint_only, (at, length), held);
+            return self.on_damage(key, &extent, damage, hint_only, part, held);
         }
+        if part.looks.second {
+            self.note_second_copy(key);
+        }
+        let Part { at, length, .. } = part;
         match into {
             Target::Window(_) => self.end_read_op(key, held, Ok(())),
             Target::Buffer(buffer, _) => {
@@ -388,9 +394,9 @@ impl ReadRequest {
         if self.error.is_some() {
             return None;
         }
-        let (at, left) = match self.again.last() {
+        let Part { at, length: left, looks } = match self.again.last() {
             Some(part) => *part,
-            None => (self.cursor, self.range.length() - self.cursor),
+            None => Part::new(self.cursor, self.range.length() - self.cursor),
         };
         let rest = ByteRange::new(self.range.offset() + at, left).expect("part of a range");
         let piece = rest.pieces(self.generation.extent_bytes()).next()?;
@@ -399,13 +405,16 @@ impl ReadRequest {
             within: piece.within.offset(),
             at,
             length: piece.within.length(),
+            looks,
         })
     }
 
     /// Moves on by the `bytes` that an operation covers.
     fn started(&mut self, bytes: u64) {
         match self.again.pop() {
-            Some((at, left)) if left > bytes => self.again.push((at + bytes, left - bytes)),
+            Some(Part { at, length, looks }) if length > bytes => {
+                self.again.push(Part { at: at + bytes, length: length - bytes, looks });
+            }
             Some(_) => {}
             None => self.cursor += bytes,
         }

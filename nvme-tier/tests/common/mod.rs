@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dma::{HugePages, Pool, SizeClass, Source};
 use extent::checksum::crc32c_blocks;
 use extent::{ExtentIndex, FileName, Result, SourceVersion};
-use forebay_nvme_tier::device::sim::{SimDevice, SimDisk, SimOptions};
-use forebay_nvme_tier::device::{Command, Completion, Device, Location, Token};
+use forebay_nvme_tier::device::sim::{
+    Fault, FaultPlan, FaultRule, Operation, SimDevice, SimDisk, SimOptions, When,
+};
+use forebay_nvme_tier::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use forebay_nvme_tier::{
-    Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport, Reservation, Tier,
-    TierOptions, format, recover,
+    Copies, Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport, Reservation,
+    Tier, TierOptions, format, recover_without,
 };
 use parking_lot::Mutex;
 
@@ -69,6 +71,11 @@ pub fn options() -> TierOptions {
     TierOptions { now_unix_ms: || NOW_MS.load(Ordering::Relaxed), ..TierOptions::default() }
 }
 
+/// With so many copies of what is written.
+pub fn keeping(dirty_copies: Copies) -> TierOptions {
+    TierOptions { dirty_copies, ..options() }
+}
+
 impl Rig {
     /// A new tier on new disks.
     pub fn new(sim: SimOptions, layout: &FormatOptions) -> Self {
@@ -92,8 +99,25 @@ impl Rig {
 
     /// With buffers that were there already.
     pub fn pooled(disk: SimDisk, options: TierOptions, pool: Pool) -> Result<Self> {
+        Self::without(disk, options, pool, &[])
+    }
+
+    /// Without some of the disks, on which whatever is done fails.
+    pub fn without(
+        disk: SimDisk,
+        options: TierOptions,
+        pool: Pool,
+        absent: &[DeviceIndex],
+    ) -> Result<Self> {
+        if !absent.is_empty() {
+            let gone = |device: &DeviceIndex| {
+                FaultRule::new(Operation::Any, When::From(1), Fault::Vanish).on(*device)
+            };
+            let plan = absent.iter().map(gone).fold(FaultPlan::new(), FaultPlan::with);
+            disk.set_faults(plan);
+        }
         let (mut queue, data) = (disk.queue(), disk.queue());
-        let recovered = recover(&mut queue, &pool, options)?;
+        let recovered = recover_without(&mut queue, &pool, options, absent)?;
         let (tier, ledger, report) = (recovered.tier, recovered.ledger, recovered.report);
         Ok(Self { disk, queue, data, pool, tier, ledger, report })
     }
@@ -190,6 +214,9 @@ impl Rig {
         let length = reservation.length() as usize;
         let bytes = pattern(seed, reservation.index().0, length);
         self.write_at(reservation.at(), &bytes)?;
+        if let Some(copy) = reservation.copy_at() {
+            self.write_at(copy, &bytes)?;
+        }
         Ok(crc32c_blocks(&bytes, BLOCK).collect())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use extent::{ExtentIndex, FileName, Kind, Result};
 use forebay_nvme_tier::device::Device;
 use forebay_nvme_tier::device::sim::SimOptions;
-use forebay_nvme_tier::{Extent, FileGeneration, Mark, State};
+use forebay_nvme_tier::{Copies, Extent, FileGeneration, Mark, State};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -362,6 +362,7 @@ impl Driver {
         }
         let recorder = self.rig.disk.recorder().expect("it was recorded");
         let Self { names, changes, dropped, blind, attempts, .. } = self;
-        Run { names, changes, vouched, dropped, blind, attempts, recorder }
+        let copies = Copies::One;
+        Run { names, changes, vouched, dropped, blind, copies, attempts, recorder }
     }
 }

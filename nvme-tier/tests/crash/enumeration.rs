@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::cuts::Effort;
 use crate::judge::{Counts, Judge};
 use crate::player::Beginnings;
-use crate::workload::{Op, Workload, all};
+use crate::workload::{Op, Workload, all, all_twice};
 
 /// Workloads that follow each other share most of their images: they are judged together.
 const GROUP: usize = 400;
@@ -74,6 +74,11 @@ pub fn calmly(body: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(text(panic)))
 }
 
+/// One of each `step` workloads that keep what is dirty twice.
+pub fn share_twice(step: usize) -> Vec<Workload> {
+    all_twice().into_iter().step_by(step).collect()
+}
+
 /// One of each `step` workloads.
 pub fn share(step: usize) -> Vec<Workload> {
     all().into_iter().step_by(step).collect()
@@ -111,6 +116,12 @@ pub fn committing(step: usize) -> Vec<Workload> {
         })
     };
     all().into_iter().filter(commits).step_by(step).collect()
+}
+
+/// The same as [`scattered`] with what is dirty kept twice.
+pub fn scattered_twice(count: usize) -> Vec<Workload> {
+    let all = all_twice();
+    (0..count).map(|at| all[at * SCATTER % all.len()].clone()).collect()
 }
 
 /// All workloads in an order in which those that follow each other have little in common, for

@@ -51,6 +51,20 @@ fn every_cut_of_every_short_workload_leaves_old_or_new() {
     assert!(step.is_some() || counts.schedules() >= 10_000, "{counts:?}");
 }
 
+#[test]
+fn every_cut_of_what_is_kept_twice_may_cost_a_device() {
+    let step = std::env::var("FOREBAY_CRASH_STEP").ok();
+    let step = step.map(|text| text.parse().expect("FOREBAY_CRASH_STEP is a number"));
+    let told = |counts: &Counts| println!("twice: {counts:?}");
+    let workloads = enumeration::share_twice(step.unwrap_or(TWICE_STEP));
+    let counts = enumeration::enumerate(&workloads, TWICE_EFFORT, told);
+    assert!(step.is_some() || counts.schedules() >= 5_000, "{counts:?}");
+}
+
+/// Of so many workloads with two copies a plain test takes one.
+const TWICE_STEP: usize = 997;
+const TWICE_EFFORT: Effort = Effort { all_subsets_of: 6, samples: 32, torn: 1, nested_one_in: 4 };
+
 /// Of so many workloads a plain test takes one.
 const STEP: usize = 211;
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use extent::{ExtentIndex, FileName};
 use forebay_nvme_tier::device::sim::{FaultPlan, Image, SimDisk, SimOptions};
-use forebay_nvme_tier::{Draft, Reservation, State};
+use forebay_nvme_tier::{Copies, Draft, Reservation, State};
 
-use crate::common::{EXTENT, Rig, name, narrow, small_disk, small_format, version};
+use crate::common::{EXTENT, Rig, keeping, name, narrow, small_disk, small_format, version};
 use crate::model::{Content, Run, Vouched, observe};
 use crate::stage::{Stage, Task};
 use crate::workload::{Op, Pace, Start, Step, Workload};
@@ -20,7 +20,7 @@ const LENGTHS: [u64; 2] = [EXTENT + 5000, 9000];
 
 /// The tier that a workload begins from, made once for each start and block size.
 #[derive(Default)]
-pub struct Beginnings(HashMap<(u32, &'static str), Vec<Image>>);
+pub struct Beginnings(HashMap<(u32, &'static str, u16), Vec<Image>>);
 
 type Written = (Draft, Vec<(Reservation, Box<[u32]>)>);
 
@@ -40,10 +40,11 @@ pub fn names() -> Vec<FileName> {
 impl Beginnings {
     /// Plays a workload. With `faults` devices fail, from the moment that it begins.
     pub fn play(&mut self, workload: &Workload, faults: FaultPlan) -> Run {
-        let sim = sim(workload.block_bytes);
-        let disk = SimDisk::from_images(sim, self.images(workload.start, workload.block_bytes));
+        let copies = workload.copies;
+        let sim = sim(workload.block_bytes, copies);
+        let disk = SimDisk::from_images(sim, self.images(workload));
         disk.record();
-        let rig = Rig::on(disk).expect("a beginning recovers");
+        let rig = Rig::with(disk, keeping(copies)).expect("a beginning recovers");
         rig.tier.allow_eviction();
         let observed = observe(&rig, &names()).expect("a beginning is sound");
         if workload.start == Start::Pinned {
@@ -52,35 +53,45 @@ impl Beginnings {
         }
         rig.disk.set_faults(faults);
         let contents = observed.files.into_iter().map(|seen| seen.content).collect();
-        let stage = Stage::new(rig, names(), contents);
+        let stage = Stage::new(rig, names(), contents, copies);
         stage.took(observed.next_attempt);
         play(&stage, workload);
         stage.finish()
     }
 
-    fn images(&mut self, start: Start, block_bytes: u32) -> Vec<Image> {
-        let (kind, files) = match start {
+    fn images(&mut self, workload: &Workload) -> Vec<Image> {
+        let Workload { block_bytes, copies, .. } = *workload;
+        let (kind, files) = match workload.start {
             Start::Empty => ("empty", None),
             Start::Clean | Start::Pinned => ("clean", Some(Op::Promote)),
             Start::Dirty => ("dirty", Some(Op::Write)),
         };
-        let made = self.0.entry((block_bytes, kind));
-        made.or_insert_with(|| begin(files, block_bytes)).clone()
+        let made = self.0.entry((block_bytes, kind, devices(copies)));
+        made.or_insert_with(|| begin(files, block_bytes, copies)).clone()
     }
 }
 
-fn sim(block_bytes: u32) -> SimOptions {
-    SimOptions { most_delay_polls: 1, ..small_disk(SLABS, 1, block_bytes, 1) }
+fn devices(copies: Copies) -> u16 {
+    match copies {
+        Copies::One => 1,
+        Copies::Two => 2,
+    }
 }
 
-fn begin(files: Option<Op>, block_bytes: u32) -> Vec<Image> {
-    let rig = Rig::new(sim(block_bytes), &small_format());
+fn sim(block_bytes: u32, copies: Copies) -> SimOptions {
+    SimOptions { most_delay_polls: 1, ..small_disk(SLABS, devices(copies), block_bytes, 1) }
+}
+
+fn begin(files: Option<Op>, block_bytes: u32, copies: Copies) -> Vec<Image> {
+    let rig = Rig::new(sim(block_bytes, copies), &small_format());
+    let rig = Rig::with(rig.disk.clone(), keeping(copies)).expect("a new tier recovers");
     rig.disk.record();
-    let stage = Stage::new(rig, names(), vec![Content::Absent; 2]);
+    let stage = Stage::new(rig, names(), vec![Content::Absent; 2], copies);
     let then = |op| if op == Op::Write { vec![op, Op::Commit] } else { vec![op] };
     let ops = files.map_or(Vec::new(), then);
     let steps = (0..2).flat_map(|file| ops.iter().map(move |op| Step { op: *op, file })).collect();
-    play(&stage, &Workload { start: Start::Empty, pace: Pace::InTurn, block_bytes, steps });
+    let (start, pace) = (Start::Empty, Pace::InTurn);
+    play(&stage, &Workload { start, pace, block_bytes, copies, steps });
     let mut rig = stage.rig.into_inner();
     rig.ask(|tier, done| tier.flush(done)).expect("flushes");
     rig.settle();

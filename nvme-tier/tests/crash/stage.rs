@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use extent::{FileName, Kind, Result};
 use forebay_nvme_tier::device::sim::FaultPlan;
-use forebay_nvme_tier::{Done, Extent, File, Tier};
+use forebay_nvme_tier::{Copies, Done, Extent, File, Tier};
 use parking_lot::Mutex;
 
 use crate::common::{EXTENT, Rig, name};
@@ -28,6 +28,7 @@ pub struct Stage {
     pub rig: RefCell<Rig>,
     pub names: Vec<FileName>,
     log: RefCell<Log>,
+    copies: Copies,
 }
 
 struct Log {
@@ -42,7 +43,7 @@ struct Log {
 
 impl Stage {
     /// Begins with the files in these states.
-    pub fn new(rig: Rig, names: Vec<FileName>, contents: Vec<Content>) -> Self {
+    pub fn new(rig: Rig, names: Vec<FileName>, contents: Vec<Content>, copies: Copies) -> Self {
         let begin = |content| vec![Change { asked: 0, acknowledged: Some(0), content }];
         let log = Log {
             changes: contents.into_iter().map(begin).collect(),
@@ -53,7 +54,7 @@ impl Stage {
             versions: 100,
             attempts: Vec::new(),
         };
-        Self { rig: RefCell::new(rig), names, log: RefCell::new(log) }
+        Self { rig: RefCell::new(rig), names, log: RefCell::new(log), copies }
     }
 
     /// Runs tasks side by side to their end.
@@ -168,6 +169,7 @@ impl Stage {
             vouched: log.vouched,
             dropped: log.dropped,
             blind: log.blind,
+            copies: self.copies,
             attempts: log.attempts,
             recorder,
         }
