@@ -47,16 +47,20 @@ enum Catcher {
     SmallBlocks,
     NewProcess,
     LongRun,
+    Twice,
+    ComeBack,
 }
 
 impl Catcher {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
         Self::SmallBlocks,
         Self::NewProcess,
         Self::LongRun,
+        Self::Twice,
+        Self::ComeBack,
     ];
 
     fn name(self) -> &'static str {
@@ -67,6 +71,8 @@ impl Catcher {
             Self::SmallBlocks => "random runs on 512-byte blocks",
             Self::NewProcess => "random runs with a new process",
             Self::LongRun => "long random runs",
+            Self::Twice => "two copies, every cut, a device lost",
+            Self::ComeBack => "a device that comes back, every cut",
         }
     }
 
@@ -87,6 +93,15 @@ impl Catcher {
             Self::SmallBlocks => random::play(6, random::small_blocks).map(|c| c.schedules()),
             Self::NewProcess => random::play(16, random::new_process).map(|c| c.schedules()),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
+            Self::Twice => {
+                let workloads = enumeration::scattered_twice(100);
+                enumeration::enumerate_group(&workloads, EFFORT).map(|c| c.schedules())
+            }
+            Self::ComeBack => {
+                let few = Effort { nested_one_in: 16, ..EFFORT };
+                let workloads = enumeration::dirty_twice(20);
+                enumeration::come_back_everywhere(&workloads, few).map(|c| c.schedules())
+            }
         }
     }
 }
@@ -109,6 +124,14 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::UnflushedWindows | Bug::TornTakenForDamaged => Catcher::SmallBlocks,
         Bug::UnflushedRecovery => Catcher::NewProcess,
         Bug::OldSlotsTooEarly => Catcher::LongRun,
+        Bug::CopiesTogether
+        | Bug::CopyUnflushed
+        | Bug::RecordCopiesTogether
+        | Bug::OutvotedOnce
+        | Bug::IncompleteServed
+        | Bug::CopiesKept
+        | Bug::CopyForgotten => Catcher::Twice,
+        Bug::AbsentForgotten => Catcher::ComeBack,
         _ => Catcher::Enumeration,
     }
 }

@@ -65,6 +65,7 @@ pub struct Rig {
     pub tier: Arc<Tier>,
     pub ledger: Ledger,
     pub report: RecoveryReport,
+    pub options: TierOptions,
 }
 
 pub fn options() -> TierOptions {
@@ -119,14 +120,14 @@ impl Rig {
         let (mut queue, data) = (disk.queue(), disk.queue());
         let recovered = recover_without(&mut queue, &pool, options, absent)?;
         let (tier, ledger, report) = (recovered.tier, recovered.ledger, recovered.report);
-        Ok(Self { disk, queue, data, pool, tier, ledger, report })
+        Ok(Self { disk, queue, data, pool, tier, ledger, report, options })
     }
 
     /// The tier as another process would find it, with everything written so far.
     pub fn restart(self) -> Self {
-        let disk = self.disk.clone();
+        let (disk, options) = (self.disk.clone(), self.options);
         drop(self);
-        Self::on(disk).expect("a tier that ran recovers")
+        Self::with(disk, options).expect("a tier that ran recovers")
     }
 
     pub fn step(&mut self) -> bool {

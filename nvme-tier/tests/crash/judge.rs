@@ -15,10 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::common::{EXTENT, Rig, keeping, name, pool};
 use crate::cuts::{Effort, choices, leaves_the_same};
-use crate::model::{Observed, Run, judge, judge_without, same_but_clean};
-
-/// A device that does not come back.
-pub type Lost = Option<DeviceIndex>;
+use crate::model::{Lost, Observed, Run, judge, judge_without, same_but_clean};
 
 /// What one image turned out to hold.
 pub type Verdict = Arc<Result<Observed, String>>;
@@ -117,7 +114,9 @@ impl Judge {
         let block_bytes = recorder.options().block_bytes;
         let unflushed = recorder.unflushed_at(moment);
         let prints = recorder.fingerprints_at(moment);
-        let losses = self.losses();
+        // Without the one that it went without already there is nothing to lose.
+        let mut losses = self.losses(recorder.options().devices);
+        losses.retain(|lost| run.absent.is_none() || lost.is_none() || *lost == run.absent);
         for choice in choices(&unflushed, block_bytes, self.effort, rng) {
             self.counts.choices += 1;
             let mut disk: Option<SimDisk> = None;
@@ -148,11 +147,10 @@ impl Judge {
         Ok(found)
     }
 
-    fn losses(&self) -> Vec<Lost> {
-        match self.copies {
-            Copies::One => vec![None],
-            Copies::Two => vec![None, Some(DeviceIndex(0)), Some(DeviceIndex(1))],
-        }
+    /// Nothing, or any of the devices.
+    fn losses(&self, devices: u16) -> Vec<Lost> {
+        let devices = if self.copies == Copies::Two { devices } else { 0 };
+        (0..devices).map(|device| Some(DeviceIndex(device))).chain([None]).collect()
     }
 
     /// What recovery finds without one of the disks, which it leaves alone.
@@ -246,7 +244,7 @@ impl Judge {
         rig: &Rig,
         observed: &Observed,
     ) -> Result<(), String> {
-        for lost in self.losses().into_iter().flatten() {
+        for lost in self.losses(rig.disk.options().devices).into_iter().flatten() {
             let disk = rig.disk.crash(&mut |_| Survival::Lost);
             match &*self.recover_without(names, &disk, lost)? {
                 Ok(rest) if same_but_clean(observed, rest) => {}

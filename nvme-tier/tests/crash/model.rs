@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use extent::{ExtentIndex, FileName};
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::Recorder;
 use forebay_nvme_tier::{Copies, Mark, State};
 
@@ -74,6 +75,9 @@ pub struct Vouched {
     pub from: usize,
 }
 
+/// A device that is not there.
+pub type Lost = Option<DeviceIndex>;
+
 /// A run and all that is known of it.
 pub struct Run {
     pub names: Vec<FileName>,
@@ -86,6 +90,8 @@ pub struct Run {
     pub blind: Vec<(usize, usize, usize)>,
     /// How many copies there are of what is written.
     pub copies: Copies,
+    /// The device that it went without.
+    pub absent: Lost,
     /// Attempts that were given out, and when.
     pub attempts: Vec<(usize, u64)>,
     pub recorder: Recorder,
@@ -201,6 +207,11 @@ pub fn judge(run: &Run, found: &Observed, moment: usize) -> Result<(), String> {
 /// may be gone with it, and what is dirty may not; and nothing is older than it may be.
 pub fn judge_without(run: &Run, found: &Observed, moment: usize) -> Result<(), String> {
     for (file, seen) in found.files.iter().enumerate() {
+        let open =
+            |(f, from, to): &(usize, usize, usize)| *f == file && (*from..*to).contains(&moment);
+        if run.blind.iter().any(open) {
+            continue;
+        }
         let possible = possible(&run.changes[file], moment);
         let gone = |content: &&Content| matches!(content, Content::Clean { .. });
         let legal = possible.contains(&&seen.content)

@@ -5,10 +5,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use extent::{ExtentIndex, FileName};
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::{FaultPlan, Image, SimDisk, SimOptions};
 use forebay_nvme_tier::{Copies, Draft, Reservation, State};
 
-use crate::common::{EXTENT, Rig, keeping, name, narrow, small_disk, small_format, version};
+use crate::common::{
+    EXTENT, Rig, keeping, name, narrow, options, pool, small_disk, small_format, version,
+};
 use crate::model::{Content, Run, Vouched, observe};
 use crate::stage::{Stage, Task};
 use crate::workload::{Op, Pace, Start, Step, Workload};
@@ -38,6 +41,23 @@ pub fn names() -> Vec<FileName> {
 }
 
 impl Beginnings {
+    /// Plays a workload on one of two devices: what it writes is there once, and the other device comes
+    /// back as it was.
+    pub fn play_without(&mut self, workload: &Workload, absent: DeviceIndex) -> Run {
+        let sim = sim(workload.block_bytes, Copies::Two);
+        let disk = SimDisk::from_images(sim, self.images(workload));
+        disk.record();
+        let rig = Rig::without(disk.clone(), options(), pool(), &[absent]).expect("recovers");
+        rig.tier.allow_eviction();
+        let observed = observe(&rig, &names()).expect("one of two copies is enough");
+        let contents = observed.files.into_iter().map(|seen| seen.content).collect();
+        let stage = Stage::new(rig, names(), contents, (Copies::Two, Some(absent)));
+        stage.took(observed.next_attempt);
+        play(&stage, workload);
+        assert_eq!(disk.faults_injected(), 0, "commands for a device that is not there");
+        stage.finish()
+    }
+
     /// Plays a workload. With `faults` devices fail, from the moment that it begins.
     pub fn play(&mut self, workload: &Workload, faults: FaultPlan) -> Run {
         let copies = workload.copies;
@@ -51,9 +71,11 @@ impl Beginnings {
             let file = rig.find(&names()[1]).expect("it is there");
             rig.tier.pin(&file, "job", u64::MAX);
         }
+        // A device that fails and another one that is lost are two faults.
+        let judged = if faults == FaultPlan::new() { copies } else { Copies::One };
         rig.disk.set_faults(faults);
         let contents = observed.files.into_iter().map(|seen| seen.content).collect();
-        let stage = Stage::new(rig, names(), contents, copies);
+        let stage = Stage::new(rig, names(), contents, (judged, None));
         stage.took(observed.next_attempt);
         play(&stage, workload);
         stage.finish()
@@ -86,7 +108,7 @@ fn begin(files: Option<Op>, block_bytes: u32, copies: Copies) -> Vec<Image> {
     let rig = Rig::new(sim(block_bytes, copies), &small_format());
     let rig = Rig::with(rig.disk.clone(), keeping(copies)).expect("a new tier recovers");
     rig.disk.record();
-    let stage = Stage::new(rig, names(), vec![Content::Absent; 2], copies);
+    let stage = Stage::new(rig, names(), vec![Content::Absent; 2], (copies, None));
     let then = |op| if op == Op::Write { vec![op, Op::Commit] } else { vec![op] };
     let ops = files.map_or(Vec::new(), then);
     let steps = (0..2).flat_map(|file| ops.iter().map(move |op| Step { op: *op, file })).collect();
