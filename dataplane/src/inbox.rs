@@ -46,6 +46,8 @@ pub(crate) enum Message {
         buffer: Buffer,
         done: oneshot::Sender<Result<Buffer>>,
     },
+    /// Write checksum blocks of an extent where they stand.
+    Mend { extent: Extent, blocks: Range<u32>, buffer: Buffer, done: oneshot::Sender<Result<()>> },
     /// Finish what runs and end.
     Stop,
 }

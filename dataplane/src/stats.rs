@@ -31,7 +31,7 @@ pub(crate) struct ShardStats {
     pub(crate) checksum_errors: Counter,
     pub(crate) repairs: Counter,
     /// Reads of devices that took a second copy.
-    pub(crate) second_copies: Counter,
+    pub(crate) second_copy_reads: Counter,
     pub(crate) errors: Counter,
     /// Sessions by fabric: shared memory, TCP, verbs, simulated. Gauges.
     pub(crate) sessions: [AtomicU64; 4],
@@ -52,7 +52,7 @@ impl Default for ShardStats {
             commits: Counter::default(),
             checksum_errors: Counter::default(),
             repairs: Counter::default(),
-            second_copies: Counter::default(),
+            second_copy_reads: Counter::default(),
             errors: Counter::default(),
             sessions: Default::default(),
             read_ns: Mutex::new(read_ns),

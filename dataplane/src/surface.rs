@@ -326,6 +326,8 @@ impl Handle for Surface {
             evicted_extents: usage.evicted_extents,
             checksum_errors: self.sum(|s| &s.checksum_errors),
             repairs: self.sum(|s| &s.repairs),
+            second_copy_reads: self.sum(|s| &s.second_copy_reads),
+            files_missing_copy: usage.files_missing_copy,
             errors: self.sum(|s| &s.errors),
             buffers: self.buffers(),
             read_p50_ns,

@@ -357,7 +357,7 @@ impl Tier {
             dirty_bytes: read(&self.counters.dirty_bytes),
             quarantined_files: read(&self.counters.quarantined_files),
             pinned_files: self.pinned_files(),
-            lonely_files: self.lonely_files(),
+            files_missing_copy: self.files_missing_copy(),
             resident_extents: read(&self.holdings.extents),
             resident_bytes: read(&self.holdings.bytes),
             slot_bytes: devices.iter().map(|device| device.used_bytes).sum(),
@@ -398,7 +398,7 @@ impl Tier {
         self.missing.lock().remove(&generation.file_id());
     }
 
-    fn lonely_files(&self) -> u64 {
+    fn files_missing_copy(&self) -> u64 {
         let mut missing = self.missing.lock();
         missing.retain(|id, attempt| {
             let newest = self.file(*id).map(|file| file.newest());

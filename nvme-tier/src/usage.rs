@@ -14,7 +14,7 @@ pub struct TierUsage {
     /// Files of which something is damaged that only existed here.
     pub quarantined_files: u64,
     /// Dirty files that were committed on two devices, and of which an extent is on one.
-    pub lonely_files: u64,
+    pub files_missing_copy: u64,
     /// Files with a pin that has not expired.
     pub pinned_files: u64,
     /// Extents on the tier.

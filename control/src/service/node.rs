@@ -87,6 +87,8 @@ async fn status(core: &Core) -> proto::NodeStatus {
         evicted_extents: node.evicted_extents,
         checksum_errors: node.checksum_errors,
         repairs: node.repairs,
+        second_copy_reads: node.second_copy_reads,
+        files_missing_copy: node.files_missing_copy,
         errors: node.errors,
         buffers_used: node.buffers.0,
         buffers_total: node.buffers.1,

@@ -3,6 +3,7 @@
 
 mod admission;
 mod buffers;
+mod copies;
 mod fetch;
 mod leftovers;
 mod scrub;
@@ -224,12 +225,6 @@ impl Mover {
         let fetched = Arc::clone(fetched);
         self.shard().send(Message::Store { reservation, fetched, done });
         receiver.await.map_err(|_| stopped())?
-    }
-
-    /// Has a shard read and verify an extent.
-    async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
-        let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
-        self.load_blocks(extent, 0..blocks, buffer).await
     }
 
     /// Has a shard read and verify some checksum blocks of an extent.

@@ -318,6 +318,9 @@ impl Shard {
             Message::Load { extent, blocks, buffer, done } => {
                 self.load(extent, blocks, buffer, done);
             }
+            Message::Mend { extent, blocks, buffer, done } => {
+                self.mend(extent, blocks, buffer, done);
+            }
             Message::Stop => {
                 self.stopping = true;
                 let all: Vec<SessionId> = self.sessions.keys().copied().collect();

@@ -73,14 +73,16 @@ impl Shard {
         let Some(Request::Read(request)) = self.requests.get_mut(key) else { return Ok(()) };
         let generation = Arc::clone(&request.generation);
         let tier = &self.node.tier;
-        match part.looks.after(&damage, generation.copy(extent.index()).is_some()) {
+        let has_copy = generation.copy(extent.index()).is_some();
+        let elsewhere = !has_copy && generation.is_twice() && tier.is_incomplete();
+        match part.looks.after(&damage, has_copy) {
             Next::Again(looks) => {
                 let block = u64::from(tier.checksum_block_bytes());
                 let part = Part { looks, ..part };
                 request.again.extend(part.pieces(request.range.offset(), block));
                 Ok(())
             }
-            Next::Lost if !(generation.is_twice() && tier.is_incomplete()) => {
+            Next::Lost if !elsewhere => {
                 let file = generation.file_id();
                 tracing::error!(%file, "a dirty extent is damaged: quarantined");
                 let quarantined = Some(Mark::Quarantined);
@@ -101,7 +103,7 @@ impl Shard {
 
     /// A read was served from a second copy, since the first one does not hold.
     pub(super) fn note_second_copy(&mut self, key: Key) {
-        self.stats.second_copies.add(1);
+        self.stats.second_copy_reads.add(1);
         if let Some(Request::Read(request)) = self.requests.get_mut(key) {
             self.node.tier.note_missing_copy(&request.generation);
         }

@@ -15,8 +15,20 @@ use crate::inbox::Fetched;
 /// An operation for the mover. A receiver that is gone has lost interest; the memory comes back
 /// all the same.
 pub(super) enum MoverOp {
-    Store { reservation: Reservation, done: oneshot::Sender<Result<Reservation>> },
-    Load { extent: Extent, first_block: usize, done: oneshot::Sender<Result<Buffer>> },
+    Store {
+        reservation: Reservation,
+        done: oneshot::Sender<Result<Reservation>>,
+    },
+    Load {
+        extent: Extent,
+        first_block: usize,
+        done: oneshot::Sender<Result<Buffer>>,
+    },
+    /// The extent is kept so that its slot is nobody else's.
+    Mend {
+        extent: Extent,
+        done: oneshot::Sender<Result<()>>,
+    },
 }
 
 impl Shard {
@@ -49,10 +61,29 @@ impl Shard {
         self.submit(Op::Mover(op), Command::Read { at, into });
     }
 
+    pub(super) fn mend(
+        &mut self,
+        extent: Extent,
+        blocks: Range<u32>,
+        buffer: Buffer,
+        done: oneshot::Sender<Result<()>>,
+    ) {
+        let block = self.node.tier.checksum_block_bytes();
+        let (to, bytes) = (extent.at(), blocks.len() * block as usize);
+        let offset = to.offset + u64::from(blocks.start) * u64::from(block);
+        let (at, from) = (Location { offset, ..to }, Source::Buffer(buffer, 0..bytes));
+        let op = MoverOp::Mend { extent, done };
+        self.submit(Op::Mover(op), Command::Write { at, from });
+    }
+
     pub(super) fn on_mover_io(&mut self, op: MoverOp, completion: Completion) {
         match op {
             MoverOp::Store { reservation, done } => {
                 let _ = done.send(completion.result.map(|()| reservation));
+            }
+            MoverOp::Mend { extent, done } => {
+                drop(extent);
+                let _ = done.send(completion.result);
             }
             MoverOp::Load { extent, first_block, done } => {
                 let Command::Read { into, .. } = completion.command else {

@@ -10,9 +10,9 @@ use dataplane::{Handle, NodeOptions, Parts, ShardParts, Stepped};
 use dma::{HugePages, Pool, SizeClass};
 use extent::wire::{OpenMode, Reply, Served};
 use extent::{FileName, Result};
-use nvme_tier::device::HealthWatch;
 use nvme_tier::device::sim::{SimDisk, SimOptions};
-use nvme_tier::{FormatOptions, TierOptions, format, recover};
+use nvme_tier::device::{DeviceIndex, HealthWatch};
+use nvme_tier::{Copies, FormatOptions, TierOptions, format, recover_without};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use rdma::{Channel, SimChannel, SimFabric};
@@ -23,6 +23,19 @@ use crate::wired::Wired;
 
 pub(crate) const EXTENT_BYTES: usize = 64 << 10;
 pub(crate) const CREDITS: u16 = 8;
+
+fn unix_zero() -> u64 {
+    0
+}
+
+/// Two copies of what is dirty.
+pub(crate) const TWICE: TierOptions = TierOptions {
+    high_watermark: 0.95,
+    low_watermark: 0.90,
+    queue_limit: 4096,
+    dirty_copies: Copies::Two,
+    now_unix_ms: unix_zero,
+};
 
 /// Runs a test on a clock that jumps whenever everybody sleeps.
 pub(crate) fn in_virtual_time(test: impl Future<Output = ()>) {
@@ -49,6 +62,7 @@ pub(crate) struct Lab {
     pub(crate) handle: Arc<dyn Handle>,
     node: Arc<Mutex<Stepped>>,
     driver: tokio::task::JoinHandle<()>,
+    options: TierOptions,
 }
 
 impl Lab {
@@ -70,8 +84,25 @@ impl Lab {
 
     /// The tier that is on some disks, as another process finds it.
     pub(crate) fn on(disk: SimDisk, data: SimSilo) -> Self {
-        let recovered =
-            recover(&mut disk.queue(), &pool(), TierOptions::default()).expect("recovery");
+        Self::without(disk, data, TierOptions::default(), &[])
+    }
+
+    /// A new tier on two disks, with two copies of what is dirty.
+    pub(crate) fn twice(capacity_bytes: u64) -> Self {
+        let lab = Self::with(SimOptions { devices: 2, capacity_bytes, ..SimOptions::default() });
+        lab.driver.abort();
+        Self::without(lab.disk.clone(), lab.data.clone(), TWICE, &[])
+    }
+
+    /// The tier that is on some disks without others.
+    pub(crate) fn without(
+        disk: SimDisk,
+        data: SimSilo,
+        options: TierOptions,
+        absent: &[DeviceIndex],
+    ) -> Self {
+        let recovered = recover_without(&mut disk.queue(), &pool(), options, absent);
+        let recovered = recovered.expect("recovery");
         recovered.tier.allow_eviction();
         let fixed = SimSilo::new(2);
         fixed.set_read_only(true);
@@ -99,16 +130,23 @@ impl Lab {
         drop(node.start_mover());
         let node = Arc::new(Mutex::new(node));
         let driver = tokio::spawn(drive(Arc::clone(&node)));
-        Self { disk, data, fabric, handle, node, driver }
+        Self { disk, data, fabric, handle, node, driver, options }
+    }
+
+    /// Comes to rest and ends.
+    pub(crate) async fn stop(self) -> Self {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.driver.abort();
+        self
     }
 
     /// Another process, after this one came to rest and ended.
     pub(crate) async fn restart(self) -> Self {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.driver.abort();
-        let (disk, data) = (self.disk.clone(), self.data.clone());
+        let (disk, data, options) = (self.disk.clone(), self.data.clone(), self.options);
         drop(self);
-        Self::on(disk, data)
+        Self::without(disk, data, options, &[])
     }
 
     pub(crate) fn client(&self) -> Client {

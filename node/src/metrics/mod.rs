@@ -48,6 +48,7 @@ fn totals(registry: &mut Registry, status: &NodeStatus) {
         ("evicted_extents", "Extents evicted", status.evicted_extents),
         ("checksum_errors", "Blocks whose checksum did not hold", status.checksum_errors),
         ("repairs", "Damaged clean extents replaced from their silo", status.repairs),
+        ("second_copy_reads", "Reads that took a second copy", status.second_copy_reads),
         ("errors", "Requests answered with an error", status.errors),
         ("scrubbed_extents", "Extents that scrubs have read", status.scrub.extents),
         ("scrubbed_bytes", "File bytes in them", status.scrub.bytes),
