@@ -62,6 +62,18 @@ impl Media {
     /// mounted), [`Kind::Invalid`] (too small, named twice, no file or device),
     /// [`Kind::Unsupported`] (not by that driver) or [`Kind::Io`]; each says what to do.
     pub fn open_by(devices: &[(PathBuf, Driver)], options: MediaOptions) -> Result<Self> {
+        Self::open_without(devices, &[], options)
+    }
+
+    /// As [`Media::open_by`], leaving out some, which keep their place: every command for them fails.
+    ///
+    /// # Errors
+    /// As [`Media::open_by`].
+    pub fn open_without(
+        devices: &[(PathBuf, Driver)],
+        absent: &[DeviceIndex],
+        options: MediaOptions,
+    ) -> Result<Self> {
         if devices.is_empty() || u16::try_from(devices.len()).is_err() {
             return Err(Kind::Invalid
                 .error(format!("a tier has from 1 to 65535 devices, not {}", devices.len())));
@@ -76,9 +88,13 @@ impl Media {
             }
         }
         let mut bus = NvmeBus::default();
-        let open =
-            |(path, driver): &(PathBuf, Driver)| Medium::open(path, *driver, &mut bus, &options);
-        let all: Result<_> = devices.iter().map(open).collect();
+        let open = |(index, (path, driver)): (u16, &(PathBuf, Driver))| {
+            if absent.contains(&DeviceIndex(index)) {
+                return Ok(Medium::absent(path));
+            }
+            Medium::open(path, *driver, &mut bus, &options)
+        };
+        let all: Result<_> = (0..).zip(devices).map(open).collect();
         Ok(Self(Arc::new(Inner { all: all?, read_only: options.read_only })))
     }
 
@@ -128,6 +144,15 @@ impl Media {
     #[must_use]
     pub fn geometry(&self, device: DeviceIndex) -> Geometry {
         self.0.all[usize::from(device.0)].geometry()
+    }
+
+    /// Whether it was left out.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn is_absent(&self, device: DeviceIndex) -> bool {
+        self.0.all[usize::from(device.0)].is_absent()
     }
 
     /// Under which name it was opened.
@@ -221,6 +246,9 @@ impl Media {
         let medium = self.0.all.get(usize::from(command.device().0));
         if self.0.read_only && !matches!(command, Command::Read { .. }) {
             return Err(admit::read_only());
+        }
+        if medium.is_some_and(Medium::is_absent) {
+            return Err(admit::absent(command.device()));
         }
         admit::check(command, medium.map(Medium::geometry))
     }
