@@ -5,79 +5,27 @@ extern crate forebay_dataplane as dataplane;
 
 #[path = "bad_input/lab.rs"]
 mod lab;
+#[path = "bad_input/twice.rs"]
+mod twice;
 #[path = "sim/wired.rs"]
 mod wired;
 
 use dataplane::{NodeStatus, Progress, Residency, ScrubOptions};
+use extent::Kind;
 use extent::wire::OpenMode;
-use extent::{FileName, Generation, Kind, Result};
+use nvme_tier::device::DeviceIndex;
 use nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimDisk, When};
-use nvme_tier::device::{DeviceIndex, Location};
 
-use lab::{EXTENT_BYTES, Lab, TWICE, contents, in_virtual_time};
-
-const NEWEST: OpenMode = OpenMode::Read(Generation(0));
-const BYTES: usize = EXTENT_BYTES + 9000;
-const BLOCK: usize = 4096;
-
-fn name(text: &str) -> FileName {
-    text.parse().expect("a name")
-}
-
-async fn write(lab: &Lab, file: &str, seed: u64) -> Result<()> {
-    let mut client = lab.client();
-    let handle = client.open(&name(file), OpenMode::Write(BYTES as u64)).await?;
-    client.write(handle, 0, &contents(seed, BYTES)).await?;
-    client.commit(handle, BYTES as u64).await
-}
-
-async fn read(lab: &Lab, file: &str) -> Result<Vec<u8>> {
-    let mut client = lab.client();
-    let handle = client.open(&name(file), NEWEST).await?;
-    Ok(client.read(handle, 0, BYTES).await?.0)
-}
+use lab::{Lab, TWICE, contents, in_virtual_time};
+use twice::{BYTES, furnished, holds, name, read, rot, vanish, write};
 
 async fn status(lab: &Lab) -> NodeStatus {
     lab.handle.status().await
 }
 
-/// A node that keeps a file twice: `data/dirty`, of contents 7.
-async fn furnished() -> Lab {
-    let lab = Lab::twice(6 << 20);
-    write(&lab, "data/dirty", 7).await.expect("committed");
-    lab
-}
-
-/// Where a block of the file stands on a device.
-fn place(lab: &Lab, device: u16, block: usize) -> Location {
-    let bytes = contents(7, BYTES);
-    let probe = &bytes[block * BLOCK..][..64];
-    let at = |offset| Location { device: DeviceIndex(device), offset };
-    let offsets = (1 << 20..lab.disk.options().capacity_bytes - 64).step_by(BLOCK);
-    let mut found = offsets.map(at).filter(|at| lab.disk.peek(*at, 64) == probe);
-    let first = found.next().expect("it is there");
-    assert_eq!(found.next(), None, "and once");
-    first
-}
-
-fn rot(lab: &Lab, device: u16, block: usize) {
-    let at = place(lab, device, block);
-    // Not what it is found by.
-    let at = Location { offset: at.offset + 1000, ..at };
-    let byte = lab.disk.peek(at, 1)[0];
-    lab.disk.poke(at, &[byte ^ 4]);
-}
-
-fn vanish(lab: &Lab, device: u16) {
-    let rule = FaultRule::new(Operation::Any, When::From(1), Fault::Vanish);
-    lab.disk.set_faults(FaultPlan::new().with(rule.on(DeviceIndex(device))));
-}
-
-/// Whether the block on a device is as it was written.
-fn holds(lab: &Lab, device: u16, block: usize) -> bool {
-    let bytes = contents(7, BYTES);
-    let length = BLOCK.min(BYTES - block * BLOCK);
-    lab.disk.peek(place(lab, device, block), length) == bytes[block * BLOCK..][..length]
+#[test]
+fn either_copy_is_enough_to_read() {
+    in_virtual_time(twice::either_is_enough());
 }
 
 #[test]
