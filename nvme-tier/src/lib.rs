@@ -27,6 +27,7 @@ mod inspect;
 pub mod layout;
 mod ledger;
 mod lookup;
+mod missing;
 mod operation;
 mod options;
 mod reader;

@@ -36,7 +36,7 @@ pub struct Tier {
     eviction_allowed: AtomicBool,
     pinned: Mutex<HashSet<FileId>>,
     /// Files of which a second copy turned out to be missing, and the attempts that made them.
-    missing: Mutex<HashMap<FileId, Attempt>>,
+    pub(crate) missing: Mutex<HashMap<FileId, Attempt>>,
 }
 
 /// What recovery makes a tier of.
@@ -366,12 +366,6 @@ impl Tier {
         }
     }
 
-    /// Whether it runs without one of its devices, or one has failed.
-    #[must_use]
-    pub fn is_incomplete(&self) -> bool {
-        self.counters.devices.iter().any(|device| device.failed.load(Ordering::Relaxed))
-    }
-
     pub(crate) fn is_eviction_allowed(&self) -> bool {
         self.eviction_allowed.load(Ordering::Acquire)
     }
@@ -385,26 +379,6 @@ impl Tier {
         let mut pinned = self.pinned.lock();
         pinned.retain(|id| self.file(*id).is_some_and(|file| file.pin_set().is_pinned(now)));
         pinned.len() as u64
-    }
-
-    /// An extent of a generation that was committed twice is on one device: it is counted until the
-    /// generation is written back, replaced, or whole again.
-    pub fn note_missing_copy(&self, generation: &FileGeneration) {
-        self.missing.lock().insert(generation.file_id(), generation.attempt());
-    }
-
-    /// All extents of a generation turned out to be on two devices.
-    pub fn note_whole(&self, generation: &FileGeneration) {
-        self.missing.lock().remove(&generation.file_id());
-    }
-
-    fn files_missing_copy(&self) -> u64 {
-        let mut missing = self.missing.lock();
-        missing.retain(|id, attempt| {
-            let newest = self.file(*id).map(|file| file.newest());
-            newest.is_some_and(|g| g.attempt() == *attempt && g.state() == State::Dirty)
-        });
-        missing.len() as u64
     }
 
     fn reserve_for(

@@ -237,6 +237,7 @@ fn what_is_only_on_an_absent_device_waits_for_it() {
         let images = disk.durable_image();
         let disk = SimDisk::from_images(disk.options(), images);
         let mut rig = Rig::without(disk.clone(), options(), pool(), &[lost]).expect("recovers");
+        assert!(rig.tier.is_incomplete(), "before anything is asked of it");
         let known = files.iter().filter_map(|file| rig.find(file)).map(|file| file.newest());
         let (set_aside, whole): (Vec<_>, Vec<_>) =
             known.partition(|newest| newest.mark() == Some(Mark::Quarantined));

@@ -75,6 +75,11 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
         ("shards", "Shards", f64::from(status.shards)),
         ("files", "Files known", units::to_f64(status.files)),
         (
+            "files_missing_copy",
+            "Dirty files that were committed on two devices and are on one",
+            units::to_f64(status.files_missing_copy),
+        ),
+        (
             "dirty_files",
             "Files that their silos do not have yet",
             units::to_f64(status.dirty_files),

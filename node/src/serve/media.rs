@@ -173,7 +173,29 @@ pub(crate) fn work_pool() -> Result<Pool> {
 }
 
 /// Creates the files of the tier that are not there yet.
+///
+/// # Errors
+/// [`Kind::NotFound`] if the other devices hold a tier: then one is lost, and not new.
 fn create(settings: &Settings, output: Output) -> Result<()> {
+    let (new, old): (Vec<_>, Vec<_>) = settings
+        .devices
+        .iter()
+        .filter(|device| !device.absent)
+        .partition(|device| device.create_bytes.is_some());
+    if let (Some(lost), false) = (new.first(), old.is_empty()) {
+        let old: Vec<_> = old.iter().map(|device| (device.path.clone(), device.driver)).collect();
+        let media = open_patiently(&old, &[])?;
+        for device in indices(&media) {
+            if !media.is_blank(device)? {
+                return Err(Kind::NotFound.error(format!(
+                    "{} does not exist, and {} belongs to a tier already: if the first is lost, start \
+                     with --without {0}; a tier cannot grow yet",
+                    lost.path.display(),
+                    media.path(device).display()
+                )));
+            }
+        }
+    }
     for device in &settings.devices {
         let Some(bytes) = device.create_bytes.filter(|_| !device.absent) else { continue };
         create_file(&device.path, bytes, output)?;
