@@ -18,6 +18,10 @@ nvme_tier::mistakes! {
     ReleasedIsHole,
     /// The first damage that is seen of something dirty is believed.
     FirstDamageBelieved,
+    /// What reads damaged in its first copy passes for lost.
+    CopyIgnored,
+    /// Second copies are not written.
+    CopyUnwritten,
     /// A block of which part is written again loses the rest.
     RestOfBlockLost,
     /// The generation that a caller expects is not compared with the one there is.

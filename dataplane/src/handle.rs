@@ -200,6 +200,11 @@ pub struct NodeStatus {
     pub checksum_misses: u64,
     /// Extents whose checksums were dropped from memory.
     pub dropped_checksums: u64,
+    /// Reads of devices that took a dirty extent's second copy, since the first one did not hold.
+    pub second_copy_reads: u64,
+    /// Dirty files that were committed on two devices, and of which an extent is on one: write them
+    /// back first.
+    pub files_missing_copy: u64,
     /// Requests answered with an error.
     pub errors: u64,
     /// Node buffers in use, and in all.

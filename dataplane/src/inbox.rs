@@ -48,6 +48,8 @@ pub(crate) enum Message {
     },
     /// Read an extent's descriptor into this buffer, as it stands on the device.
     LoadDescriptor { extent: Extent, buffer: Buffer, done: oneshot::Sender<Result<Buffer>> },
+    /// Write checksum blocks of an extent where they stand.
+    Mend { extent: Extent, blocks: Range<u32>, buffer: Buffer, done: oneshot::Sender<Result<()>> },
     /// Finish what runs and end.
     Stop,
 }

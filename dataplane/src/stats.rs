@@ -33,6 +33,8 @@ pub(crate) struct ShardStats {
     pub(crate) checksum_hits: Counter,
     pub(crate) checksum_misses: Counter,
     pub(crate) repairs: Counter,
+    /// Reads of devices that took a second copy.
+    pub(crate) second_copy_reads: Counter,
     pub(crate) errors: Counter,
     /// Sessions by fabric: shared memory, TCP, verbs, simulated. Gauges.
     pub(crate) sessions: [AtomicU64; 4],
@@ -55,6 +57,7 @@ impl Default for ShardStats {
             checksum_hits: Counter::default(),
             checksum_misses: Counter::default(),
             repairs: Counter::default(),
+            second_copy_reads: Counter::default(),
             errors: Counter::default(),
             sessions: Default::default(),
             read_ns: Mutex::new(read_ns),

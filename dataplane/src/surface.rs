@@ -336,6 +336,8 @@ impl Handle for Surface {
             checksum_hits: self.sum(|s| &s.checksum_hits),
             checksum_misses: self.sum(|s| &s.checksum_misses),
             dropped_checksums: usage.dropped_checksums,
+            second_copy_reads: self.sum(|s| &s.second_copy_reads),
+            files_missing_copy: usage.files_missing_copy,
             errors: self.sum(|s| &s.errors),
             buffers: self.buffers(),
             read_p50_ns,

@@ -31,7 +31,7 @@ fn name(text: &str) -> FileName {
 /// A node with one clean file, and memory for no checksums.
 async fn furnished(windows: bool) -> Lab {
     let sim = SimOptions { capacity_bytes: 8 << 20, ..SimOptions::default() };
-    let lab = Lab::made(sim, Ways { checksum_memory_bytes: 0, windows });
+    let lab = Lab::made(sim, Ways { checksum_memory_bytes: 0, windows, ..Ways::default() });
     lab.data.put("a", contents(1, BYTES));
     promote(&lab).await;
     lab
@@ -194,7 +194,7 @@ async fn read_repaired(lab: Lab, byte: u64) {
 fn what_is_dirty_is_verified_without_its_descriptor() {
     in_virtual_time(async {
         let sim = SimOptions { capacity_bytes: 8 << 20, ..SimOptions::default() };
-        let lab = Lab::made(sim, Ways { checksum_memory_bytes: 0, windows: true });
+        let lab = Lab::made(sim, Ways { checksum_memory_bytes: 0, ..Ways::default() });
         let mut client = lab.client();
         let handle = client.open(&name("data/d"), OpenMode::Write(0)).await.expect("writable");
         client.write(handle, 0, &contents(2, BYTES)).await.expect("written");

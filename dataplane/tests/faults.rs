@@ -21,7 +21,7 @@ use extent::{FileName, Generation, Kind, Result};
 use nvme_tier::device::DeviceIndex;
 use nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimOptions, When};
 
-use lab::{EXTENT_BYTES, Lab, Ways, contents, in_virtual_time};
+use lab::{EXTENT_BYTES, Lab, USUAL, Ways, contents, in_virtual_time};
 
 const NEWEST: OpenMode = OpenMode::Read(Generation(0));
 /// How long a command sticks; much longer than anything takes.
@@ -149,10 +149,7 @@ async fn at_every(
 }
 
 /// With all checksums in memory, and with none but those of what is dirty.
-const BOTH: [Ways; 2] = [
-    Ways { checksum_memory_bytes: u64::MAX, windows: true },
-    Ways { checksum_memory_bytes: 0, windows: true },
-];
+const BOTH: [Ways; 2] = [USUAL, Ways { checksum_memory_bytes: 0, ..USUAL }];
 
 async fn at_every_of(
     ways: Ways,

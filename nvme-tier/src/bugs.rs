@@ -98,6 +98,22 @@ mistakes! {
     OneRecordCopy,
     /// A damaged copy of a record may pass for a newer one.
     DamagedCopyIsNewer,
+    /// What is to be kept on two devices is kept twice on one.
+    CopiesTogether,
+    /// Of what is kept on two devices one is flushed before the record is written.
+    CopyUnflushed,
+    /// Both copies of the record of what is kept on two devices are on one.
+    RecordCopiesTogether,
+    /// A record that is newer than others on two devices stands on one.
+    OutvotedOnce,
+    /// What a record that stands on one of its two devices replaces is erased before it stands on both.
+    IncompleteServed,
+    /// Second copies are kept although the silo has the file.
+    CopiesKept,
+    /// Without a second copy that was damaged or lost, a file passes for lost.
+    CopyForgotten,
+    /// Tombstones go although a device is absent that may hold what they bury.
+    AbsentForgotten,
     /// A descriptor's checksum is not compared.
     DescriptorUnchecked,
     /// A descriptor counts wherever it stands.

@@ -9,6 +9,7 @@ use crate::checksums::ChecksumMemory;
 use crate::codec::{Descriptor, FileRecord, Found};
 use crate::device::{Device, Location};
 use crate::layout::to_usize;
+use crate::ledger::io::DeviceSet;
 use crate::reader::{DeviceReader, Piece};
 use crate::scan::{Findings, FoundExtent, Scan};
 
@@ -79,7 +80,8 @@ pub fn check(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport> {
     // What does not lie beside its slot is read a second time, a group of extents after the other.
-    let mut scan = Scan::read(device, pool, ChecksumMemory::new(0, BESIDE))?;
+    let checksums = ChecksumMemory::new(0, BESIDE);
+    let mut scan = Scan::read(device, pool, checksums, DeviceSet::default())?;
     scan.drop_duplicates();
     let mut report = CheckReport {
         quarantined: scan.quarantined(),
@@ -92,7 +94,8 @@ pub fn check(
             continue;
         };
         report.files += 1;
-        extents.extend(file.extents.iter().map(|e| (record, e, scan.data_at(e.slot))));
+        let copies = file.extents.iter().chain(&file.copies);
+        extents.extend(copies.map(|e| (record, e, scan.data_at(e.slot))));
     }
     // In the order in which they lie on the devices.
     extents.sort_unstable_by_key(|(_, _, at)| (at.device, at.offset));

@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 
 use extent::{ExtentIndex, FileId};
 
+use crate::device::DeviceIndex;
 use crate::layout::Class;
 use crate::space::{Resident, Space, Ticket};
 
@@ -24,6 +25,15 @@ struct Queues {
     main: VecDeque<Ticket>,
     /// How long both together may be before dead entries are thrown out.
     sweep_at: usize,
+}
+
+/// What eviction goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn<'a> {
+    /// Room is wanted on these devices.
+    pub(crate) on: &'a [DeviceIndex],
+    pub(crate) now_unix_ms: u64,
+    pub(crate) space: &'a Space,
 }
 
 /// What happened to the entry at the head of a queue.
@@ -74,8 +84,7 @@ impl Evictor {
         class: Class,
         want: usize,
         effort: usize,
-        now_unix_ms: u64,
-        space: &Space,
+        turn: Turn<'_>,
     ) -> usize {
         let queues = &mut self.classes[class.index()];
         let mut evicted = 0;
@@ -83,7 +92,7 @@ impl Evictor {
             if evicted == want || (queues.small.is_empty() && queues.main.is_empty()) {
                 break;
             }
-            match queues.consider(&mut self.ghost, now_unix_ms, space) {
+            match queues.consider(&mut self.ghost, turn) {
                 Verdict::Evicted => evicted += 1,
                 Verdict::Gone | Verdict::Kept => {}
             }
@@ -100,19 +109,20 @@ impl Evictor {
 }
 
 impl Queues {
-    fn consider(&mut self, ghost: &mut Ghost, now_unix_ms: u64, space: &Space) -> Verdict {
+    fn consider(&mut self, ghost: &mut Ghost, turn: Turn<'_>) -> Verdict {
         let small_is_long = self.small.len() * 10 >= self.small.len() + self.main.len();
         let from_small = (small_is_long && !self.small.is_empty()) || self.main.is_empty();
         let head = if from_small { self.small.pop_front() } else { self.main.pop_front() };
         let Some(ticket) = head else { return Verdict::Gone };
-        let Some(resident) = space.resident(ticket) else { return Verdict::Gone };
+        let Some(resident) = turn.space.resident(ticket) else { return Verdict::Gone };
         let Resident { generation, index, slot, .. } = &resident;
         if generation.is_superseded() {
             // It goes with the last reader of its generation.
             return Verdict::Gone;
         }
         let frequency = resident.frequency();
-        if resident.is_in_use() || !generation.is_evictable(now_unix_ms) {
+        let elsewhere = !turn.on.contains(&slot.device);
+        if elsewhere || resident.is_in_use() || !generation.is_evictable(turn.now_unix_ms) {
             self.main.push_back(ticket);
             return Verdict::Kept;
         }

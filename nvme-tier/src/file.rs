@@ -155,6 +155,7 @@ pub(crate) mod testing {
             block_bytes: 4096,
             extents_written: 0,
             written: false,
+            twice: false,
         };
         let facts = Facts { state: State::Clean, mark: None, source: None };
         let generation = FileGeneration::new(name.id(), shape, Arc::default(), facts);

@@ -71,6 +71,7 @@ pub fn format(
             max_class_bytes: max_class.bytes(),
             sequence: 1,
             id_limit: RESERVE,
+            without: 0,
         };
         for (offset, sequence) in SUPERBLOCK_OFFSETS.into_iter().zip(1..) {
             write_superblock(&mut reader, &Superblock { sequence, ..superblock }, offset)?;

@@ -48,6 +48,8 @@ pub(crate) struct GenerationShape {
     /// How many extents were committed, if it was written here.
     pub(crate) extents_written: u32,
     pub(crate) written: bool,
+    /// Whether it was committed on two devices.
+    pub(crate) twice: bool,
 }
 
 /// What is known of a generation beyond its bytes; durable in the file's record.
@@ -86,6 +88,21 @@ impl FileGeneration {
     pub fn extent(&self, index: ExtentIndex) -> Option<Extent> {
         let hold = self.extents.read().find(index)?.used();
         Some(self.extent_of(index, hold))
+    }
+
+    /// The second copy of the extent at an index, on another device: until a write-back has settled
+    /// what was committed twice.
+    #[must_use]
+    pub fn copy(&self, index: ExtentIndex) -> Option<Extent> {
+        let hold = self.extents.read().find_copy(index)?.clone();
+        Some(self.extent_of(index, hold))
+    }
+
+    /// Whether it was committed on two devices. While it is dirty an extent without a second copy
+    /// has lost it, or that is on a device that the tier runs without.
+    #[must_use]
+    pub fn is_twice(&self) -> bool {
+        self.shape.twice
     }
 
     /// As extents are for those who hold them.
@@ -230,9 +247,11 @@ impl FileGeneration {
         self.extents.read_recursive()
     }
 
-    /// Whether the extent at an index is the one in this slot.
+    /// Whether the extent at an index, or its second copy, is the one in this slot.
     pub(crate) fn has(&self, index: ExtentIndex, slot: SlotId) -> bool {
-        self.extents.read().find(index).is_some_and(|hold| hold.slot() == slot)
+        let table = self.extents.read();
+        let is_here = |hold: Option<&Hold>| hold.is_some_and(|hold| hold.slot() == slot);
+        is_here(table.find(index)) || is_here(table.find_copy(index))
     }
 
     /// Makes an extent visible whose checksums are noted; gives it back if there is one already.
@@ -266,6 +285,32 @@ impl FileGeneration {
         }
         self.resident_extents.fetch_add(count, Ordering::Relaxed);
         self.resident_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes note of the second copy of an extent, which counts nowhere.
+    pub(crate) fn insert_copy(&self, index: ExtentIndex, hold: Hold) {
+        hold.describe();
+        let inserted = self.extents.write().insert_copy(index, hold);
+        debug_assert!(inserted.is_ok(), "an extent has one second copy");
+    }
+
+    /// The silo has it now: second copies go, once nobody reads them.
+    pub(crate) fn drop_copies(&self) {
+        let copies = self.extents.write().take_copies();
+        // Without the lock: whoever drops the last hold of a slot takes another.
+        drop(copies);
+    }
+
+    /// Where the extent at an index is, and not its second copy.
+    pub(crate) fn extent_at(&self, index: ExtentIndex) -> Option<SlotId> {
+        self.extents.read().find(index).map(Hold::slot)
+    }
+
+    /// Second copies in a range of indexes.
+    pub(crate) fn copies(&self, indexes: Range<u32>) -> Vec<Extent> {
+        let table = self.extents.read();
+        let held = table.copies(indexes).map(|(index, hold)| self.extent_of(index, hold.clone()));
+        held.collect()
     }
 
     /// Takes the extent at an index out, if it is still the one in this slot.

@@ -7,6 +7,7 @@ use crate::checksums::ChecksumMemory;
 use crate::codec::{Mark, TierId};
 use crate::device::Device;
 use crate::layout::Purpose;
+use crate::ledger::io::DeviceSet;
 use crate::scan::{Entry, Findings, Scan, SlabHealth};
 
 /// What a tier holds, as its devices say while it is not running.
@@ -79,7 +80,8 @@ pub struct InspectedFile {
 /// # Errors
 /// As [`crate::recover`].
 pub fn inspect(device: &mut dyn Device, pool: &Pool) -> Result<Inspection> {
-    let mut scan = Scan::read(device, pool, ChecksumMemory::new(0, 0))?;
+    let checksums = ChecksumMemory::new(0, 0);
+    let mut scan = Scan::read(device, pool, checksums, DeviceSet::default())?;
     scan.drop_duplicates();
     let first = scan.superblocks[0].0;
     Ok(Inspection {

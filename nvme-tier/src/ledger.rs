@@ -30,8 +30,22 @@
 //!    acknowledged that needs it, nothing on it is reused, the command is not tried again. What was
 //!    about to be committed when its record's device failed may be found committed after a restart, so
 //!    its slots are kept until then.
-//! 8. **A slab changes its purpose only when nothing in it is held**, under a new epoch, whose two
-//!    headers are durable before any slot of it is used.
+//! 8. **What is kept twice** (`dirty_copies = 2`) survives a cut and the loss of any one device. Each
+//!    extent of such a generation, with its descriptor, is in slots on two devices; its record is on two
+//!    devices; all of them are flushed before the record is written, and both records before the
+//!    commit is acknowledged. A record of any kind that is newer than records standing elsewhere
+//!    than on its own device goes to two devices, too ([`homes`]): a settled, marked, registered or
+//!    forgotten file does not become again what it was when a device is lost. That of a file that
+//!    was never kept twice stands where its older ones do, and is lost with them.
+//!    What stands on one device and should on two after a cut is recorded on the other one before it
+//!    is served and before anything that it replaces is erased. Where one device is left, records
+//!    go there, and commits that are to be kept twice are refused.
+//! 9. **A device that is absent is neither read nor written, and nothing is forgotten that it may hold**:
+//!    tombstones stay, and so do descriptors under no record. When it is back, the highest
+//!    sequence counts as ever: sequences go on from the highest limit of all that were there. Devices
+//!    of which each was used without the other are refused, since sequences were given twice.
+//! 10. **A slab changes its purpose only when nothing in it is held**, under a new epoch, whose two
+//!     headers are durable before any slot of it is used.
 //!
 //! # Batches
 //! Everything runs in batches, one at a time; what arrives meanwhile makes up the next one. So many
@@ -40,7 +54,7 @@
 //! prepare   slab headers, erasure of entries never used before, counter limit   then flush
 //! write     descriptors of fills and commits, erasures of what earlier batches freed
 //! flush     the devices touched, if there are commits, erasures or explicit flushes
-//! record    file records to fresh slots                                         then flush
+//! record    file records to fresh slots, some on two devices                    then flush
 //!           acknowledge; superseded records and extents are freed, for the next batch to erase
 //! ```
 //! A class without room takes a free slab, then evicts of its own, then empties the emptiest slab
@@ -51,6 +65,7 @@ mod apply;
 mod batch;
 pub(crate) mod book;
 mod discard;
+mod homes;
 pub(crate) mod io;
 mod look;
 mod plan;
@@ -142,7 +157,7 @@ impl Ledger {
     pub(crate) fn new(parts: Parts) -> Self {
         let limits = parts.superblocks.iter().map(|(superblock, _)| superblock.id_limit);
         let discards = Discards::new(parts.tier.options.discard, parts.io.deallocations());
-        let ledger = Self {
+        let mut ledger = Self {
             discards,
             id_limit: limits.max().unwrap_or(0),
             tier: parts.tier,
@@ -159,6 +174,8 @@ impl Ledger {
             limbo: Vec::new(),
             renew_superblocks: false,
         };
+        // Those that are absent are known to be from the start.
+        ledger.note_failures();
         ledger.space.publish(&ledger.tier.counters.devices);
         ledger
     }
@@ -184,6 +201,19 @@ impl Ledger {
             self.space.publish(&self.tier.counters.devices);
         }
         progress
+    }
+
+    /// Takes back what was to be erased, but for what belongs to no file.
+    pub(crate) fn withhold_erasures(&mut self) -> VecDeque<Erasure> {
+        let is_stray = |erasure: &Erasure| matches!(erasure, Erasure::Stray { .. });
+        let (strays, others) = std::mem::take(&mut self.erasures).into_iter().partition(is_stray);
+        self.erasures = strays;
+        others
+    }
+
+    /// Erases what was withheld after all.
+    pub(crate) fn resume_erasures(&mut self, withheld: VecDeque<Erasure>) {
+        self.erasures.extend(withheld);
     }
 
     /// Whether nothing is running or waiting, apart from advice to devices.

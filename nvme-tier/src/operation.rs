@@ -9,7 +9,7 @@ use crate::codec::Mark;
 use crate::layout::Class;
 use crate::reservation::ReservedFor;
 use crate::verify::{Look, Looked};
-use crate::{Done, Draft, Extent, File, FileGeneration, Reservation};
+use crate::{Copies, Done, Draft, Extent, File, FileGeneration, Reservation};
 
 /// The checksums of one extent of a commit, with the slot it was written to.
 pub(crate) type Written = (Reservation, Box<[u32]>);
@@ -18,6 +18,8 @@ pub(crate) type Written = (Reservation, Box<[u32]>);
 #[derive(Debug)]
 pub(crate) struct Reserve {
     pub(crate) class: Class,
+    /// On how many devices.
+    pub(crate) copies: Copies,
     pub(crate) index: ExtentIndex,
     pub(crate) length: u32,
     pub(crate) purpose: ReservedFor,

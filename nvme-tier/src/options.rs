@@ -39,6 +39,16 @@ pub enum Discard {
     Slots,
 }
 
+/// On how many devices a file that is written here stands until its silo has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Copies {
+    /// On one: losing a device loses what was not written back.
+    #[default]
+    One,
+    /// On two: every extent, its descriptor and the file's record.
+    Two,
+}
+
 /// How a tier behaves while it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct TierOptions {
@@ -55,6 +65,8 @@ pub struct TierOptions {
     pub checksum_memory_bytes: u64,
     /// Of slots with at most so many checksums they lie beside the slot.
     pub most_checksums_beside: u32,
+    /// How many copies there are of what is written from now on, until it is written back.
+    pub dirty_copies: Copies,
     /// Milliseconds since 1970, by which pins expire. Tests and simulators bring their own clock.
     pub now_unix_ms: fn() -> u64,
 }
@@ -68,6 +80,7 @@ impl Default for TierOptions {
             discard: Discard::default(),
             checksum_memory_bytes: u64::MAX,
             most_checksums_beside: 16,
+            dirty_copies: Copies::One,
             now_unix_ms: clock::unix_ms,
         }
     }

@@ -1,3 +1,5 @@
+mod complete;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use crate::holdings::SlotId;
 use crate::ids::{Ids, RESERVE};
 use crate::layout::{Class, Purpose, SUPERBLOCK_OFFSETS};
 use crate::ledger::book::RecordBook;
-use crate::ledger::io::Io;
+use crate::ledger::io::{DeviceSet, Io};
 use crate::ledger::{Erasure, Parts};
 use crate::operation::{Operation, RecordOperation};
 use crate::reader::DeviceReader;
@@ -27,6 +29,8 @@ use crate::space::{DeviceSpace, Slab, Space};
 use crate::tier::TierParts;
 use crate::usage::{Counters, DeviceCounters};
 use crate::{Done, File, FileGeneration, Ledger, State, Tier, TierOptions};
+
+use complete::{Unfinished, complete};
 
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
@@ -69,13 +73,31 @@ pub struct RecoveryReport {
 /// of one tier; [`Kind::Corrupt`] if both superblocks of a device are damaged; [`Kind::Io`] if
 /// superblocks cannot be read or written.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
+    recover_without(device, pool, options, &[])
+}
+
+/// As [`recover`], without some of the devices: nothing is read from them or written to them. What is
+/// clean on them is not resident; what is dirty is served from its second copy, and quarantined for this
+/// run where there is none. A file whose records are all there is not known. Nothing is forgotten that
+/// they may hold, so they may come back at a later start, where what is newer wins.
+///
+/// # Errors
+/// As [`recover`]; [`Kind::Invalid`] if no device is left.
+pub fn recover_without(
+    device: &mut dyn Device,
+    pool: &Pool,
+    options: TierOptions,
+    absent: &[DeviceIndex],
+) -> Result<Recovered> {
     let begun = clock::now();
+    let absent = absent.iter().fold(DeviceSet::default(), |all, d| all.union(DeviceSet::of(*d)));
     let checksums =
         ChecksumMemory::new(options.checksum_memory_bytes, options.most_checksums_beside);
-    let mut scan = Scan::read(device, pool, checksums)?;
+    let mut scan = Scan::read(device, pool, checksums, absent)?;
     scan.drop_duplicates();
     let ids = reserve_ids(device, pool, &mut scan)?;
-    let io = Io::new(device)?;
+    let mut io = Io::new(device)?;
+    io.do_without(absent);
     let volatile = |index: u16| device.geometry(DeviceIndex(index)).volatile_cache;
     let counters = Counters {
         devices: (0u16..)
@@ -92,7 +114,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
     let tier = Tier::new(TierParts {
         id: scan.tier(),
         extent_bytes,
-        layout: scan.layouts[0],
+        layout: *scan.layouts.iter().max_by_key(|layout| layout.slab_count).expect("not empty"),
         options,
         ids,
         counters,
@@ -100,8 +122,9 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
     });
     let quarantined = scan.quarantined();
     let findings = scan.findings;
-    let unseen =
-        findings.nameless_records + findings.damaged_slabs + findings.unreadable_entries > 0;
+    let unseen = findings.nameless_records + findings.damaged_slabs + findings.unreadable_entries
+        > 0
+        || !absent.is_empty();
     let mut rebuild = Rebuild::new(&tier, &scan, unseen || !quarantined.is_empty());
     let mut files = std::mem::take(&mut scan.files);
     // In the order in which they stand on the devices, which is about the order of their names
@@ -111,7 +134,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
             rebuild.add_file(&scan, id, file);
         }
     }
-    let Rebuild { space, evictor, book, erasures, dirty, .. } = rebuild;
+    let Rebuild { space, evictor, book, erasures, dirty, unfinished, .. } = rebuild;
     let repairs = repairs(&scan);
     let report = RecoveryReport {
         files: tier.index.read().len() as u64,
@@ -122,7 +145,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         findings: scan.findings,
         elapsed: begun.elapsed(),
     };
-    let ledger = Ledger::new(Parts {
+    let mut ledger = Ledger::new(Parts {
         tier: Arc::clone(&tier),
         space,
         evictor,
@@ -132,6 +155,7 @@ pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Re
         erasures,
         repairs,
     });
+    complete(&mut ledger, device, unfinished)?;
     Ok(Recovered { tier, ledger, report })
 }
 
@@ -149,16 +173,20 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     // lower limit back, and with it ids that are in use.
     let copies = if bugs::is(Bug::OneSuperblockRaised) { 1 } else { SUPERBLOCK_OFFSETS.len() };
     for _ in 0..copies {
-        for (superblock, copy) in &mut scan.superblocks {
+        let absent = scan.absent;
+        let devices = scan.superblocks.iter_mut();
+        for (superblock, copy) in devices.filter(|(s, _)| !absent.contains(DeviceIndex(s.device))) {
+            superblock.without = absent.bits();
             superblock.id_limit = if bugs::is(Bug::IdsReused) { first } else { limit };
             superblock.sequence += 1;
             write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])
                 .map_err(|error| error.while_doing("reserving ids in a superblock"))?;
             *copy = 1 - *copy;
         }
-        let devices = (0..count).filter(|_| !bugs::is(Bug::UnflushedRecovery));
+        let devices = (0..count).map(DeviceIndex).filter(|device| !absent.contains(*device));
+        let devices = devices.filter(|_| !bugs::is(Bug::UnflushedRecovery));
         reader
-            .run(devices.map(|index| Command::Flush(DeviceIndex(index))))
+            .run(devices.map(Command::Flush))
             .map_err(|error| error.while_doing("flushing what was recovered"))?;
     }
     Ok(Ids::new(first, limit))
@@ -184,6 +212,7 @@ struct Rebuild<'a> {
     book: RecordBook,
     erasures: VecDeque<Erasure>,
     dirty: u64,
+    unfinished: Unfinished,
 }
 
 impl<'a> Rebuild<'a> {
@@ -247,7 +276,9 @@ impl<'a> Rebuild<'a> {
         let devices = devices.map(|(index, (slabs, layout))| {
             DeviceSpace::new(DeviceIndex(index), *layout, Arc::clone(&scan.holdings), slabs)
         });
-        let keep_tombstones = scan.findings.unreadable_entries + scan.findings.damaged_slabs > 0;
+        let absent = !scan.absent.is_empty() && !bugs::is(Bug::AbsentForgotten);
+        let keep_tombstones =
+            absent || scan.findings.unreadable_entries + scan.findings.damaged_slabs > 0;
         Self {
             tier,
             space: Space::new(devices.collect()),
@@ -255,35 +286,45 @@ impl<'a> Rebuild<'a> {
             book: RecordBook::new(keep_tombstones),
             erasures,
             dirty: 0,
+            unfinished: Unfinished::default(),
         }
     }
 
     fn add_file(&mut self, scan: &Scan, id: FileId, mut file: FileScan) {
         let quarantined = file.is_quarantined();
         let Some(record) = file.record.take() else { return };
+        let older = devices_of(&file.stale);
         for slot in &file.stale {
-            self.book.add_stale(id);
+            self.book.add_stale(id, DeviceSet::of(slot.device));
             if !file.lost_record {
                 self.erasures.push_back(Erasure::Record { slot: *slot, file: id });
             }
         }
         if file.lost_record {
             // Its slot is never erased, so that it stays as evidence.
-            self.book.add_stale(id);
+            self.book.add_stale(id, DeviceSet::default());
         }
+        let newest = devices_of(&file.slots);
         let copies = [file.slots.first().copied(), file.slots.get(1).copied()];
         for slot in self.book.replace(id, copies, record.tombstone) {
             self.space.begin_erase(slot);
             self.erasures.push_back(Erasure::Record { slot, file: id });
         }
+        // One device has it, and two should: it is newer than what stands elsewhere, or is to be kept
+        // twice.
+        let lonely = newest.count() < 2 && scan.superblocks.len() - scan.absent.count() > 1;
+        let unfinished = lonely && (record.dirty && record.twice || !older.is_within(newest));
         if record.tombstone {
+            self.unfinished.tombstone |= unfinished;
             return;
         }
-        if record.dirty && !quarantined && copies[1].is_none() {
+        if unfinished && !quarantined {
+            self.unfinished.files.push(id);
+        } else if record.dirty && !quarantined && copies[1].is_none() {
             let refresh = Operation::Record(id, RecordOperation::Refresh(Done::ignore()));
             self.tier.queue.lock().operations.push_back(refresh);
         }
-        self.add_generation(scan, id, record, quarantined, &file.extents);
+        self.add_generation(scan, id, record, quarantined, (&file.extents, &file.copies));
     }
 
     fn add_generation(
@@ -292,7 +333,7 @@ impl<'a> Rebuild<'a> {
         id: FileId,
         record: FileRecord,
         quarantined: bool,
-        extents: &[FoundExtent],
+        (extents, copies): (&[FoundExtent], &[FoundExtent]),
     ) {
         let shape = GenerationShape {
             number: record.generation,
@@ -302,6 +343,7 @@ impl<'a> Rebuild<'a> {
             block_bytes: self.tier.checksum_block_bytes(),
             extents_written: record.extents_written,
             written: record.written,
+            twice: record.twice,
         };
         let facts = Facts {
             state: if record.dirty { State::Dirty } else { State::Clean },
@@ -324,7 +366,19 @@ impl<'a> Rebuild<'a> {
                 self.evictor.admit(class, (id, found.index), ticket, &self.space);
             }
         }
+        for found in copies {
+            let shelf = scan.slab(found.slot).shelf.as_ref().expect("data slabs have shelves");
+            generation.insert_copy(found.index, shelf.hold(found.slot.slot));
+            self.space.occupy(found.slot, &generation, found.index);
+        }
+        if record.dirty && record.twice && copies.len() < extents.len() {
+            self.tier.note_missing_copy(&generation);
+        }
         let file = File::new(id, record.name, pins, generation);
         self.tier.index.write().insert(&file);
     }
+}
+
+fn devices_of(slots: &[SlotId]) -> DeviceSet {
+    slots.iter().fold(DeviceSet::default(), |all, slot| all.union(DeviceSet::of(slot.device)))
 }

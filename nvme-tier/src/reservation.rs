@@ -6,11 +6,13 @@ use crate::FileGeneration;
 use crate::device::Location;
 use crate::shelf::Hold;
 
-/// A slot to write one extent into. Whoever drops it unpublished gives the slot back, so keep it
+/// A slot to write one extent into, or two of them on different devices. Whoever drops it unpublished gives the slot back, so keep it
 /// until every write to the slot has completed.
 #[derive(Debug)]
 pub struct Reservation {
     hold: Hold,
+    /// Of a slot on another device, if the extent is to be there twice.
+    copy: Option<Hold>,
     index: ExtentIndex,
     length: u32,
     purpose: ReservedFor,
@@ -26,14 +28,26 @@ pub(crate) enum ReservedFor {
 }
 
 impl Reservation {
-    pub(crate) fn new(hold: Hold, index: ExtentIndex, length: u32, purpose: ReservedFor) -> Self {
-        Self { hold, index, length, purpose }
+    pub(crate) fn new(
+        (hold, copy): (Hold, Option<Hold>),
+        index: ExtentIndex,
+        length: u32,
+        purpose: ReservedFor,
+    ) -> Self {
+        Self { hold, copy, index, length, purpose }
     }
 
     /// Where the slot begins.
     #[must_use]
     pub fn at(&self) -> Location {
         self.hold.at()
+    }
+
+    /// Where the slot of the second copy begins, on another device, if there is to be one: whatever is
+    /// written to the first must be written there, too.
+    #[must_use]
+    pub fn copy_at(&self) -> Option<Location> {
+        self.copy.as_ref().map(Hold::at)
     }
 
     /// Bytes the slot holds.
@@ -67,8 +81,8 @@ impl Reservation {
         &self.purpose
     }
 
-    pub(crate) fn into_parts(self) -> (Hold, ReservedFor) {
-        (self.hold, self.purpose)
+    pub(crate) fn into_parts(self) -> (Hold, Option<Hold>, ReservedFor) {
+        (self.hold, self.copy, self.purpose)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::device::{Device, DeviceIndex, Location};
 use crate::hash::IdMap;
 use crate::holdings::{Holdings, SlotId};
 use crate::layout::{self, Class, Layout, PAGE_BYTES, RECORD_BYTES, SUPERBLOCK_OFFSETS};
+use crate::ledger::io::DeviceSet;
 use crate::reader::{DeviceReader, Piece};
 
 pub(crate) use slabs::{SlabHealth, SlabScan};
@@ -37,6 +38,8 @@ pub(crate) struct Scan {
     nameless: Vec<Nameless>,
     /// A record of something dirty may be missing: descriptors under no record are kept.
     keep_orphans: bool,
+    /// Devices that are not there.
+    pub(crate) absent: DeviceSet,
 }
 
 /// What a damaged record still says, as far as that can be believed.
@@ -61,6 +64,8 @@ pub(crate) struct FileScan {
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
+    /// Second copies of some, if it was committed twice and is dirty.
+    pub(crate) copies: Vec<FoundExtent>,
     /// Its number among the files, for those who note what they find of it.
     number: u32,
 }
@@ -135,6 +140,8 @@ pub struct Findings {
     pub nameless_records: u64,
     /// Records and descriptors that the device could not read.
     pub unreadable_entries: u64,
+    /// Extents of dirty files that were committed on two devices and are on one.
+    pub missing_copies: u64,
 }
 
 impl Scan {
@@ -148,14 +155,23 @@ impl Scan {
         device: &mut dyn Device,
         pool: &Pool,
         checksums: ChecksumMemory,
+        absent: DeviceSet,
     ) -> Result<Self> {
         let mut reader = DeviceReader::new(device, pool)?;
         let mut findings = Findings::default();
-        let superblocks = read_superblocks(&mut reader, &mut findings)?;
+        let superblocks = read_superblocks(&mut reader, absent, &mut findings)?;
         let mut layouts = Vec::with_capacity(superblocks.len());
+        let present = superblocks.iter().find(|(found, _)| !is_in(absent, found));
+        let first = present.map(|(first, _)| *first).ok_or_else(|| {
+            Kind::Invalid.error("a tier without any of its devices: name one that is there")
+        })?;
         for (superblock, _) in &superblocks {
-            let first = &superblocks[0].0;
-            layouts.push(layout_of(superblock, first, &superblocks, &mut reader)?);
+            let mut layout = layout_of(superblock, &first, &superblocks, &mut reader, absent)?;
+            if is_in(absent, superblock) {
+                // Nothing is known of it, and nothing is put there.
+                layout.slab_count = 0;
+            }
+            layouts.push(layout);
         }
         let holdings = Arc::new(Holdings::new(superblocks[0].0.tier, checksums));
         let mut scan = Self {
@@ -168,6 +184,7 @@ impl Scan {
             findings,
             nameless: Vec::new(),
             keep_orphans: false,
+            absent,
         };
         scan.read_headers(&mut reader)?;
         scan.read_records(&mut reader)?;
@@ -177,6 +194,7 @@ impl Scan {
     }
 
     pub(crate) fn tier(&self) -> crate::TierId {
+        // The same for all.
         self.superblocks[0].0.tier
     }
 
@@ -217,21 +235,28 @@ impl FileScan {
     /// Whether something that only existed here is lost, now or at an earlier start.
     pub(crate) fn is_quarantined(&self) -> bool {
         let Some(record) = &self.record else { return false };
-        let missing = self.extents.len() < record.extents_written as usize
-            && !bugs::is(Bug::LostExtentUnnoticed);
+        let whole = record.extents_written as usize;
+        let lonely = record.twice && self.copies.len() < whole && bugs::is(Bug::CopyForgotten);
+        let missing = (self.extents.len() < whole || lonely) && !bugs::is(Bug::LostExtentUnnoticed);
         let marked = record.mark == Some(crate::Mark::Quarantined);
         !record.tombstone && (self.lost_record || record.dirty && (missing || marked))
     }
 }
 
+fn is_in(devices: DeviceSet, superblock: &Superblock) -> bool {
+    devices.contains(DeviceIndex(superblock.device))
+}
+
 fn read_superblocks(
     reader: &mut DeviceReader<'_>,
+    absent: DeviceSet,
     findings: &mut Findings,
 ) -> Result<Vec<(Superblock, usize)>> {
     let count = u16::try_from(reader.device().count()).unwrap_or(u16::MAX);
     let mut found: Vec<[Option<Superblock>; 2]> = vec![[None, None]; usize::from(count)];
     let mut traces = vec![false; usize::from(count)];
-    let pieces = (0..count).flat_map(|device| {
+    let present = || (0..count).filter(|device| !absent.contains(DeviceIndex(*device)));
+    let pieces = present().flat_map(|device| {
         (0u64..).zip(SUPERBLOCK_OFFSETS).map(move |(copy, offset)| Piece {
             at: Location { device: DeviceIndex(device), offset },
             bytes: PAGE_BYTES,
@@ -249,19 +274,49 @@ fn read_superblocks(
         findings.bad_superblocks += u64::from(superblock.is_none());
         found[usize::from(piece.at.device.0)][usize::from(piece.tag != 0)] = superblock;
     })?;
-    let choose = |(index, [a, b]): (usize, [Option<Superblock>; 2])| match (a, b) {
+    let choose = |index: u16| match (found[usize::from(index)][0], found[usize::from(index)][1]) {
         (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
         (_, Some(b)) => Ok((b, 0)),
         (Some(a), None) => Ok((a, 1)),
-        (None, None) if traces[index] => Err(Kind::Corrupt.error(format!(
+        (None, None) if traces[usize::from(index)] => Err(Kind::Corrupt.error(format!(
             "both superblocks of device {index} are damaged: do not format it if anything on it is \
-             dirty, but have it repaired"
+             dirty, but have it repaired, or start without it"
         ))),
         (None, None) => Err(Kind::NotFound.error(format!(
             "device {index} holds no tier: format it, or give the devices of a tier that exists"
         ))),
     };
-    found.into_iter().enumerate().map(choose).collect()
+    let chosen: Vec<(Superblock, usize)> = present().map(choose).collect::<Result<_>>()?;
+    check_apart(&chosen)?;
+    let mut chosen = chosen.into_iter();
+    let Some(first) = chosen.as_slice().first().copied() else { return Ok(Vec::new()) };
+    let placeholder = |device| {
+        let unknown = Superblock { device, sequence: 0, id_limit: 0, without: 0, ..first.0 };
+        (unknown, 0)
+    };
+    let all = (0..count).map(|device| {
+        if absent.contains(DeviceIndex(device)) { Some(placeholder(device)) } else { chosen.next() }
+    });
+    Ok(all.flatten().collect())
+}
+
+/// Refuses devices of which each was used without the other: neither has what the other was told, and
+/// ids were given twice.
+fn check_apart(found: &[(Superblock, usize)]) -> Result<()> {
+    for (one, _) in found {
+        for (other, _) in found {
+            if is_in(DeviceSet::from_bits(one.without), other)
+                && is_in(DeviceSet::from_bits(other.without), one)
+            {
+                return Err(Kind::Invalid.error(format!(
+                    "devices {} and {} were each used without the other, and files on them differ: \
+                     start without one of them",
+                    one.device, other.device
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn layout_of(
@@ -269,6 +324,7 @@ fn layout_of(
     first: &Superblock,
     all: &[(Superblock, usize)],
     reader: &mut DeviceReader<'_>,
+    absent: DeviceSet,
 ) -> Result<Layout> {
     let device = DeviceIndex(superblock.device);
     let in_order = all.get(usize::from(device.0)).is_some_and(|(found, _)| found == superblock);
@@ -282,9 +338,9 @@ fn layout_of(
         )));
     }
     let geometry = reader.device().geometry(device);
-    if geometry.capacity_bytes < superblock.capacity_bytes
-        || geometry.block_bytes != superblock.block_bytes
-    {
+    let fits = geometry.capacity_bytes >= superblock.capacity_bytes
+        && geometry.block_bytes == superblock.block_bytes;
+    if !fits && !is_in(absent, superblock) {
         return Err(Kind::Invalid.error(format!(
             "device {} was formatted with {} bytes in blocks of {}, and now has {} in blocks of {}",
             device.0,

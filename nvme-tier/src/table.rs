@@ -15,6 +15,8 @@ type Chunk = Box<[Option<Hold>]>;
 pub(crate) struct ExtentTable {
     chunks: Chunks,
     count: u32,
+    /// Second copies, on other devices: only of what was written here and has them.
+    copies: Option<Box<Self>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,7 @@ enum Chunks {
 impl ExtentTable {
     /// An empty table for a file of `count` extents.
     pub(crate) fn new(count: u32) -> Self {
-        Self { chunks: Chunks::One(Box::default()), count }
+        Self { chunks: Chunks::One(Box::default()), count, copies: None }
     }
 
     /// The hold of the extent at an index. O(1), no allocation.
@@ -68,6 +70,27 @@ impl ExtentTable {
         }
         *place = Some(hold);
         Ok(())
+    }
+
+    /// The hold of the second copy of the extent at an index.
+    pub(crate) fn find_copy(&self, index: ExtentIndex) -> Option<&Hold> {
+        self.copies.as_ref()?.find(index)
+    }
+
+    /// Adds a second copy where there is none; gives it back where there is one, or past the end.
+    pub(crate) fn insert_copy(&mut self, index: ExtentIndex, hold: Hold) -> Result<(), Hold> {
+        let count = self.count;
+        self.copies.get_or_insert_with(|| Box::new(Self::new(count))).insert(index, hold)
+    }
+
+    /// Takes all second copies out.
+    pub(crate) fn take_copies(&mut self) -> Option<Box<Self>> {
+        self.copies.take()
+    }
+
+    /// All second copies whose index is in a range, in order.
+    pub(crate) fn copies(&self, indexes: Range<u32>) -> impl Iterator<Item = (ExtentIndex, &Hold)> {
+        self.copies.iter().flat_map(move |copies| copies.range(indexes.clone()))
     }
 
     /// Takes the extent at an index out.

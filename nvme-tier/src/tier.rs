@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,8 @@ use crate::operation::{Operation, Queue, RecordOperation, Reserve, closed};
 use crate::reservation::ReservedFor;
 use crate::usage::Counters;
 use crate::{
-    DeviceUsage, Done, Draft, Extent, File, FileGeneration, Reservation, State, TierOptions,
-    TierUsage,
+    Copies, DeviceUsage, Done, Draft, Extent, File, FileGeneration, Reservation, State,
+    TierOptions, TierUsage,
 };
 
 /// Everything that is known and kept on a set of devices. Shared by all threads; nothing here
@@ -36,6 +36,8 @@ pub struct Tier {
     pub(crate) counters: Counters,
     eviction_allowed: AtomicBool,
     pinned: Mutex<HashSet<FileId>>,
+    /// Files of which a second copy turned out to be missing, and the attempts that made them.
+    pub(crate) missing: Mutex<HashMap<FileId, Attempt>>,
 }
 
 /// What recovery makes a tier of.
@@ -64,6 +66,7 @@ impl Tier {
             counters,
             eviction_allowed: AtomicBool::new(false),
             pinned: Mutex::default(),
+            missing: Mutex::default(),
         })
     }
 
@@ -176,9 +179,11 @@ impl Tier {
         self.reserve_for(purpose, index, generation.extent_length(index), done);
     }
 
-    /// A slot for `length` bytes of a draft. Evicts others if it must.
+    /// A slot for `length` bytes of a draft, or one on each of two devices, as the tier's options say.
+    /// Evicts others if it must.
     ///
-    /// Fails as [`Tier::reserve`] does.
+    /// Fails as [`Tier::reserve`] does; with [`Kind::Io`] if two devices are needed and fewer are
+    /// trusted.
     pub fn reserve_draft(
         &self,
         draft: &Draft,
@@ -206,7 +211,7 @@ impl Tier {
             return done.call(Err(error));
         }
         let (index, length) = (reservation.index(), reservation.length());
-        let (hold, purpose) = reservation.into_parts();
+        let (hold, _none, purpose) = reservation.into_parts();
         let ReservedFor::Fill(generation) = purpose else {
             return done
                 .call(Err(Kind::Invalid.error("a draft's slot is committed, not published")));
@@ -363,6 +368,7 @@ impl Tier {
             dirty_bytes: read(&self.counters.dirty_bytes),
             quarantined_files: read(&self.counters.quarantined_files),
             pinned_files: self.pinned_files(),
+            files_missing_copy: self.files_missing_copy(),
             resident_extents: read(&self.holdings.extents),
             resident_bytes: read(&self.holdings.bytes),
             slot_bytes: devices.iter().map(|device| device.used_bytes).sum(),
@@ -414,7 +420,11 @@ impl Tier {
             drop(queue);
             return done.call(Err(error));
         }
-        queue.reserves.push_back(Reserve { class, index, length, purpose, done });
+        let copies = match purpose {
+            ReservedFor::Fill(_) => Copies::One,
+            ReservedFor::Draft(_) => self.options.dirty_copies,
+        };
+        queue.reserves.push_back(Reserve { class, copies, index, length, purpose, done });
         drop(queue);
         self.holdings.signal.raise();
     }

@@ -13,6 +13,8 @@ pub struct TierUsage {
     pub dirty_bytes: u64,
     /// Files of which something is damaged that only existed here.
     pub quarantined_files: u64,
+    /// Dirty files that were committed on two devices, and of which an extent is on one.
+    pub files_missing_copy: u64,
     /// Files with a pin that has not expired.
     pub pinned_files: u64,
     /// Extents on the tier.

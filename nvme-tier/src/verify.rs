@@ -34,6 +34,8 @@ pub struct Looked {
     pub unreadable: u64,
     /// Extents whose descriptors do not hold.
     pub extents: Vec<ExtentIndex>,
+    /// Extents whose second copy's descriptors do not hold.
+    pub copies: Vec<ExtentIndex>,
     /// The slab to go on with, where there are more of the device.
     pub next_slab: Option<u32>,
 }
@@ -61,7 +63,7 @@ impl Tier {
         self.push_limited(Operation::Look(Look::Records { file: Arc::clone(file) }, done));
     }
 
-    /// Looks at the descriptors of a generation's resident extents.
+    /// Looks at the descriptors of a generation's resident extents, and of their second copies.
     ///
     /// Fails with [`extent::Kind::Busy`] if too much waits for the ledger.
     pub fn look_at_descriptors(
@@ -101,6 +103,12 @@ impl Tier {
         }
         let (extent, generation) = (extent.clone(), Arc::clone(generation));
         self.push_limited(Operation::Describe { extent, generation, done });
+    }
+
+    /// The second copies of a generation's extents whose indexes are in a range.
+    #[must_use]
+    pub fn copies(&self, generation: &FileGeneration, indexes: Range<u32>) -> Vec<Extent> {
+        generation.copies(indexes)
     }
 
     /// The resident extents of a generation whose indexes are in a range, without counting a use.

@@ -49,6 +49,7 @@ pub(super) fn write(
             extents_written: 0,
             dirty: false,
             written: false,
+            twice: false,
             tombstone: false,
             mark: None,
             source: Some(version.clone()),

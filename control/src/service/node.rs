@@ -92,6 +92,8 @@ async fn status(core: &Core) -> proto::NodeStatus {
         checksum_hits: node.checksum_hits,
         checksum_misses: node.checksum_misses,
         dropped_checksums: node.dropped_checksums,
+        second_copy_reads: node.second_copy_reads,
+        files_missing_copy: node.files_missing_copy,
         errors: node.errors,
         buffers_used: node.buffers.0,
         buffers_total: node.buffers.1,

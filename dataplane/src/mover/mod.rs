@@ -3,6 +3,7 @@
 
 mod admission;
 mod buffers;
+mod copies;
 mod fetch;
 mod leftovers;
 mod scrub;
@@ -238,12 +239,6 @@ impl Mover {
         self.shard().send(Message::LoadDescriptor { extent: extent.clone(), buffer, done });
         let buffer = receiver.await.map_err(|_| stopped())??;
         generation.believe(&extent, &buffer.as_slice()[..bytes])
-    }
-
-    /// Has a shard read and verify an extent that has its checksums.
-    async fn load(&self, extent: Extent, buffer: Buffer) -> Result<Buffer> {
-        let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
-        self.load_blocks(extent, 0..blocks, buffer).await
     }
 
     /// Has a shard read and verify some checksum blocks of an extent that has its checksums.

@@ -9,13 +9,12 @@ use futures::StreamExt;
 use nvme_tier::{Done, Extent, File, FileGeneration, Mark, State};
 use silo::{Condition, ObjectMeta, Silo, Upload, UploadTags};
 
+use super::copies::Copies;
 use super::{Mover, leftovers};
 use crate::handle::Progress;
 
 /// How often an upload starts over because an earlier one of ours turned up.
 const MAX_UPLOADS: usize = 3;
-/// How often a dirty extent is read before it is believed to be damaged.
-const MAX_LOOKS: usize = 3;
 /// Extents that are read ahead of the upload.
 const READ_AHEAD: usize = 4;
 
@@ -187,29 +186,31 @@ impl Mover {
         }
     }
 
-    /// Reads an extent that nobody else has. It is damaged if it reads damaged again and again.
+    /// Reads an extent that nobody else has, from whichever copy of it holds. It is lost if every copy
+    /// reads damaged again and again.
     async fn load_dirty(
         &self,
         generation: &Arc<FileGeneration>,
         extent: &Extent,
-        mut buffer: Buffer,
+        buffer: Buffer,
     ) -> Result<Buffer> {
-        let block = self.tier.checksum_block_bytes();
-        let padded = extent.length().next_multiple_of(block) as usize;
-        for _ in 1..MAX_LOOKS {
-            match self.load(extent.clone(), buffer).await {
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Io) => {
-                    tracing::warn!(%error, "reading a dirty extent failed: once more");
-                    buffer = self.buffers.take(padded).await;
+        let blocks = extent.length().div_ceil(self.tier.checksum_block_bytes());
+        let copies = Copies::of(generation, extent.clone());
+        match self.load_sound(&copies, 0..blocks, buffer).await {
+            Ok(sound) => {
+                if sound.second {
+                    self.tier.note_missing_copy(generation);
                 }
-                other => return other,
+                Ok(sound.buffer)
+            }
+            Err(error) => {
+                if error.kind() == Kind::Corrupt && !copies.may_be_elsewhere(&self.tier, generation)
+                {
+                    self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
+                }
+                Err(error)
             }
         }
-        let last = self.load(extent.clone(), buffer).await;
-        if last.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
-            self.tier.mark(generation, Some(Mark::Quarantined), Done::ignore());
-        }
-        last
     }
 
     /// Reads the copy back and compares it with the checksums of what was written here.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use dma::{Frozen, Source};
 use extent::wire::Reply;
 use extent::{Kind, Result};
-use nvme_tier::device::Command;
 use nvme_tier::{Done, FileGeneration};
 
 use super::open::{gone, open_body};
@@ -141,7 +140,7 @@ impl Shard {
             let begin = u64::from(at) * u64::from(block);
             let span =
                 Span { draft, index, begin, end: begin + u64::from(count) * u64::from(block) };
-            self.store_blocks(None, span, Command::Write { at: place.location, from });
+            self.store_blocks(None, span, &place, from);
             at += count;
         }
     }

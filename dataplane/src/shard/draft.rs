@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use extent::checksum::crc32c;
 use extent::wire::OpenBody;
 use extent::{Error, Generation, Kind, Result};
+use nvme_tier::device::Location;
 use nvme_tier::{Draft, Reservation};
 
 use crate::slots::Key;
@@ -50,7 +51,9 @@ struct PartialBlock {
 
 /// Where to put a run of blocks.
 pub(super) struct Place {
-    pub(super) location: nvme_tier::device::Location,
+    pub(super) location: Location,
+    /// Where else, on another device, if there are to be two copies.
+    pub(super) copy: Option<Location>,
 }
 
 /// What became of bytes that did not fill their block.
@@ -225,18 +228,14 @@ impl DraftState {
             extent.checksums[number as usize] = Some(crc32c(bytes));
             self.partial.remove(&(index, number));
         }
-        let mut location = extent.reservation.as_ref().expect("reserved before").at();
-        location.offset += u64::from(first) * u64::from(block);
-        Place { location }
+        place_of(extent, first, block)
     }
 
     /// Where a block of an extent is on the device, and its checksum.
     pub(super) fn on_device(&self, index: u32, block: u32) -> (Place, u32) {
         let extent = &self.extents[&index];
-        let mut location = extent.reservation.as_ref().expect("reserved before").at();
-        location.offset += u64::from(block) * u64::from(self.block_bytes);
         let checksum = extent.checksums[block as usize].expect("written before");
-        (Place { location }, checksum)
+        (place_of(extent, block, self.block_bytes), checksum)
     }
 
     /// Adds bytes that do not fill their block.
@@ -319,6 +318,13 @@ impl DraftState {
         }
         out
     }
+}
+
+fn place_of(extent: &DraftExtent, block: u32, block_bytes: u32) -> Place {
+    let reservation = extent.reservation.as_ref().expect("reserved before");
+    let within = u64::from(block) * u64::from(block_bytes);
+    let shift = |at: Location| Location { offset: at.offset + within, ..at };
+    Place { location: shift(reservation.at()), copy: reservation.copy_at().map(shift) }
 }
 
 /// How many blocks of an extent belong to a file of `length` bytes.

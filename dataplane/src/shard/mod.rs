@@ -15,6 +15,7 @@
 mod commit;
 mod descriptor;
 mod draft;
+mod looks;
 mod open;
 mod read;
 mod recall;
@@ -327,6 +328,9 @@ impl Shard {
             }
             Message::LoadDescriptor { extent, buffer, done } => {
                 self.load_descriptor(extent, buffer, done);
+            }
+            Message::Mend { extent, blocks, buffer, done } => {
+                self.mend(extent, blocks, buffer, done);
             }
             Message::Stop => {
                 self.stopping = true;

@@ -11,6 +11,7 @@ use nvme_tier::{Extent, FileGeneration, Mark, State};
 use rdma::{Fabric, SessionId, Transfer};
 
 use super::descriptor::Needs;
+use super::looks::{Looks, Part};
 use super::open::gone;
 use super::recall::Damage;
 use super::session::Handle;
@@ -23,12 +24,12 @@ pub(super) struct ReadRequest {
     pub(super) caller: Caller,
     pub(super) generation: Arc<FileGeneration>,
     /// Cut at the end of the file.
-    range: ByteRange,
+    pub(super) range: ByteRange,
     pub(super) into: Segments,
     /// Bytes of the range that were started.
     cursor: u64,
-    /// Parts of the range to start once more: (from, length).
-    pub(super) again: Vec<(u64, u64)>,
+    /// Parts of the range to start once more.
+    pub(super) again: Vec<Part>,
     /// Operations running.
     pub(super) outstanding: u32,
     /// Whether devices may read straight into the client's memory.
@@ -50,8 +51,7 @@ pub(super) enum ReadOp {
         request: Key,
         extent: Extent,
         first_block: usize,
-        at: u64,
-        length: u64,
+        part: Part,
         held: u64,
         /// Why its checksums cannot be had.
         doubt: Option<Damage>,
@@ -71,6 +71,15 @@ pub(super) struct Step {
     pub(super) at: u64,
     /// Bytes left of the piece.
     pub(super) length: u64,
+    /// What is known of it.
+    pub(super) looks: Looks,
+}
+
+/// Where a chunk goes, how much node memory that keeps, and what it takes to verify it.
+struct Arrival {
+    into: Target,
+    held: u64,
+    needs: Needs,
 }
 
 impl Shard {
@@ -126,7 +135,7 @@ impl Shard {
             let generation = Arc::clone(&request.generation);
             let started = if self.is_device_full() {
                 Ok(0)
-            } else if let Some(extent) = generation.extent(step.index) {
+            } else if let Some(extent) = step.looks.source(&generation, step.index) {
                 self.read_chunk(key, &extent, &step)
             } else if generation.is_written()
                 && (generation.state() == State::Dirty || bugs::is(Bug::ReleasedIsHole))
@@ -159,7 +168,8 @@ impl Shard {
             let first = step.within / block;
             let Some(needs) = self.needs(extent) else { return Ok(0) };
             let into = Target::Window(window);
-            self.submit_chunk(key, extent, first, step.at, length, into, 0, needs);
+            let part = Part { at: step.at, length, looks: step.looks };
+            self.submit_chunk(key, extent, first, part, Arrival { into, held: 0, needs });
             self.note(key, Landing::Direct);
             return Ok(length);
         }
@@ -177,9 +187,10 @@ impl Shard {
         let Some(buffer) = self.pool.take(span) else { return Ok(0) };
         // Both or neither, so that nobody waits with what others could go on with.
         let Some(needs) = self.needs(extent) else { return Ok(0) };
-        let target = Target::Buffer(buffer, 0..span);
+        let arrival = Arrival { into: Target::Buffer(buffer, 0..span), held: span as u64, needs };
         let length = end - step.within;
-        self.submit_chunk(key, extent, first, step.at, length, target, span as u64, needs);
+        let part = Part { at: step.at, length, looks: step.looks };
+        self.submit_chunk(key, extent, first, part, arrival);
         Ok(length)
     }
 
@@ -213,18 +224,15 @@ impl Shard {
         Ok(Some((window.part(0..usize::try_from(whole).expect("a chunk")), whole)))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one command")]
     fn submit_chunk(
         &mut self,
         request: Key,
         extent: &Extent,
         first_block: u64,
-        at: u64,
-        length: u64,
-        into: Target,
-        held: u64,
-        needs: Needs,
+        part: Part,
+        arrival: Arrival,
     ) {
+        let Arrival { into, held, needs } = arrival;
         let block = u64::from(self.node.tier.checksum_block_bytes());
         let from = extent.at();
         let at_device = Location { device: from.device, offset: from.offset + first_block * block };
@@ -232,8 +240,7 @@ impl Shard {
             request,
             extent: extent.clone(),
             first_block: usize::try_from(first_block).expect("within an extent"),
-            at,
-            length,
+            part,
             held,
             doubt: None,
         };
@@ -259,8 +266,7 @@ impl Shard {
             let at = extent.descriptor().0;
             return self.wait_for_descriptor(at, op, completion);
         }
-        let ReadOp::Chunk { request: key, extent, first_block, at, length, held, doubt } = op
-        else {
+        let ReadOp::Chunk { request: key, extent, first_block, part, held, doubt } = op else {
             unreachable!("as above")
         };
         let Command::Read { into, .. } = completion.command else {
@@ -284,8 +290,12 @@ impl Shard {
             let in_doubt = matches!(damage, Damage::Descriptor(_));
             let hint_only = matches!(into, Target::Window(_)) && !in_doubt;
             drop(into);
-            return self.on_damage(key, &extent, damage, hint_only, (at, length), held);
+            return self.on_damage(key, &extent, damage, hint_only, part, held);
         }
+        if part.looks.second {
+            self.note_second_copy(key);
+        }
+        let Part { at, length, .. } = part;
         match into {
             Target::Window(_) => self.end_read_op(key, held, Ok(())),
             Target::Buffer(buffer, _) => {
@@ -424,9 +434,9 @@ impl ReadRequest {
         if self.error.is_some() {
             return None;
         }
-        let (at, left) = match self.again.last() {
+        let Part { at, length: left, looks } = match self.again.last() {
             Some(part) => *part,
-            None => (self.cursor, self.range.length() - self.cursor),
+            None => Part::new(self.cursor, self.range.length() - self.cursor),
         };
         let rest = ByteRange::new(self.range.offset() + at, left).expect("part of a range");
         let piece = rest.pieces(self.generation.extent_bytes()).next()?;
@@ -435,13 +445,16 @@ impl ReadRequest {
             within: piece.within.offset(),
             at,
             length: piece.within.length(),
+            looks,
         })
     }
 
     /// Moves on by the `bytes` that an operation covers.
     fn started(&mut self, bytes: u64) {
         match self.again.pop() {
-            Some((at, left)) if left > bytes => self.again.push((at + bytes, left - bytes)),
+            Some(Part { at, length, looks }) if length > bytes => {
+                self.again.push(Part { at: at + bytes, length: length - bytes, looks });
+            }
             Some(_) => {}
             None => self.cursor += bytes,
         }

@@ -7,6 +7,7 @@ use extent::wire::Served;
 use extent::{Error, Kind, Result};
 use nvme_tier::{Extent, FileGeneration, Mark, State};
 
+use super::looks::{Next, Part};
 use super::open::busy_mover;
 use super::read::{ReadOp, Step};
 use super::{Op, Request, Shard};
@@ -15,7 +16,7 @@ use crate::inbox::Fetched;
 use crate::mover::Demand;
 use crate::slots::Key;
 
-/// How often damage is repaired, or looked at again, within one read before it is believed.
+/// How often damage is repaired within one read before it is believed.
 const MAX_REPAIRS: u8 = 3;
 
 /// Why what a device read cannot be used.
@@ -37,7 +38,7 @@ impl Shard {
         extent: &Extent,
         damage: Damage,
         hint: bool,
-        part: (u64, u64),
+        part: Part,
         held: u64,
     ) {
         if hint {
@@ -55,37 +56,64 @@ impl Shard {
             return self.end_read_op(key, held, Ok(()));
         }
         self.stats.checksum_errors.add(1);
-        request.repairs += 1;
-        let file = generation.file_id();
-        let result = match (generation.state(), damage) {
-            // It may have been the bus, and nobody else has these bytes: look again.
-            (State::Dirty, _)
-                if request.repairs < MAX_REPAIRS && !bugs::is(Bug::FirstDamageBelieved) =>
-            {
-                request.again.push(part);
+        let result =
+            match generation.state() {
+                State::Dirty => self.look_again(key, extent, damage, part),
+                State::Clean if request.repairs >= MAX_REPAIRS => Err(Kind::Io
+                    .error("an extent stays damaged after repair: the device needs replacing")),
+                State::Clean => {
+                    let file = generation.file_id();
+                    tracing::warn!(%file, "a clean extent is damaged: repairing");
+                    request.repairs += 1;
+                    request.again.push(Part::new(part.at, part.length));
+                    self.node.tier.discard(&generation, extent);
+                    Ok(())
+                }
+            };
+        self.end_read_op(key, held, result);
+    }
+
+    /// Nobody else has these bytes: it may have been the bus, and there may be a second copy. What reads
+    /// damaged in every copy is lost. But where a device could not read its copy, that may be sound, and
+    /// the device come back: nothing is set aside for good.
+    fn look_again(&mut self, key: Key, extent: &Extent, damage: Damage, part: Part) -> Result<()> {
+        let Some(Request::Read(request)) = self.requests.get_mut(key) else { return Ok(()) };
+        let generation = Arc::clone(&request.generation);
+        let tier = &self.node.tier;
+        let has_copy = generation.copy(extent.index()).is_some();
+        let elsewhere = !has_copy && generation.is_twice() && tier.is_incomplete();
+        match part.looks.after(&damage, has_copy) {
+            Next::Again(looks) => {
+                let block = u64::from(tier.checksum_block_bytes());
+                let part = Part { looks, ..part };
+                request.again.extend(part.pieces(request.range.offset(), block));
                 Ok(())
             }
-            (State::Dirty, Damage::Device(error) | Damage::Descriptor(error)) => Err(error),
-            (State::Dirty, Damage::Checksum) => {
+            Next::Lost if !elsewhere => {
+                let file = generation.file_id();
                 tracing::error!(%file, "a dirty extent is damaged: quarantined");
                 let quarantined = Some(Mark::Quarantined);
-                self.node.tier.mark(&generation, quarantined, nvme_tier::Done::ignore());
+                tier.mark(&generation, quarantined, nvme_tier::Done::ignore());
                 Err(Kind::Corrupt.error(
                     "data loss: an extent that only this node has is damaged; its file is quarantined",
                 ))
             }
-            (State::Clean, _) if request.repairs > MAX_REPAIRS => {
-                Err(Kind::Io
-                    .error("an extent stays damaged after repair: the device needs replacing"))
-            }
-            (State::Clean, _) => {
-                tracing::warn!(%file, "a clean extent is damaged: repairing");
-                request.again.push(part);
-                self.node.tier.discard(&generation, extent);
-                Ok(())
-            }
-        };
-        self.end_read_op(key, held, result);
+            Next::Lost | Next::Unreadable => Err(match damage {
+                Damage::Device(error) | Damage::Descriptor(error) => error,
+                Damage::Checksum => Kind::Io.error(
+                    "an extent is damaged, and its second copy is on a device that cannot be read: \
+                     bring that one back",
+                ),
+            }),
+        }
+    }
+
+    /// A read was served from a second copy, since the first one does not hold.
+    pub(super) fn note_second_copy(&mut self, key: Key) {
+        self.stats.second_copy_reads.add(1);
+        if let Some(Request::Read(request)) = self.requests.get_mut(key) {
+            self.node.tier.note_missing_copy(&request.generation);
+        }
     }
 
     /// Asks the mover for an extent that is not here.
@@ -161,7 +189,7 @@ impl Shard {
             }
             // It had been published meanwhile: read it from the tier.
             Ok(None) => {
-                request.again.push((at, length));
+                request.again.push(Part::new(at, length));
                 Ok(())
             }
             Err(error) => Err(error),

@@ -29,6 +29,11 @@ pub(super) enum MoverOp {
         extent: Extent,
         done: oneshot::Sender<Result<Buffer>>,
     },
+    /// The extent is kept so that its slot is nobody else's.
+    Mend {
+        extent: Extent,
+        done: oneshot::Sender<Result<()>>,
+    },
 }
 
 impl Shard {
@@ -75,10 +80,29 @@ impl Shard {
         );
     }
 
+    pub(super) fn mend(
+        &mut self,
+        extent: Extent,
+        blocks: Range<u32>,
+        buffer: Buffer,
+        done: oneshot::Sender<Result<()>>,
+    ) {
+        let block = self.node.tier.checksum_block_bytes();
+        let (to, bytes) = (extent.at(), blocks.len() * block as usize);
+        let offset = to.offset + u64::from(blocks.start) * u64::from(block);
+        let (at, from) = (Location { offset, ..to }, Source::Buffer(buffer, 0..bytes));
+        let op = MoverOp::Mend { extent, done };
+        self.submit(Op::Mover(op), Command::Write { at, from });
+    }
+
     pub(super) fn on_mover_io(&mut self, op: MoverOp, completion: Completion) {
         match op {
             MoverOp::Store { reservation, done } => {
                 let _ = done.send(completion.result.map(|()| reservation));
+            }
+            MoverOp::Mend { extent, done } => {
+                drop(extent);
+                let _ = done.send(completion.result);
             }
             MoverOp::Load { extent, first_block, done } => {
                 let Command::Read { into, .. } = completion.command else {

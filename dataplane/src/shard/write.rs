@@ -5,10 +5,10 @@ use extent::checksum::crc32c;
 use extent::wire::{Landing, Reply, Segments};
 use extent::{ByteRange, Error, ExtentIndex, Kind, Result};
 use nvme_tier::Done;
-use nvme_tier::device::{Command, Completion};
+use nvme_tier::device::{Command, Completion, Location};
 use rdma::{Fabric, Transfer};
 
-use super::draft::Merged;
+use super::draft::{Merged, Place};
 use super::session::Handle;
 use super::{CHUNK_BYTES, Caller, Op, Request, Shard};
 use crate::bugs::{self, Bug};
@@ -49,7 +49,15 @@ pub(super) enum WriteOp {
     /// A device writes blocks on behalf of a WRITE, or of a COMMIT (`None`).
     Store { request: Option<Key>, span: Span },
     /// A device reads a block that is about to be changed in part.
-    Reread { request: Key, span: Span, block: u32, at: u32, bytes: Box<[u8]> },
+    Reread {
+        request: Key,
+        span: Span,
+        block: u32,
+        at: u32,
+        bytes: Box<[u8]>,
+        /// Whether it reads the second copy, since the first one does not hold.
+        second: bool,
+    },
 }
 
 impl Shard {
@@ -239,10 +247,8 @@ impl Shard {
             let draft = self.drafts.get_mut(span.draft).ok_or_else(super::open::gone)?;
             let first = u32::try_from(whole_begin / block).expect("within an extent");
             let place = draft.place(span.index, first, &buffer.as_slice()[range.clone()]);
-            let command =
-                Command::Write { at: place.location, from: Source::Buffer(buffer, range) };
             let whole = Span { begin: whole_begin, end: whole_end, ..span };
-            self.store_blocks(Some(key), whole, command);
+            self.store_blocks(Some(key), whole, &place, Source::Buffer(buffer, range));
         }
         Ok(())
     }
@@ -280,12 +286,27 @@ impl Shard {
         let from = Source::Buffer(buffer, 0..bytes.len());
         let begin = u64::from(block) * bytes.len() as u64;
         let span = Span { draft, index, begin, end: begin + bytes.len() as u64 };
-        self.store_blocks(request, span, Command::Write { at: place.location, from });
+        self.store_blocks(request, span, &place, from);
     }
 
-    /// Submits a write of whole blocks, locked until it is done: a second write of the same
-    /// blocks must not overtake it.
-    pub(super) fn store_blocks(&mut self, request: Option<Key>, span: Span, command: Command) {
+    /// Writes whole blocks to one place or to both, locked until all of that is done: a second write of
+    /// the same blocks must not overtake it.
+    pub(super) fn store_blocks(
+        &mut self,
+        request: Option<Key>,
+        span: Span,
+        place: &Place,
+        from: Source,
+    ) {
+        let Some(copy) = place.copy.filter(|_| !bugs::is(Bug::CopyUnwritten)) else {
+            return self.store_at(request, span, place.location, from);
+        };
+        let (first, second) = shared(from);
+        self.store_at(request, span, place.location, first);
+        self.store_at(request, span, copy, second);
+    }
+
+    fn store_at(&mut self, request: Option<Key>, span: Span, at: Location, from: Source) {
         if let Some(Request::Write(request)) = request.and_then(|key| self.requests.get_mut(key)) {
             request.outstanding += 1;
         }
@@ -293,7 +314,7 @@ impl Shard {
             state.outstanding += 1;
             state.relock(span.index, span.begin, span.end);
         }
-        self.submit(Op::Write(WriteOp::Store { request, span }), command);
+        self.submit(Op::Write(WriteOp::Store { request, span }), Command::Write { at, from });
     }
 
     /// Reads a block back that is on the device already, to change part of it.
@@ -308,7 +329,8 @@ impl Shard {
         if let Some(Request::Write(request)) = self.requests.get_mut(key) {
             request.outstanding += 1;
         }
-        let op = WriteOp::Reread { request: key, span: only, block, at, bytes: bytes.into() };
+        let bytes = bytes.into();
+        let op = WriteOp::Reread { request: key, span: only, block, at, bytes, second: false };
         let into = Target::Buffer(buffer, 0..size);
         self.submit(Op::Write(op), Command::Read { at: place.location, into });
     }
@@ -325,18 +347,31 @@ impl Shard {
                     None => self.settle_draft(span.draft),
                 }
             }
-            WriteOp::Reread { request, span, block, at, bytes } => {
+            WriteOp::Reread { request, span, block, at, bytes, second } => {
                 let Command::Read { into: Target::Buffer(mut buffer, _), .. } = completion.command
                 else {
                     unreachable!("a read comes back as a read")
                 };
+                let size = self.node.tier.checksum_block_bytes() as usize;
                 let result = completion.result.and_then(|()| {
                     let draft = self.drafts.get_mut(span.draft).ok_or_else(super::open::gone)?;
-                    let size = self.node.tier.checksum_block_bytes() as usize;
                     let (_, checksum) = draft.on_device(span.index, block);
                     if crc32c(&buffer.as_slice()[..size]) != checksum {
                         return Err(Kind::Corrupt.error("a block just written reads back damaged"));
                     }
+                    Ok(())
+                });
+                let copy = self.drafts.get_mut(span.draft);
+                let copy = copy.and_then(|draft| draft.on_device(span.index, block).0.copy);
+                if let (Err(error), Some(from), false) = (&result, copy, second) {
+                    tracing::warn!(%error, "a block just written is read from its second copy");
+                    let op = WriteOp::Reread { request, span, block, at, bytes, second: true };
+                    let into = Target::Buffer(buffer, 0..size);
+                    self.submit(Op::Write(op), Command::Read { at: from, into });
+                    return;
+                }
+                let result = result.and_then(|()| {
+                    let draft = self.drafts.get_mut(span.draft).ok_or_else(super::open::gone)?;
                     if bugs::is(Bug::RestOfBlockLost) {
                         buffer.as_mut_slice()[..size].fill(0);
                     }
@@ -344,8 +379,7 @@ impl Shard {
                     buffer.as_mut_slice()[begin..begin + bytes.len()].copy_from_slice(&bytes);
                     let place = draft.place(span.index, block, &buffer.as_slice()[..size]);
                     let from = Source::Buffer(buffer, 0..size);
-                    let command = Command::Write { at: place.location, from };
-                    self.store_blocks(Some(request), span, command);
+                    self.store_blocks(Some(request), span, &place, from);
                     Ok(())
                 });
                 if let Some(draft) = self.drafts.get_mut(span.draft) {
@@ -414,6 +448,16 @@ impl Shard {
         }
         self.settle_draft(request.draft);
     }
+}
+
+/// The same bytes for two commands.
+fn shared(from: Source) -> (Source, Source) {
+    let (buffer, range) = match from {
+        Source::Buffer(buffer, range) => (Arc::new(buffer), range),
+        Source::Frozen(buffer, range) => (buffer, range),
+        Source::Window(_) => unreachable!("what is stored is in the node's own memory"),
+    };
+    (Source::Frozen(Arc::clone(&buffer), range.clone()), Source::Frozen(buffer, range))
 }
 
 fn no_buffer() -> Error {

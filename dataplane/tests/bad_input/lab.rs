@@ -10,9 +10,9 @@ use dataplane::{Handle, NodeOptions, Parts, ShardParts, Stepped};
 use dma::{HugePages, Pool, SizeClass};
 use extent::wire::{OpenMode, Reply, Served};
 use extent::{FileName, Result};
-use nvme_tier::device::HealthWatch;
 use nvme_tier::device::sim::{SimDisk, SimOptions};
-use nvme_tier::{FormatOptions, TierOptions, format, recover};
+use nvme_tier::device::{DeviceIndex, HealthWatch};
+use nvme_tier::{Copies, FormatOptions, TierOptions, format, recover_without};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use rdma::{Channel, SimChannel, SimFabric};
@@ -59,19 +59,32 @@ pub(crate) struct Ways {
     pub(crate) checksum_memory_bytes: u64,
     /// Whether devices may write to clients' memory.
     pub(crate) windows: bool,
+    /// On how many devices what is dirty stands.
+    pub(crate) dirty_copies: Copies,
 }
+
+/// As nodes are unless told.
+pub(crate) const USUAL: Ways =
+    Ways { checksum_memory_bytes: u64::MAX, windows: true, dirty_copies: Copies::One };
+/// Two copies of what is dirty.
+pub(crate) const TWICE: Ways = Ways { dirty_copies: Copies::Two, ..USUAL };
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { checksum_memory_bytes: u64::MAX, windows: true }
+        USUAL
     }
 }
 
 impl Ways {
     fn tier_options(self) -> TierOptions {
-        let checksum_memory_bytes = self.checksum_memory_bytes;
+        let Self { checksum_memory_bytes, dirty_copies, .. } = self;
         let most_checksums_beside = if checksum_memory_bytes == u64::MAX { 16 } else { 0 };
-        TierOptions { checksum_memory_bytes, most_checksums_beside, ..TierOptions::default() }
+        TierOptions {
+            checksum_memory_bytes,
+            most_checksums_beside,
+            dirty_copies,
+            ..TierOptions::default()
+        }
     }
 }
 
@@ -93,16 +106,29 @@ impl Lab {
             ..FormatOptions::default()
         };
         format(&mut disk.queue(), &pool(), &options).expect("formatting");
-        Self::found(disk, SimSilo::new(1), ways)
+        Self::without(disk, SimSilo::new(1), ways, &[])
     }
 
     /// The tier that is on some disks, as another process finds it.
     pub(crate) fn on(disk: SimDisk, data: SimSilo) -> Self {
-        Self::found(disk, data, Ways::default())
+        Self::without(disk, data, Ways::default(), &[])
     }
 
-    fn found(disk: SimDisk, data: SimSilo, ways: Ways) -> Self {
-        let recovered = recover(&mut disk.queue(), &pool(), ways.tier_options()).expect("recovery");
+    /// A new tier on two disks, with two copies of what is dirty.
+    pub(crate) fn twice(capacity_bytes: u64) -> Self {
+        Self::made(SimOptions { devices: 2, capacity_bytes, ..SimOptions::default() }, TWICE)
+    }
+
+    /// The tier that is on some disks without others.
+    pub(crate) fn without(
+        disk: SimDisk,
+        data: SimSilo,
+        ways: Ways,
+        absent: &[DeviceIndex],
+    ) -> Self {
+        let options = ways.tier_options();
+        let recovered = recover_without(&mut disk.queue(), &pool(), options, absent);
+        let recovered = recovered.expect("recovery");
         recovered.tier.allow_eviction();
         let fixed = SimSilo::new(2);
         fixed.set_read_only(true);
@@ -133,13 +159,20 @@ impl Lab {
         Self { disk, data, fabric, handle, node, driver, ways }
     }
 
+    /// Comes to rest and ends.
+    pub(crate) async fn stop(self) -> Self {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.driver.abort();
+        self
+    }
+
     /// Another process, after this one came to rest and ended.
     pub(crate) async fn restart(self) -> Self {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.driver.abort();
         let (disk, data, ways) = (self.disk.clone(), self.data.clone(), self.ways);
         drop(self);
-        Self::found(disk, data, ways)
+        Self::without(disk, data, ways, &[])
     }
 
     pub(crate) fn client(&self) -> Client {

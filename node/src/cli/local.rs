@@ -49,6 +49,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<String>,
 
+    /// Start without a device of the configuration that is lost; it may come back at a later start
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) without: Vec<PathBuf>,
+
     /// Size of the file-backed tier, if it has to be created
     #[arg(long, value_name = "SIZE")]
     pub(crate) tier_size: Option<Bytes>,

@@ -21,6 +21,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) create_bytes: Option<u64>,
     /// Who moves its blocks, and how long is waited for it.
     pub(crate) reach: Reach,
+    /// It is lost, and the tier does without it.
+    pub(crate) absent: bool,
 }
 
 /// Whether a device is there. A PCI function has no path, and opening it tells.
@@ -32,12 +34,14 @@ pub(crate) fn is_there(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`Kind::NotFound`] for a device that is neither there nor to be created; [`Kind::Invalid`] for
-/// one that is given twice or too small; [`Kind::NoSpace`] if there is no room for the default.
+/// one that is given twice or too small, or left out and not there; [`Kind::NoSpace`] if there is no room for the default.
 pub(super) fn devices(
     sections: Vec<DeviceSection>,
     state_dir: &Path,
     size: Option<Bytes>,
+    without: &[PathBuf],
 ) -> Result<Vec<DeviceSpec>> {
+    check_without(&sections, without)?;
     if sections.is_empty() {
         let path = state_dir.join("tier.img");
         let create_bytes = if path.exists() {
@@ -46,7 +50,8 @@ pub(super) fn devices(
             Some(size.map_or_else(|| default_tier_bytes(state_dir), |bytes| Ok(bytes.0))?)
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        return Ok(vec![DeviceSpec { path, create_bytes, reach: Reach::default() }]);
+        let reach = Reach::default();
+        return Ok(vec![DeviceSpec { path, create_bytes, reach, absent: false }]);
     }
     let mut devices: Vec<DeviceSpec> = Vec::with_capacity(sections.len());
     for section in sections {
@@ -57,19 +62,20 @@ pub(super) fn devices(
                 Kind::Invalid.error(format!("[[device]] {} is given twice", path.display()))
             );
         }
-        let create_bytes = match (is_there(&path), size) {
+        let absent = without.contains(&path);
+        let create_bytes = match (is_there(&path) || absent, size) {
             (true, _) => None,
             (false, Some(bytes)) => Some(bytes.0),
             (false, None) => {
                 return Err(Kind::NotFound.error(format!(
-                    "[[device]] {} does not exist: correct the path, or add a size for a file \
-                     to be created",
+                    "[[device]] {} does not exist: correct the path, add a size for a file to be \
+                     created, or, if it is lost, start with --without {0}",
                     path.display()
                 )));
             }
         };
         let create_bytes = whole_size(&path, create_bytes)?;
-        devices.push(DeviceSpec { path, create_bytes, reach });
+        devices.push(DeviceSpec { path, create_bytes, reach, absent });
     }
     Ok(devices)
 }
@@ -96,6 +102,24 @@ fn reach(section: &DeviceSection) -> Result<Reach> {
         )));
     }
     Ok(Reach { driver: section.driver.into(), timeouts })
+}
+
+/// Whether what is to be left out is there to be left out, and something remains.
+fn check_without(sections: &[DeviceSection], without: &[PathBuf]) -> Result<()> {
+    let known = |path: &PathBuf| sections.iter().any(|section| section.path == *path);
+    if let Some(path) = without.iter().find(|path| !known(path)) {
+        let all: Vec<_> =
+            sections.iter().map(|section| section.path.display().to_string()).collect();
+        return Err(Kind::Invalid.error(format!(
+            "--without {}: no [[device]] has that path; they are {}",
+            path.display(),
+            if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+        )));
+    }
+    if !sections.is_empty() && sections.iter().all(|section| without.contains(&section.path)) {
+        return Err(Kind::Invalid.error("--without names all devices: leave one"));
+    }
+    Ok(())
 }
 
 /// Bytes of a file to be created: whole mebibytes, and enough.

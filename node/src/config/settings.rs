@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use extent::{FileName, Kind, Result};
-use nvme_tier::Discard;
+use nvme_tier::{Copies, Discard};
 use rdma::{PeerPolicy, VerbsOptions};
 use silo::SiloConfig;
 
@@ -67,6 +67,8 @@ pub(crate) struct TierSettings {
     pub(crate) min_class_bytes: u64,
     /// What devices are told of freed space.
     pub(crate) discard: Discard,
+    /// On how many devices what is written stands until its silo has it.
+    pub(crate) dirty_copies: Copies,
 }
 
 impl Settings {
@@ -92,7 +94,14 @@ impl Settings {
             "" | "off" => None,
             text => Some(address("metrics", text, insecure)?),
         };
-        let devices = devices(device, &state_dir, args.tier_size)?;
+        let devices = devices(device, &state_dir, args.tier_size, &args.without)?;
+        let tier = TierSettings::resolve(&tier)?;
+        if tier.dirty_copies == Copies::Two && devices.len() < 2 {
+            return Err(Kind::Invalid.error(
+                "[tier] dirty_copies = 2 keeps what is written on two devices, and there is one: add a \
+                 [[device]] to a new tier, or leave it at 1",
+            ));
+        }
         Ok(Self {
             shards: shards(args.shards.or(node.shards))?,
             listen: address("listen", &listen, insecure)?,
@@ -105,7 +114,7 @@ impl Settings {
             buffers_bytes: buffers(node.buffers_bytes)?,
             credits: credits(node.credits)?,
             devices,
-            tier: TierSettings::resolve(&tier)?,
+            tier,
             silos: silos(silo, &args.silos)?,
             state_dir,
         })
@@ -126,6 +135,7 @@ impl TierSettings {
             slab_bytes: section.slab_bytes.map(|bytes| bytes.0),
             min_class_bytes: size(section.min_class_bytes, 64 << 10),
             discard: section.discard.into(),
+            dirty_copies: copies(section.dirty_copies)?,
         };
         let ordered = 0.0 < tier.low_watermark
             && tier.low_watermark <= tier.high_watermark
@@ -136,12 +146,6 @@ impl TierSettings {
                 tier.low_watermark, tier.high_watermark
             )));
         }
-        if !matches!(section.dirty_copies, None | Some(1)) {
-            return Err(Kind::Unsupported.error(
-                "[tier] dirty_copies: files that are written here are kept once; mirror the devices \
-                 below the tier, or write back sooner",
-            ));
-        }
         power_of_two("extent_bytes", tier.extent_bytes, 64 << 10, 64 << 20)?;
         power_of_two("checksum_block_bytes", tier.checksum_block_bytes, 4 << 10, 64 << 10)?;
         power_of_two("min_class_bytes", tier.min_class_bytes, 16 << 10, tier.extent_bytes)?;
@@ -149,6 +153,16 @@ impl TierSettings {
             power_of_two("slab_bytes", bytes, 4 * tier.extent_bytes.max(2 << 20), 1 << 40)?;
         }
         Ok(tier)
+    }
+}
+
+fn copies(asked: Option<u32>) -> Result<Copies> {
+    match asked {
+        None | Some(1) => Ok(Copies::One),
+        Some(2) => Ok(Copies::Two),
+        Some(other) => Err(Kind::Invalid.error(format!(
+            "[tier] dirty_copies: files that are written here are kept once or twice, not {other} times"
+        ))),
     }
 }
 
@@ -410,7 +424,8 @@ mod tests {
             ("[tier]\nhigh_watermark = 1.5", "watermarks"),
             ("[tier]\nscrub_rate = \"1KiB\"", "scrub_rate"),
             ("[tier]\nscrub_every = \"weekly\"", "scrub_every"),
-            ("[tier]\ndirty_copies = 2", "dirty_copies"),
+            ("[tier]\ndirty_copies = 2", "there is one"),
+            ("[tier]\ndirty_copies = 3", "not 3 times"),
             ("[node]\nshards = 1000", "shards"),
             ("[node]\ncredits = 0", "credits"),
             ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),

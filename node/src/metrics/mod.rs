@@ -55,6 +55,7 @@ fn totals(registry: &mut Registry, status: &NodeStatus) {
             status.dropped_checksums,
         ),
         ("repairs", "Damaged clean extents replaced from their silo", status.repairs),
+        ("second_copy_reads", "Reads that took a second copy", status.second_copy_reads),
         ("errors", "Requests answered with an error", status.errors),
         ("scrubbed_extents", "Extents that scrubs have read", status.scrub.extents),
         ("scrubbed_bytes", "File bytes in them", status.scrub.bytes),
@@ -80,6 +81,11 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
     let gauges = [
         ("shards", "Shards", f64::from(status.shards)),
         ("files", "Files known", units::to_f64(status.files)),
+        (
+            "files_missing_copy",
+            "Dirty files that were committed on two devices and are on one",
+            units::to_f64(status.files_missing_copy),
+        ),
         (
             "dirty_files",
             "Files that their silos do not have yet",

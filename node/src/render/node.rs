@@ -101,6 +101,8 @@ fn numbers(status: &v1::NodeStatus) -> impl Iterator<Item = (&'static str, u64)>
         ("checksum_hits", status.checksum_hits),
         ("checksum_misses", status.checksum_misses),
         ("dropped_checksums", status.dropped_checksums),
+        ("second_copy_reads", status.second_copy_reads),
+        ("files_missing_copy", status.files_missing_copy),
         ("errors", status.errors),
         ("scrubbed_extents", status.scrubbed_extents),
         ("scrubbed_bytes", status.scrubbed_bytes),
@@ -187,6 +189,12 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             status.jobs_queued
         ),
     ];
+    if status.files_missing_copy > 0 {
+        let files = units::count(status.files_missing_copy);
+        let text =
+            format!("copies    {files} dirty files have one copy left: write them back first");
+        lines.push(output.paint(Tone::Bad, &text));
+    }
     if let Some(scrub) = &status.scrub {
         lines.push(format!("scrub     running, {}", scrub_line(scrub)));
     } else if let Some(scrub) = &status.last_scrub {

@@ -17,7 +17,9 @@ pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
     media::format_options(settings)?;
     let mut drivers = Vec::with_capacity(settings.devices.len());
     for device in &settings.devices {
-        if device.create_bytes.is_none() {
+        if device.absent {
+            drivers.push(Some("left out".to_owned()));
+        } else if device.create_bytes.is_none() {
             let options = MediaOptions { read_only: true, ..MediaOptions::default() };
             let media = Media::open_by(&[(device.path.clone(), device.reach)], options)?;
             drivers.push(Some(media.describe_driver(DeviceIndex(0))));

@@ -37,7 +37,8 @@ pub(super) struct Opened {
 /// What is wrong with a device, and what to do about it.
 pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
     create(settings, output)?;
-    let media = open_patiently(&devices(settings))?;
+    let media = open_patiently(&devices(settings), &absent(settings))
+        .map_err(|error| suggest_without(error, settings))?;
     let blank = all_blank(&media)?;
     if blank {
         indices(&media).try_for_each(|device| media.check_foreign(device))?;
@@ -48,7 +49,8 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
         let report = nvme_tier::format(&mut *device, &pool, &format_options(settings)?)?;
         tracing::info!(tier = %report.tier, slab_bytes = report.slab_bytes, "formatted a new tier");
     }
-    let recovered = nvme_tier::recover(&mut *device, &pool, tier_options(settings))
+    let (options, absent) = (tier_options(settings), absent(settings));
+    let recovered = nvme_tier::recover_without(&mut *device, &pool, options, &absent)
         .map_err(|error| error.while_doing("opening the tier"))?;
     log(&recovered.report);
     let recovery = Recovery::new(blank, &recovered.report);
@@ -57,10 +59,10 @@ pub(super) fn open(settings: &Settings, output: Output) -> Result<Opened> {
 
 /// Opens the devices, and waits a moment for a node that has just been killed: the kernel finishes
 /// its commands, and with them its hold on the devices, only after the process is gone.
-fn open_patiently(devices: &[(PathBuf, Reach)]) -> Result<Media> {
+fn open_patiently(devices: &[(PathBuf, Reach)], absent: &[DeviceIndex]) -> Result<Media> {
     let begin = clock::now();
     loop {
-        match Media::open_by(devices, MediaOptions::default()) {
+        match Media::open_without(devices, absent, MediaOptions::default()) {
             Err(error) if error.kind() == Kind::Busy && begin.elapsed() < BUSY_PATIENCE => {
                 tracing::debug!(%error, "waiting for the tier's devices");
                 thread::sleep(BUSY_PAUSE);
@@ -94,6 +96,23 @@ fn devices(settings: &Settings) -> Vec<(PathBuf, Reach)> {
     settings.devices.iter().map(|device| (device.path.clone(), device.reach)).collect()
 }
 
+/// The devices that are left out.
+fn absent(settings: &Settings) -> Vec<DeviceIndex> {
+    let devices = (0..).zip(&settings.devices);
+    devices.filter(|(_, device)| device.absent).map(|(index, _)| DeviceIndex(index)).collect()
+}
+
+/// Says that a tier of several devices can do without one.
+fn suggest_without(error: Error, settings: &Settings) -> Error {
+    let lost = matches!(error.kind(), Kind::NotFound | Kind::Io | Kind::Invalid);
+    if settings.devices.len() < 2 || !lost {
+        return error;
+    }
+    error.while_doing(
+        "opening the tier's devices (if one of them is lost, start with --without and its path)",
+    )
+}
+
 fn indices(media: &Media) -> impl Iterator<Item = DeviceIndex> + use<> {
     let count = u16::try_from(media.count()).expect("a tier has at most 65535 devices");
     (0..count).map(DeviceIndex)
@@ -123,6 +142,7 @@ fn tier_options(settings: &Settings) -> TierOptions {
         low_watermark: settings.tier.low_watermark,
         discard: settings.tier.discard,
         checksum_memory_bytes: settings.tier.checksum_memory_bytes,
+        dirty_copies: settings.tier.dirty_copies,
         ..TierOptions::default()
     }
 }
@@ -158,9 +178,31 @@ pub(crate) fn work_pool() -> Result<Pool> {
 }
 
 /// Creates the files of the tier that are not there yet.
+///
+/// # Errors
+/// [`Kind::NotFound`] if the other devices hold a tier: then one is lost, and not new.
 fn create(settings: &Settings, output: Output) -> Result<()> {
+    let (new, old): (Vec<_>, Vec<_>) = settings
+        .devices
+        .iter()
+        .filter(|device| !device.absent)
+        .partition(|device| device.create_bytes.is_some());
+    if let (Some(lost), false) = (new.first(), old.is_empty()) {
+        let old: Vec<_> = old.iter().map(|device| (device.path.clone(), device.reach)).collect();
+        let media = open_patiently(&old, &[])?;
+        for device in indices(&media) {
+            if !media.is_blank(device)? {
+                return Err(Kind::NotFound.error(format!(
+                    "{} does not exist, and {} belongs to a tier already: if the first is lost, start \
+                     with --without {0}; a tier cannot grow yet",
+                    lost.path.display(),
+                    media.path(device).display()
+                )));
+            }
+        }
+    }
     for device in &settings.devices {
-        let Some(bytes) = device.create_bytes else { continue };
+        let Some(bytes) = device.create_bytes.filter(|_| !device.absent) else { continue };
         create_file(&device.path, bytes, output)?;
     }
     Ok(())
@@ -198,13 +240,20 @@ pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()>
 /// [`Kind::Invalid`] if only some devices are blank: the others belong to some tier.
 fn all_blank(media: &Media) -> Result<bool> {
     let mut blank = Vec::new();
-    for device in indices(media) {
+    let present = || indices(media).filter(|device| !media.is_absent(*device));
+    for device in present() {
         if media.is_blank(device)? {
             blank.push(media.path(device).display().to_string());
         }
     }
     if blank.is_empty() || blank.len() == media.count() {
         return Ok(!blank.is_empty());
+    }
+    if present().count() < media.count() {
+        return Err(Kind::Invalid.error(format!(
+            "{} is empty: a tier cannot be formatted without one of its devices",
+            blank.join(", ")
+        )));
     }
     Err(Kind::Invalid.error(format!(
         "{} {} empty while the tier's other devices are not: a tier cannot grow yet. Give the \

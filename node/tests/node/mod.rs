@@ -70,10 +70,15 @@ impl Directories {
 
     /// Writes the configuration, with more keys for the silo `data`.
     pub(crate) fn configure(&self, more: &str) {
+        self.configure_tier("", more);
+    }
+
+    /// The same with more keys for the tier.
+    pub(crate) fn configure_tier(&self, tier: &str, more: &str) {
         let text = format!(
             "[node]\nstate_dir = {:?}\nshards = 1\nbuffers_bytes = \"32MiB\"\n\
              listen = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
-             [tier]\nscrub_every = \"off\"\n\
+             [tier]\nscrub_every = \"off\"\n{tier}\n\
              [silo.data]\nkind = \"directory\"\npath = {:?}\nquiet_s = 0.0\n{more}\n\
              [silo.out]\nkind = \"directory\"\npath = {:?}\nquiet_s = 0.0\n",
             self.state(),

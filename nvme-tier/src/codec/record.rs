@@ -16,7 +16,8 @@ const DIRTY: u16 = 1;
 const WRITTEN: u16 = 2;
 const TOMBSTONE: u16 = 4;
 const HAS_SOURCE: u16 = 8;
-const KNOWN_FLAGS: u16 = DIRTY | WRITTEN | TOMBSTONE | HAS_SOURCE;
+const TWICE: u16 = 16;
+const KNOWN_FLAGS: u16 = DIRTY | WRITTEN | TOMBSTONE | HAS_SOURCE | TWICE;
 
 /// Something wrong with a file that a person or the silo has to settle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -71,6 +72,8 @@ pub struct FileRecord {
     pub dirty: bool,
     /// Whether it was written here.
     pub written: bool,
+    /// Whether each of its extents was committed on two devices.
+    pub twice: bool,
     /// Whether the file was forgotten: older records of it are void.
     pub tombstone: bool,
     /// What is wrong with it.
@@ -91,7 +94,8 @@ impl FileRecord {
         let flags = flag(self.dirty, DIRTY)
             | flag(self.written, WRITTEN)
             | flag(self.tombstone, TOMBSTONE)
-            | flag(self.source.is_some(), HAS_SOURCE);
+            | flag(self.source.is_some(), HAS_SOURCE)
+            | flag(self.twice, TWICE);
         let source = self.source.as_ref().map_or("", SourceVersion::as_str);
         Writer::new(bytes)
             .slice(&MAGIC)
@@ -203,6 +207,7 @@ impl FileRecord {
             extents_written,
             dirty: has(DIRTY),
             written: has(WRITTEN),
+            twice: has(TWICE),
             tombstone: has(TOMBSTONE),
             mark,
             source,
@@ -239,6 +244,7 @@ pub(crate) mod tests {
                 extents_written: u32::from(sizes.0 > 0),
                 dirty: ids.3 & 1 != 0,
                 written: ids.3 & 2 != 0,
+                twice: ids.3 & 8 != 0,
                 tombstone: ids.3 & 4 != 0,
                 mark: Mark::from_code(sizes.2).expect("a known code"),
                 source: source.map(|text| SourceVersion::new(text).expect("short")),
@@ -260,6 +266,7 @@ pub(crate) mod tests {
             extents_written: 1,
             dirty: true,
             written: true,
+            twice: true,
             tombstone: false,
             mark: None,
             source: Some(SourceVersion::new("v".repeat(256)).expect("short")),

@@ -36,6 +36,8 @@ pub struct Superblock {
     pub sequence: u64,
     /// Attempts, epochs and sequences below this may be in use already. A start begins here.
     pub id_limit: u64,
+    /// Devices, a bit each, that the tier last ran without. What they hold may be older.
+    pub without: u64,
 }
 
 impl Superblock {
@@ -62,7 +64,8 @@ impl Superblock {
             .u64(self.min_class_bytes)
             .u64(self.max_class_bytes)
             .u64(self.sequence)
-            .u64(self.id_limit);
+            .u64(self.id_limit)
+            .u64(self.without);
         seal(bytes);
     }
 
@@ -104,6 +107,7 @@ impl Superblock {
             max_class_bytes: reader.u64(),
             sequence: reader.u64(),
             id_limit: reader.u64(),
+            without: reader.u64(),
         })
     }
 }
@@ -129,6 +133,7 @@ mod tests {
                 max_class_bytes: large[4],
                 sequence: large[5],
                 id_limit: large[6],
+                without: large[6].rotate_left(7),
             }
         })
     }

@@ -2,7 +2,7 @@
 
 use extent::{Error, Kind, Result};
 
-use super::{Command, Geometry};
+use super::{Command, DeviceIndex, Geometry};
 
 /// The most bytes a single command may move. Whatever is above the hardware's own limit, the
 /// kernel splits.
@@ -26,6 +26,11 @@ pub(super) fn check_depth(depth: usize) -> Result<()> {
 /// What a command that changes something meets on a tier that was opened to be read.
 pub(super) fn read_only() -> Error {
     Kind::Denied.error("this tier was opened for reading only")
+}
+
+/// What a command for a device meets that was left out.
+pub(super) fn absent(device: DeviceIndex) -> Error {
+    Kind::Io.error(format!("device {} is absent: the tier was opened without it", device.0))
 }
 
 /// Checks a command against the device that it names, `None` if there is no such device.

@@ -66,6 +66,21 @@ impl Media {
     where
         R: Copy + Into<Reach>,
     {
+        Self::open_without(devices, &[], options)
+    }
+
+    /// As [`Media::open_by`], leaving out some, which keep their place: every command for them fails.
+    ///
+    /// # Errors
+    /// As [`Media::open_by`].
+    pub fn open_without<R>(
+        devices: &[(PathBuf, R)],
+        absent: &[DeviceIndex],
+        options: MediaOptions,
+    ) -> Result<Self>
+    where
+        R: Copy + Into<Reach>,
+    {
         if devices.is_empty() || u16::try_from(devices.len()).is_err() {
             return Err(Kind::Invalid
                 .error(format!("a tier has from 1 to 65535 devices, not {}", devices.len())));
@@ -80,9 +95,13 @@ impl Media {
             }
         }
         let mut bus = NvmeBus::default();
-        let open =
-            |(path, reach): &(PathBuf, R)| Medium::open(path, (*reach).into(), &mut bus, &options);
-        let all: Result<_> = devices.iter().map(open).collect();
+        let open = |(index, (path, reach)): (u16, &(PathBuf, R))| {
+            if absent.contains(&DeviceIndex(index)) {
+                return Ok(Medium::absent(path));
+            }
+            Medium::open(path, (*reach).into(), &mut bus, &options)
+        };
+        let all: Result<_> = (0..).zip(devices).map(open).collect();
         Ok(Self(Arc::new(Inner { all: all?, read_only: options.read_only })))
     }
 
@@ -132,6 +151,15 @@ impl Media {
     #[must_use]
     pub fn geometry(&self, device: DeviceIndex) -> Geometry {
         self.0.all[usize::from(device.0)].geometry()
+    }
+
+    /// Whether it was left out.
+    ///
+    /// # Panics
+    /// If there is no such device.
+    #[must_use]
+    pub fn is_absent(&self, device: DeviceIndex) -> bool {
+        self.0.all[usize::from(device.0)].is_absent()
     }
 
     /// Under which name it was opened.
@@ -232,6 +260,9 @@ impl Media {
         let medium = self.0.all.get(usize::from(command.device().0));
         if self.0.read_only && !matches!(command, Command::Read { .. }) {
             return Err(admit::read_only());
+        }
+        if medium.is_some_and(Medium::is_absent) {
+            return Err(admit::absent(command.device()));
         }
         admit::check(command, medium.map(Medium::geometry))
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ledger;
 use super::batch::{Change, Run};
-use super::io::DeviceSet;
+use crate::bugs::{self, Bug};
 use crate::codec::Mark;
 use crate::file::Pins;
 use crate::generation::Facts;
@@ -14,12 +14,14 @@ use crate::{File, FileGeneration, State, Tier};
 impl Ledger {
     /// Ends an operation whose record was written and flushed, or whose home failed meanwhile.
     pub(super) fn apply(&mut self, run: Run) {
-        let mut home = DeviceSet::default();
-        home.insert(run.home);
-        if let Some(error) = self.io.failure_of(home) {
+        let homes = run.homes.devices();
+        // Where one of two devices is left, what is known of a file stands there; but what is to be
+        // kept twice is not.
+        let enough = !homes.is_within(self.io.failed()) && !run.change.is_commit();
+        if let Some(error) = self.io.failure_of(homes).filter(|_| !enough) {
             // The record may be on that device, and count after a restart: what it would commit
             // stays as it is, and no tombstone of the file may go.
-            self.book.add_stale(run.file);
+            self.book.add_stale(run.file, homes);
             if let Change::Commit { generation, .. } = &run.change {
                 self.limbo.push(Arc::clone(generation));
             }
@@ -81,6 +83,9 @@ impl Ledger {
         let settled = old.state == State::Dirty && facts.state == State::Clean;
         generation.set_facts(facts);
         if settled {
+            if !bugs::is(Bug::CopiesKept) {
+                generation.drop_copies();
+            }
             for (index, slot) in generation.resident(0..u32::MAX) {
                 self.occupy_evictable(generation, index, slot);
             }

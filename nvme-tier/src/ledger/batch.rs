@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use extent::{Error, FileId, Kind};
+use extent::{Error, FileId};
 
+use super::homes::Homes;
 use super::io::{DeviceSet, Job};
 use super::{Erasure, Ledger};
 use crate::bugs::{self, Bug};
@@ -12,7 +13,7 @@ use crate::device::{DeviceIndex, Location};
 use crate::file::Pins;
 use crate::generation::Facts;
 use crate::holdings::SlotId;
-use crate::layout::{HEADER_OFFSETS, Purpose, SUPERBLOCK_OFFSETS};
+use crate::layout::{HEADER_OFFSETS, SUPERBLOCK_OFFSETS};
 use crate::space::{Opening, Window};
 use crate::verify::{Look, Looked};
 use crate::{Done, Extent, File, FileGeneration, State};
@@ -27,9 +28,6 @@ pub(super) enum Phase {
     Record,
     FlushRecords,
 }
-
-/// Record slots that only operations may take that make room, or settle what is wrong.
-const SPARE_RECORDS: u32 = 16;
 
 /// What is written and acknowledged together.
 #[derive(Debug)]
@@ -66,7 +64,7 @@ pub(super) struct Run {
     /// Whether it may take the last record slots.
     pub(super) vital: bool,
     /// Where its record goes.
-    pub(super) home: DeviceIndex,
+    pub(super) homes: Homes,
     pub(super) slots: [Option<SlotId>; 2],
     pub(super) change: Change,
 }
@@ -99,8 +97,12 @@ impl Change {
         }
     }
 
+    pub(super) fn is_commit(&self) -> bool {
+        matches!(self, Self::Commit { .. })
+    }
+
     /// Devices with extents that this commits.
-    fn devices(&self) -> DeviceSet {
+    pub(super) fn devices(&self) -> DeviceSet {
         let mut devices = DeviceSet::default();
         if let Self::Commit { descriptors, .. } = self {
             descriptors.iter().for_each(|extent| devices.insert(extent.at().device));
@@ -183,7 +185,7 @@ impl Ledger {
             Phase::Record => {
                 let mut homes = DeviceSet::default();
                 let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedRecords));
-                runs.for_each(|run| homes.insert(run.home));
+                runs.for_each(|run| homes = homes.union(run.homes.devices()));
                 self.flush_all(homes);
                 Phase::FlushRecords
             }
@@ -326,7 +328,10 @@ impl Ledger {
         let erasures = batch.erasures.iter().filter(|_| !bugs::is(Bug::UnflushedErasures));
         erasures.for_each(|erasure| devices.insert(erasure.slot().device));
         let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedDescriptors));
-        runs.fold(devices, |devices, run| devices.union(run.change.devices()))
+        runs.fold(devices, |devices, run| {
+            let all = run.change.devices();
+            devices.union(if bugs::is(Bug::CopyUnflushed) { run.homes.first() } else { all })
+        })
     }
 
     /// Erased entries are free, and explicit flushes done.
@@ -360,16 +365,8 @@ impl Ledger {
     fn write_records(&mut self, batch: &mut Batch) {
         let runs = std::mem::take(&mut batch.runs);
         for mut run in runs {
-            let mut needed = run.change.devices();
-            needed.insert(run.home);
-            if let Some(error) = self.io.failure_of(needed) {
+            if let Err(error) = self.take_record_slots(&mut run) {
                 run.change.fail(error);
-                continue;
-            }
-            if !self.take_record_slots(&mut run) {
-                run.change.fail(Kind::NoSpace.error(
-                    "no room for another file record: forget or write back files, or add a device",
-                ));
                 continue;
             }
             for slot in run.slots.into_iter().flatten() {
@@ -380,25 +377,6 @@ impl Ledger {
         }
     }
 
-    fn take_record_slots(&mut self, run: &mut Run) -> bool {
-        let wanted = u32::try_from(run.copies).expect("one or two");
-        let spare = if run.vital { 0 } else { SPARE_RECORDS };
-        let home = self.space.device(run.home);
-        if home.free_slots(Purpose::Records, wanted + spare) < wanted + spare {
-            return false;
-        }
-        run.slots[0] = self.space.take_record(run.home, None);
-        if run.copies > 1 {
-            run.slots[1] = self.space.take_record(run.home, run.slots[0]);
-        }
-        if run.slots.iter().flatten().count() == run.copies {
-            return true;
-        }
-        let taken = std::mem::take(&mut run.slots);
-        taken.into_iter().flatten().for_each(|slot| self.space.give_back(slot));
-        false
-    }
-
     fn flush_all(&mut self, devices: DeviceSet) {
         devices.iter().for_each(|device| self.io.push(Job::Flush(device)));
     }
@@ -407,7 +385,8 @@ impl Ledger {
         let mut all = DeviceSet::default();
         let count = u16::try_from(self.superblocks.len()).expect("64 devices at most");
         (0..count).for_each(|device| all.insert(DeviceIndex(device)));
-        all
+        // What was written since the start is on the others.
+        all.without(self.io.absent())
     }
 }
 

@@ -4,6 +4,7 @@ use extent::FileId;
 
 use crate::bugs::{self, Bug};
 use crate::holdings::SlotId;
+use crate::ledger::io::DeviceSet;
 
 /// Where the records of each file stand. A tombstone stays until every older record of its file is
 /// durably erased.
@@ -21,6 +22,8 @@ struct Entry {
     is_tombstone: bool,
     /// Older records that are not durably erased.
     stale: u32,
+    /// Devices that they may be on.
+    stale_on: DeviceSet,
 }
 
 impl RecordBook {
@@ -46,14 +49,17 @@ impl RecordBook {
             (newest, is_tombstone)
         };
         entry.stale += count(&old);
+        old.iter().for_each(|slot| entry.stale_on.insert(slot.device));
         entry.newest = newest;
         entry.is_tombstone = is_tombstone;
         if entry.stale == 0 { self.bury(file) } else { old }
     }
 
-    /// Recovery found an older record, or one was perhaps written on a device that failed.
-    pub(crate) fn add_stale(&mut self, file: FileId) {
-        self.files.entry(file).or_default().stale += 1;
+    /// Recovery found an older record, or one was perhaps written on devices that failed.
+    pub(crate) fn add_stale(&mut self, file: FileId, on: DeviceSet) {
+        let entry = self.files.entry(file).or_default();
+        entry.stale += 1;
+        entry.stale_on = entry.stale_on.union(on);
     }
 
     /// An older record is durably erased. The slots of the tombstone if it was the last one.
@@ -63,12 +69,20 @@ impl RecordBook {
         if entry.stale > 0 {
             return Vec::new();
         }
+        entry.stale_on = DeviceSet::default();
         self.bury(file)
     }
 
     /// Where the newest record of a file stands.
     pub(crate) fn newest(&self, file: FileId) -> Vec<SlotId> {
         self.files.get(&file).into_iter().flat_map(|entry| entry.newest).flatten().collect()
+    }
+
+    /// Devices that any record of a file may be on.
+    pub(crate) fn devices(&self, file: FileId) -> DeviceSet {
+        let newest = self.newest(file).into_iter().map(|slot| DeviceSet::of(slot.device));
+        let stale = self.files.get(&file).map_or_else(DeviceSet::default, |entry| entry.stale_on);
+        newest.fold(stale, DeviceSet::union)
     }
 
     /// Whether records older than the newest may still be on a device.
@@ -91,6 +105,7 @@ impl RecordBook {
         let slots: Vec<SlotId> = std::mem::take(&mut entry.newest).into_iter().flatten().collect();
         entry.is_tombstone = false;
         entry.stale = count(&slots);
+        slots.iter().for_each(|slot| entry.stale_on.insert(slot.device));
         slots
     }
 }

@@ -20,6 +20,37 @@ pub(crate) struct DeviceSet(u64);
 impl DeviceSet {
     pub(crate) const MOST: usize = 64;
 
+    pub(crate) const fn of(device: DeviceIndex) -> Self {
+        Self(1 << device.0)
+    }
+
+    /// One bit each.
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether all of these are among others.
+    pub(crate) const fn is_within(self, others: Self) -> bool {
+        self.0 & !others.0 == 0
+    }
+
+    /// These without others.
+    pub(crate) const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
     pub(crate) fn insert(&mut self, device: DeviceIndex) {
         self.0 |= 1 << device.0;
     }
@@ -97,6 +128,8 @@ pub(crate) struct Io {
     flying: HashMap<u64, DeviceIndex>,
     next_token: u64,
     failed: DeviceSet,
+    /// Devices that were not there at the start. They count as failed.
+    absent: DeviceSet,
     reasons: HashMap<DeviceIndex, String>,
     completions: Vec<Completion>,
     /// What was read, in any order: `None` where the device could not.
@@ -136,6 +169,7 @@ impl Io {
             flying: HashMap::new(),
             next_token: 0,
             failed: DeviceSet::default(),
+            absent: DeviceSet::default(),
             reasons: HashMap::new(),
             completions: Vec::new(),
             reads: Vec::new(),
@@ -189,6 +223,19 @@ impl Io {
              restart the node",
             device.0
         )))
+    }
+
+    /// Devices that were not there at the start.
+    pub(crate) fn absent(&self) -> DeviceSet {
+        self.absent
+    }
+
+    /// Does without devices.
+    pub(crate) fn do_without(&mut self, absent: DeviceSet) {
+        self.absent = absent;
+        self.failed = self.failed.union(absent);
+        let reason = "the node was started without it";
+        self.reasons.extend(absent.iter().map(|device| (device, reason.to_owned())));
     }
 
     /// Distrusts a device. Reads from it may still succeed; nothing new is put on it.

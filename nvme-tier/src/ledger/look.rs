@@ -107,8 +107,11 @@ impl Ledger {
                         matches!(&read, Found::Sound((descriptor, checksums))
                             if describes(descriptor, checksums, generation, &extent))
                     });
-                    if !holds {
+                    let is_first = generation.extent_at(extent.index()) == Some(extent.slot());
+                    if !holds && is_first {
                         found.extents.push(extent.index());
+                    } else if !holds {
+                        found.copies.push(extent.index());
                     }
                 }
             }
@@ -199,7 +202,8 @@ impl Ledger {
         indexes: std::ops::Range<u32>,
         untold: &HashSet<SlotId>,
     ) -> Vec<Extent> {
-        let mut extents = generation.extents(indexes);
+        let mut extents = generation.extents(indexes.clone());
+        extents.extend(generation.copies(indexes));
         extents.retain(|extent| {
             let slot = extent.slot();
             self.space.slab(slot).is_occupied_by(slot.slot, generation, extent.index())

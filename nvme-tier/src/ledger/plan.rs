@@ -4,15 +4,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use extent::{
-    Attempt, Error, ExtentIndex, FileId, FileName, Generation, Kind, Result, SourceVersion,
-};
+use extent::{Attempt, Error, ExtentIndex, FileId, FileName, Generation, Kind, SourceVersion};
 
 use super::Ledger;
 use super::batch::{Batch, Change, Publish, Run};
 use crate::bugs::{self, Bug};
 use crate::codec::{FileRecord, Mark};
-use crate::device::DeviceIndex;
 use crate::file::check_expected;
 use crate::generation::{Facts, GenerationShape};
 use crate::holdings::SlotId;
@@ -21,7 +18,7 @@ use crate::layout::Class;
 use crate::operation::{Operation, RecordOperation, Written};
 use crate::reservation::ReservedFor;
 use crate::shelf::Hold;
-use crate::{Done, Draft, Extent, File, FileGeneration, State};
+use crate::{Copies, Done, Draft, Extent, File, FileGeneration, State};
 
 /// The most operations, and the most erasures, in one batch.
 const BATCH_LIMIT: usize = 1024;
@@ -136,13 +133,11 @@ impl Ledger {
     /// The record of an operation; `None` if it has ended already, well or not.
     fn plan_record(&mut self, file: FileId, operation: RecordOperation) -> Option<Run> {
         let known = self.tier.file(file);
-        let home = match self.home(file) {
-            Ok(home) => home,
-            Err(error) => {
-                operation.fail(error);
-                return None;
-            }
-        };
+        if self.space.healthy().is_empty() {
+            let error = Kind::Io.error("no device of the tier is trusted any more");
+            operation.fail(error);
+            return None;
+        }
         match operation {
             RecordOperation::Register { name, length, version, expected, done } => {
                 let at = known.as_ref().map_or(Generation(0), |file| file.newest().number());
@@ -150,14 +145,14 @@ impl Ledger {
                     done.call(Err(error));
                     return None;
                 }
-                self.plan_register(home, known.as_deref(), name, length, version, done)
+                self.plan_register(known.as_deref(), name, length, version, done)
             }
-            RecordOperation::Forget { file, done } => self.plan_forget(home, file, done),
+            RecordOperation::Forget { file, done } => self.plan_forget(file, done),
             RecordOperation::Commit { draft, length, extents, done } => {
-                self.plan_commit(home, known.as_deref(), &draft, length, extents, done)
+                self.plan_commit(known.as_deref(), &draft, length, extents, done)
             }
             RecordOperation::Settle { generation, version, done } => {
-                self.plan_settle(home, known, &generation, version, done)
+                self.plan_settle(known, &generation, version, done)
             }
             RecordOperation::Mark { generation, mark, done } => {
                 let newest = known.filter(|file| file.is_newest(&generation));
@@ -166,7 +161,7 @@ impl Ledger {
                     return None;
                 };
                 let facts = Facts { mark, ..generation.facts() };
-                self.plan_facts(home, &file, generation, facts, done)
+                self.plan_facts(&file, generation, facts, done)
             }
             RecordOperation::Refresh(done) => {
                 let Some(file) = known else {
@@ -175,14 +170,20 @@ impl Ledger {
                 };
                 let generation = file.newest();
                 let facts = generation.facts();
-                self.plan_facts(home, &file, generation, facts, done)
+                if facts.mark == Some(Mark::Quarantined) && !self.io.absent().is_empty() {
+                    // What it lacks may come back with the device.
+                    done.call(Err(
+                        Kind::Io.error("a device is absent that may have the rest of it")
+                    ));
+                    return None;
+                }
+                self.plan_facts(&file, generation, facts, done)
             }
         }
     }
 
     fn plan_register(
         &mut self,
-        home: DeviceIndex,
         known: Option<&File>,
         name: FileName,
         length: u64,
@@ -219,6 +220,7 @@ impl Ledger {
             block_bytes: self.tier.checksum_block_bytes(),
             extents_written: 0,
             written: false,
+            twice: false,
         };
         let facts = Facts { state: State::Clean, mark: None, source: Some(version) };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
@@ -226,10 +228,10 @@ impl Ledger {
         let record = record_of(file, name, &shape, &facts, sequence);
         let generation = FileGeneration::new(file, shape, Arc::clone(&pins), facts);
         let change = Change::Register { generation, pins, done };
-        Some(self.run(file, home, record, false, change))
+        Some(self.run(file, record, false, change))
     }
 
-    fn plan_forget(&mut self, home: DeviceIndex, file: Arc<File>, done: Done<()>) -> Option<Run> {
+    fn plan_forget(&mut self, file: Arc<File>, done: Done<()>) -> Option<Run> {
         let newest = file.newest();
         let known = self.tier.file(file.id()).is_some_and(|known| Arc::ptr_eq(&known, &file));
         let refusal = if !known {
@@ -253,20 +255,21 @@ impl Ledger {
             record_of(file.id(), file.name().clone(), &newest.shape(), &newest.facts(), sequence);
         record.tombstone = true;
         let id = file.id();
-        Some(self.run(id, home, record, true, Change::Forget { file, done }))
+        Some(self.run(id, record, true, Change::Forget { file, done }))
     }
 
     fn plan_commit(
         &mut self,
-        home: DeviceIndex,
         known: Option<&File>,
         draft: &Draft,
         length: u64,
         extents: Vec<Written>,
         done: Done<Arc<FileGeneration>>,
     ) -> Option<Run> {
-        // One for all: the extents of a commit differ in their index.
-        let sequence = match self.tier.ids.take() {
+        let twice = self.tier.options.dirty_copies == Copies::Two;
+        let able = if twice { self.can_keep_twice() } else { Ok(()) };
+        // One for all: the extents of a commit differ in their index, or are copies.
+        let sequence = match able.and_then(|()| self.tier.ids.take()) {
             Ok(sequence) => sequence,
             Err(error) => {
                 drop(extents);
@@ -283,6 +286,7 @@ impl Ledger {
             block_bytes: self.tier.checksum_block_bytes(),
             extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
             written: true,
+            twice,
         };
         if let Some(newest) = newest.as_ref().filter(|_| bugs::is(Bug::OldSlotsTooEarly)) {
             for (index, slot) in newest.resident(0..u32::MAX) {
@@ -297,24 +301,28 @@ impl Ledger {
         let mut descriptors = Vec::with_capacity(extents.len());
         for (reservation, checksums) in extents {
             let index = reservation.index();
-            let (hold, _purpose): (Hold, ReservedFor) = reservation.into_parts();
-            hold.set_checksums(checksums.into_iter());
-            self.space.occupy(hold.slot(), &generation, index);
-            let extent = generation.extent_of(index, hold.clone());
-            if bugs::is(Bug::VectorDroppedEarly) {
-                hold.offer();
+            let (hold, copy, _purpose): (Hold, Option<Hold>, ReservedFor) =
+                reservation.into_parts();
+            for hold in [Some(&hold), copy.as_ref()].into_iter().flatten() {
+                hold.set_checksums(checksums.iter().copied());
+                self.space.occupy(hold.slot(), &generation, index);
+                descriptors.push(generation.extent_of(index, hold.clone()));
+                if bugs::is(Bug::VectorDroppedEarly) {
+                    hold.offer();
+                }
             }
             let inserted = generation.insert(index, hold);
             debug_assert!(inserted.is_ok(), "commit checks that no extent comes twice");
-            descriptors.push(extent);
+            if let Some(copy) = copy {
+                generation.insert_copy(index, copy);
+            }
         }
         let change = Change::Commit { generation, pins, descriptors, sequence, done };
-        Some(self.run(draft.id, home, record, false, change))
+        Some(self.run(draft.id, record, false, change))
     }
 
     fn plan_settle(
         &mut self,
-        home: DeviceIndex,
         known: Option<Arc<File>>,
         generation: &Arc<FileGeneration>,
         version: SourceVersion,
@@ -347,12 +355,11 @@ impl Ledger {
         } else {
             Facts { source: Some(version), ..facts }
         };
-        self.plan_facts(home, &file, newest, facts, done)
+        self.plan_facts(&file, newest, facts, done)
     }
 
     fn plan_facts(
         &mut self,
-        home: DeviceIndex,
         file: &File,
         generation: Arc<FileGeneration>,
         facts: Facts,
@@ -369,43 +376,16 @@ impl Ledger {
             record_of(file.id(), file.name().clone(), &generation.shape(), &facts, sequence);
         let was_dirty = generation.state() == State::Dirty && !bugs::is(Bug::OneRecordCopy);
         let change = Change::Facts { generation, facts, done };
-        let mut run = self.run(file.id(), home, record, true, change);
+        let mut run = self.run(file.id(), record, true, change);
         if was_dirty {
             run.copies = 2;
         }
         Some(run)
     }
 
-    fn run(
-        &self,
-        file: FileId,
-        home: DeviceIndex,
-        record: FileRecord,
-        vital: bool,
-        change: Change,
-    ) -> Run {
-        let twice = record.dirty || record.tombstone || self.book.has_stale(file);
-        let twice = twice && !bugs::is(Bug::OneRecordCopy);
-        Run {
-            file,
-            record: Arc::new(record),
-            copies: if twice { 2 } else { 1 },
-            vital,
-            home,
-            slots: [None, None],
-            change,
-        }
-    }
-
-    /// The device whose record alone commits a file: always the same one while it is trusted.
-    fn home(&self, file: FileId) -> Result<DeviceIndex> {
-        let healthy = self.space.healthy();
-        if healthy.is_empty() {
-            let all: Error = Kind::Io.error("no device of the tier is trusted any more");
-            return Err(all);
-        }
-        let at = usize::try_from(file.0 % healthy.len() as u128).expect("a small remainder");
-        Ok(healthy[at])
+    fn run(&self, file: FileId, record: FileRecord, vital: bool, change: Change) -> Run {
+        let (homes, copies) = self.homes(file, &record);
+        Run { file, record: Arc::new(record), copies, vital, homes, slots: [None, None], change }
     }
 }
 
@@ -427,6 +407,7 @@ fn record_of(
         extents_written: shape.extents_written,
         dirty: facts.state == State::Dirty,
         written: shape.written,
+        twice: shape.twice,
         tombstone: false,
         mark: facts.mark,
         source: facts.source.clone(),
@@ -440,7 +421,7 @@ fn moved_on() -> Error {
 #[cfg(test)]
 mod tests {
     use dma::{HugePages, Pool, SizeClass};
-    use extent::Kind;
+    use extent::{Kind, Result};
 
     use super::*;
     use crate::device::sim::{self, Fault, FaultPlan, FaultRule, SimDisk, SimOptions, When};

@@ -6,12 +6,14 @@ use std::sync::atomic::Ordering;
 use extent::Kind;
 
 use super::batch::Batch;
+use super::homes::ONE_DEVICE;
 use super::{Erasure, Ledger};
 use crate::bugs::{self, Bug};
 use crate::device::DeviceIndex;
+use crate::eviction::Turn;
 use crate::layout::{Class, Purpose, to_usize};
 use crate::operation::Reserve;
-use crate::{Done, Reservation};
+use crate::{Copies, Done, Reservation};
 
 /// How many record slots of a device are kept ready.
 const READY_RECORDS: u32 = 32;
@@ -58,12 +60,12 @@ impl Ledger {
         let mut granted = false;
         for _ in 0..self.starved.len() {
             let Some(reserve) = self.starved.pop_front() else { break };
-            let Some(hold) = self.space.take_data(reserve.class) else {
+            let Some(holds) = self.space.take_data(reserve.class, reserve.copies) else {
                 self.starved.push_back(reserve);
                 continue;
             };
-            let Reserve { class: _, index, length, purpose, done } = reserve;
-            done.call(Ok(Reservation::new(hold, index, length, purpose)));
+            let Reserve { index, length, purpose, done, .. } = reserve;
+            done.call(Ok(Reservation::new(holds, index, length, purpose)));
             granted = true;
         }
         granted
@@ -74,6 +76,9 @@ impl Ledger {
         self.room_for_records(batch);
         // What the last batch erased is free by now: nobody is refused beside a free slot.
         self.grant();
+        if self.space.healthy().len() == 1 {
+            self.refuse(|reserve| reserve.copies == Copies::Two, Kind::Io, ONE_DEVICE);
+        }
         let mut wanted: BTreeMap<Class, usize> = BTreeMap::new();
         self.starved.iter().for_each(|reserve| *wanted.entry(reserve.class).or_default() += 1);
         for (class, count) in wanted {
@@ -86,14 +91,16 @@ impl Ledger {
     fn room_for_records(&mut self, batch: &mut Batch) {
         let mut needed: BTreeMap<DeviceIndex, u32> = BTreeMap::new();
         for run in &batch.runs {
-            *needed.entry(run.home).or_default() += u32::try_from(run.copies).expect("two at most");
+            for home in run.homes.each(run.copies) {
+                *needed.entry(home).or_default() += 1;
+            }
         }
         for (device, needed) in needed {
             let needed = needed + READY_RECORDS;
             let mut free = self.space.device(device).free_slots(Purpose::Records, needed);
             while free < needed {
                 let more = self.extend(batch, device, Purpose::Records)
-                    || self.reclaim(Some(device)) && self.extend(batch, device, Purpose::Records);
+                    || self.reclaim(device) && self.extend(batch, device, Purpose::Records);
                 if !more {
                     break;
                 }
@@ -105,55 +112,58 @@ impl Ledger {
     /// Readies slots of a class on every healthy device, or evicts, or refuses those who wait.
     fn room_for_data(&mut self, batch: &mut Batch, class: Class, count: usize) {
         let purpose = Purpose::Data(class);
+        let of_class = |reserve: &Reserve| reserve.class == class;
         if self.space.healthy().is_empty() {
-            return self.refuse(class, Kind::Io, "no device of the tier is trusted any more");
+            return self.refuse(of_class, Kind::Io, "no device of the tier is trusted any more");
         }
+        // For one slot these are all devices; for two, another one on a device that has some is no help.
+        let lacking = self.space.lacking(class);
         let mut extended = false;
-        for device in self.space.healthy() {
-            extended |= self.extend(batch, device, purpose);
+        for device in &lacking {
+            extended |= self.extend(batch, *device, purpose);
         }
-        if extended || self.space.is_erasing(class) {
+        if extended || self.space.is_erasing(class, &lacking) {
             return;
         }
-        if self.space.healthy().into_iter().any(|device| self.space.vacate_empty(device)) {
+        if lacking.iter().any(|device| self.space.vacate_empty(*device)) {
             return self.room_for_data(batch, class, count);
         }
         if !self.tier.is_eviction_allowed() {
             let error = "the tier is full, and what is pinned is not known yet: try again soon";
-            return self.refuse(class, Kind::Busy, error);
+            return self.refuse(of_class, Kind::Busy, error);
         }
-        if self.evict_now(class, count) {
+        if self.evict_now(class, count, &lacking) {
             return;
         }
-        if self.reclaim(None) {
+        if lacking.iter().any(|device| self.reclaim(*device)) {
             return self.room_for_data(batch, class, count);
         }
         if self.discards.is_under_way() {
             return;
         }
-        let error = "everything on the tier is dirty, pinned or in use: write back, unpin or add \
-                     devices";
-        self.refuse(class, Kind::NoSpace, error);
+        let error = "everything on the tier, or on all devices of it but one where two are needed, is \
+                     dirty, pinned or in use: write back, unpin or add devices";
+        self.refuse(of_class, Kind::NoSpace, error);
     }
 
-    /// Evicts until slots of a class are on their way. Whether any is.
-    fn evict_now(&mut self, class: Class, count: usize) -> bool {
+    /// Evicts until slots of a class are on their way on some devices. Whether any is.
+    fn evict_now(&mut self, class: Class, count: usize, on: &[DeviceIndex]) -> bool {
         let now = self.tier.now_unix_ms();
         loop {
             let effort = self.evictor.full_effort(class);
-            let evicted = self.evictor.evict(class, count, effort, now, &self.space);
+            let turn = Turn { on, now_unix_ms: now, space: &self.space };
+            let evicted = self.evictor.evict(class, count, effort, turn);
             self.tier.counters.evicted_extents.fetch_add(evicted as u64, Ordering::Relaxed);
             self.collect_returned();
-            if evicted == 0 || self.space.is_erasing(class) {
+            if evicted == 0 || self.space.is_erasing(class, on) {
                 return evicted > 0;
             }
         }
     }
 
-    fn refuse(&mut self, class: Class, kind: Kind, error: &str) {
+    fn refuse(&mut self, whom: impl Fn(&Reserve) -> bool, kind: Kind, error: &str) {
         let starved = std::mem::take(&mut self.starved);
-        let (refused, kept): (Vec<Reserve>, Vec<Reserve>) =
-            starved.into_iter().partition(|reserve| reserve.class == class);
+        let (refused, kept): (Vec<Reserve>, Vec<Reserve>) = starved.into_iter().partition(whom);
         self.starved = kept.into();
         for Reserve { done, purpose, .. } in refused {
             drop(purpose);
@@ -183,14 +193,14 @@ impl Ledger {
     }
 
     /// Empties the emptiest slab in which everything can be evicted. Whether there was one.
-    fn reclaim(&mut self, on: Option<DeviceIndex>) -> bool {
+    fn reclaim(&mut self, on: DeviceIndex) -> bool {
         if !self.tier.is_eviction_allowed() {
             return false;
         }
         self.skip_discards();
         let now = self.tier.now_unix_ms();
         for slab in self.space.emptiest() {
-            if on.is_some_and(|device| device != slab.device) {
+            if on != slab.device {
                 continue;
             }
             let Some(residents) = self.space.slab(slab).residents(slab) else { continue };
@@ -232,7 +242,9 @@ impl Ledger {
         let now = self.tier.now_unix_ms();
         let want = to_usize(excess.div_ceil(class.bytes())).min(EVICT_AHEAD);
         let effort = EVICT_EFFORT.min(self.evictor.full_effort(class));
-        let evicted = self.evictor.evict(class, want, effort, now, &self.space);
+        let on = self.space.healthy();
+        let turn = Turn { on: &on, now_unix_ms: now, space: &self.space };
+        let evicted = self.evictor.evict(class, want, effort, turn);
         self.tier.counters.evicted_extents.fetch_add(evicted as u64, Ordering::Relaxed);
         // Nothing to find there for now: not a reason to look again in every batch.
         self.evicting = evicted > 0;

@@ -237,7 +237,8 @@ impl Scan {
         self.findings.stale_entries += stale;
         entries.into_iter().for_each(|(slot, entry)| self.set_entry(slot, entry));
         self.files.retain(|_, file| file.record.is_some());
-        let unreadable = self.findings.unreadable_entries + self.findings.damaged_slabs > 0;
+        let unreadable = self.findings.unreadable_entries + self.findings.damaged_slabs > 0
+            || !self.absent.is_empty();
         self.keep_nameless();
         self.keep_orphans = unreadable || self.findings.nameless_records > 0;
     }
@@ -258,18 +259,32 @@ impl Scan {
         }
     }
 
-    /// Of several descriptors of one extent the newest counts; the others become stale.
+    /// Of several descriptors of one extent the newest counts, and of what was committed twice the
+    /// newest on another device; the others become stale.
     pub(crate) fn drop_duplicates(&mut self) {
         let mut stale = Vec::new();
         for file in self.files.values_mut() {
             file.extents.sort_unstable_by_key(|e| (e.index, std::cmp::Reverse(e.sequence)));
+            let record = file.record.as_ref();
+            let twice = record.is_some_and(|record| record.dirty && record.twice);
+            let copies = &mut file.copies;
+            let is_copied = |copies: &[FoundExtent], index| {
+                copies.last().is_some_and(|copy: &FoundExtent| copy.index == index)
+            };
             file.extents.dedup_by(|later, kept| {
                 let same = later.index == kept.index;
-                if same {
+                let apart = later.slot.device != kept.slot.device;
+                if same && apart && twice && !is_copied(copies, later.index) {
+                    copies.push(FoundExtent { ..*later });
+                } else if same {
                     stale.push(later.slot);
                 }
                 same
             });
+            if twice && !file.is_quarantined() {
+                let missing = file.extents.len() - file.copies.len();
+                self.findings.missing_copies += missing as u64;
+            }
         }
         self.findings.stale_entries += stale.len() as u64;
         for slot in stale {

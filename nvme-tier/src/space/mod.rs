@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 
 use extent::ExtentIndex;
 
-use crate::FileGeneration;
+use crate::bugs::{self, Bug};
 use crate::device::{DeviceIndex, Location};
 use crate::holdings::{Holdings, SlotId};
 use crate::layout::{Class, Layout, Purpose, Shape};
 use crate::shelf::{Hold, Shelf, ShelfShape};
 use crate::usage::DeviceCounters;
+use crate::{Copies, FileGeneration};
 
 pub(crate) use resident::{Resident, Ticket};
 pub(crate) use slab::Slab;
@@ -95,14 +96,35 @@ impl Space {
         self.devices.iter().filter(|device| !device.failed).map(|device| device.index).collect()
     }
 
-    /// Takes a free slot for data on the healthy device with the least on it.
-    pub(crate) fn take_data(&mut self, class: Class) -> Option<Hold> {
+    /// Takes a free slot for data, or one on each of two devices.
+    pub(crate) fn take_data(
+        &mut self,
+        class: Class,
+        copies: Copies,
+    ) -> Option<(Hold, Option<Hold>)> {
+        // Once for both: first copies, which are the ones that are read, alternate.
+        self.turn = (self.turn + 1) % self.devices.len();
+        if copies == Copies::One {
+            return self.take_data_apart(class, None).map(|hold| (hold, None));
+        }
+        let ready = self.devices.iter().filter(|device| device.is_ready(class)).count();
+        if ready < 2 {
+            return None;
+        }
+        let first = self.take_data_apart(class, None)?;
+        let apart = Some(first.slot().device).filter(|_| !bugs::is(Bug::CopiesTogether));
+        let second = self.take_data_apart(class, apart)?;
+        Some((first, Some(second)))
+    }
+
+    /// On the healthy device with the least on it, apart from one.
+    fn take_data_apart(&mut self, class: Class, apart: Option<DeviceIndex>) -> Option<Hold> {
         let purpose = Purpose::Data(class);
         let count = self.devices.len();
-        self.turn = (self.turn + 1) % count;
         let order = (0..count).map(|step| (self.turn + step) % count);
         let best = order
-            .filter(|at| !self.devices[*at].failed && self.devices[*at].has_free(purpose))
+            .filter(|at| self.devices[*at].is_ready(class))
+            .filter(|at| apart != Some(self.devices[*at].index))
             .min_by_key(|at| self.devices[*at].held_bytes)?;
         let device = &mut self.devices[best];
         let (slab, slot) = device.take(purpose, None)?;
@@ -201,9 +223,16 @@ impl Space {
         self.finish_erase(slot);
     }
 
-    /// Whether slots of a class will come free once their entries are erased.
-    pub(crate) fn is_erasing(&self, class: Class) -> bool {
-        let slabs = self.devices.iter().filter(|d| !d.failed).flat_map(|device| &device.slabs);
+    /// Healthy devices without a free slot of a class: for whoever waits for one, room is made there.
+    pub(crate) fn lacking(&self, class: Class) -> Vec<DeviceIndex> {
+        let lacking =
+            self.devices.iter().filter(|device| !device.failed && !device.is_ready(class));
+        lacking.map(|device| device.index).collect()
+    }
+
+    /// Whether slots of a class will come free on some devices once their entries are erased.
+    pub(crate) fn is_erasing(&self, class: Class, on: &[DeviceIndex]) -> bool {
+        let slabs = on.iter().flat_map(|device| &self.device(*device).slabs);
         slabs.into_iter().any(|slab| {
             slab.purpose == Some(Purpose::Data(class)) && slab.erasing > slab.discarding
         })
@@ -320,8 +349,9 @@ impl DeviceSpace {
         self.failed = true;
     }
 
-    fn has_free(&self, purpose: Purpose) -> bool {
-        !self.with_free[purpose_index(purpose)].is_empty()
+    /// Whether it has a free slot of a class, and is trusted.
+    fn is_ready(&self, class: Class) -> bool {
+        !self.failed && !self.with_free[purpose_index(Purpose::Data(class))].is_empty()
     }
 
     /// Free slots of a purpose, counted no further than `enough`.

@@ -53,10 +53,12 @@ enum Catcher {
     LongRun,
     Discards,
     LostWrites,
+    Twice,
+    ComeBack,
 }
 
 impl Catcher {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
@@ -65,6 +67,8 @@ impl Catcher {
         Self::LongRun,
         Self::Discards,
         Self::LostWrites,
+        Self::Twice,
+        Self::ComeBack,
     ];
 
     fn name(self) -> &'static str {
@@ -77,6 +81,8 @@ impl Catcher {
             Self::LongRun => "long random runs",
             Self::Discards => "devices told of freed space",
             Self::LostWrites => "slots used again, lost writes",
+            Self::Twice => "two copies, every cut, a device lost",
+            Self::ComeBack => "a device that comes back, every cut",
         }
     }
 
@@ -99,6 +105,15 @@ impl Catcher {
             Self::Discards => discard::play(12),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
             Self::LostWrites => lost::lose_writes(),
+            Self::Twice => {
+                let workloads = enumeration::scattered_twice(100);
+                enumeration::enumerate_group(&workloads, EFFORT).map(|c| c.schedules())
+            }
+            Self::ComeBack => {
+                let few = Effort { nested_one_in: 16, ..EFFORT };
+                let workloads = enumeration::dirty_twice(20);
+                enumeration::come_back_everywhere(&workloads, few).map(|c| c.schedules())
+            }
         }
     }
 }
@@ -123,6 +138,14 @@ fn catcher_of(bug: Bug) -> Catcher {
         Bug::OldSlotsTooEarly => Catcher::LongRun,
         Bug::DiscardedTooEarly | Bug::GrantedWhileDiscarded => Catcher::Discards,
         Bug::VectorUnidentified | Bug::VectorOfEarlierUse => Catcher::LostWrites,
+        Bug::CopiesTogether
+        | Bug::CopyUnflushed
+        | Bug::RecordCopiesTogether
+        | Bug::OutvotedOnce
+        | Bug::IncompleteServed
+        | Bug::CopiesKept
+        | Bug::CopyForgotten => Catcher::Twice,
+        Bug::AbsentForgotten => Catcher::ComeBack,
         _ => Catcher::Enumeration,
     }
 }

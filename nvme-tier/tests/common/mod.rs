@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dma::{HugePages, Pool, SizeClass, Source};
 use extent::checksum::crc32c_blocks;
 use extent::{ExtentIndex, FileName, Result, SourceVersion};
-use forebay_nvme_tier::device::sim::{SimDevice, SimDisk, SimOptions};
-use forebay_nvme_tier::device::{Command, Completion, Device, Location, Token};
+use forebay_nvme_tier::device::sim::{
+    Fault, FaultPlan, FaultRule, Operation, SimDevice, SimDisk, SimOptions, When,
+};
+use forebay_nvme_tier::device::{Command, Completion, Device, DeviceIndex, Location, Token};
 use forebay_nvme_tier::{
-    Discard, Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport,
-    Reservation, Tier, TierOptions, format, recover,
+    Copies, Discard, Done, Extent, File, FileGeneration, FormatOptions, Ledger, RecoveryReport,
+    Reservation, Tier, TierOptions, format, recover_without,
 };
 use parking_lot::Mutex;
 
@@ -64,6 +66,7 @@ pub struct Rig {
     pub tier: Arc<Tier>,
     pub ledger: Ledger,
     pub report: RecoveryReport,
+    pub options: TierOptions,
 }
 
 pub fn options() -> TierOptions {
@@ -78,6 +81,11 @@ pub fn tight() -> TierOptions {
 /// One or the other.
 pub fn options_for(number: u64) -> TierOptions {
     if number.is_multiple_of(2) { tight() } else { options() }
+}
+
+/// With so many copies of what is written.
+pub fn keeping(dirty_copies: Copies) -> TierOptions {
+    TierOptions { dirty_copies, ..options() }
 }
 
 impl Rig {
@@ -106,17 +114,34 @@ impl Rig {
 
     /// With buffers that were there already.
     pub fn pooled(disk: SimDisk, options: TierOptions, pool: Pool) -> Result<Self> {
+        Self::without(disk, options, pool, &[])
+    }
+
+    /// Without some of the disks, on which whatever is done fails.
+    pub fn without(
+        disk: SimDisk,
+        options: TierOptions,
+        pool: Pool,
+        absent: &[DeviceIndex],
+    ) -> Result<Self> {
+        if !absent.is_empty() {
+            let gone = |device: &DeviceIndex| {
+                FaultRule::new(Operation::Any, When::From(1), Fault::Vanish).on(*device)
+            };
+            let plan = absent.iter().map(gone).fold(FaultPlan::new(), FaultPlan::with);
+            disk.set_faults(plan);
+        }
         let (mut queue, data) = (disk.queue(), disk.queue());
-        let recovered = recover(&mut queue, &pool, options)?;
+        let recovered = recover_without(&mut queue, &pool, options, absent)?;
         let (tier, ledger, report) = (recovered.tier, recovered.ledger, recovered.report);
-        Ok(Self { disk, queue, data, pool, tier, ledger, report })
+        Ok(Self { disk, queue, data, pool, tier, ledger, report, options })
     }
 
     /// The tier as another process would find it, with everything written so far.
     pub fn restart(self) -> Self {
-        let disk = self.disk.clone();
+        let (disk, options) = (self.disk.clone(), self.options);
         drop(self);
-        Self::on(disk).expect("a tier that ran recovers")
+        Self::with(disk, options).expect("a tier that ran recovers")
     }
 
     pub fn step(&mut self) -> bool {
@@ -204,6 +229,9 @@ impl Rig {
         let length = reservation.length() as usize;
         let bytes = pattern(seed, reservation.index().0, length);
         self.write_at(reservation.at(), &bytes)?;
+        if let Some(copy) = reservation.copy_at() {
+            self.write_at(copy, &bytes)?;
+        }
         Ok(crc32c_blocks(&bytes, BLOCK).collect())
     }
 

@@ -317,7 +317,7 @@ impl Driver {
     /// before another one gets hold of them (commands in flight keep the lock). That other one
     /// starts on the same disks, with their caches as they are, and what it finds then must last.
     fn kill(mut self) -> Self {
-        let disk = self.rig.disk.clone();
+        let (disk, options) = (self.rig.disk.clone(), self.rig.options);
         self.held.clear();
         let Rig { mut queue, data, tier, ledger, .. } = self.rig;
         drop((ledger, tier, data));
@@ -327,7 +327,7 @@ impl Driver {
             queue.poll(&mut unheard);
         }
         drop(queue);
-        self.rig = Rig::on(disk).expect("recovers");
+        self.rig = Rig::with(disk, options).expect("recovers");
         self.rig.tier.allow_eviction();
         let now = self.rig.disk.now();
         let open = self.take_answers();
@@ -361,7 +361,8 @@ impl Driver {
             }
         }
         let recorder = self.rig.disk.recorder().expect("it was recorded");
+        let copies = self.rig.options.dirty_copies;
         let Self { names, changes, dropped, blind, attempts, .. } = self;
-        Run { names, changes, vouched, dropped, blind, attempts, recorder }
+        Run { names, changes, vouched, dropped, blind, copies, absent: None, attempts, recorder }
     }
 }

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use forebay_nvme_tier::Copies;
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, When};
 
 use parking_lot::Mutex;
@@ -13,7 +15,7 @@ use parking_lot::Mutex;
 use crate::cuts::Effort;
 use crate::judge::{Counts, Judge};
 use crate::player::Beginnings;
-use crate::workload::{Op, Workload, all};
+use crate::workload::{Op, Start, Workload, all, all_twice};
 
 /// Workloads that follow each other share most of their images: they are judged together.
 const GROUP: usize = 400;
@@ -74,9 +76,41 @@ pub fn calmly(body: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(text(panic)))
 }
 
+/// One of each `step` workloads that keep what is dirty twice.
+pub fn share_twice(step: usize) -> Vec<Workload> {
+    all_twice().into_iter().step_by(step).collect()
+}
+
 /// One of each `step` workloads.
 pub fn share(step: usize) -> Vec<Workload> {
     all().into_iter().step_by(step).collect()
+}
+
+/// So many workloads that keep what is dirty twice and begin with dirty files: of clean ones the one
+/// device may know nothing that the other one has.
+pub fn dirty_twice(count: usize) -> Vec<Workload> {
+    let mut all = all_twice();
+    all.retain(|workload| workload.start == Start::Dirty);
+    (0..count).map(|at| all[at * SCATTER % all.len()].clone()).collect()
+}
+
+/// Workloads on one of two devices, of which the other one then comes back.
+pub fn come_back_everywhere(workloads: &[Workload], effort: Effort) -> Result<Counts, Failure> {
+    let (mut beginnings, mut judge) = (Beginnings::default(), Judge::new(effort));
+    for (seed, workload) in (0..).zip(workloads) {
+        for absent in [DeviceIndex(0), DeviceIndex(1)] {
+            let judged = calmly(|| {
+                let run = beginnings.play_without(workload, absent);
+                let judged = judge.cut_everywhere(&run, seed);
+                judged.map_err(|what| {
+                    format!("{workload:?} without {absent:?}: {what}\n{:#?}", run.changes)
+                })
+            });
+            let after = judge.counts.schedules();
+            judged.map_err(|what| Failure { what, after })?;
+        }
+    }
+    Ok(judge.counts)
 }
 
 /// Workloads in which a device fails a flush or a write, each of the first few in turn. What was
@@ -111,6 +145,18 @@ pub fn committing(step: usize) -> Vec<Workload> {
         })
     };
     all().into_iter().filter(commits).step_by(step).collect()
+}
+
+/// The same with two copies of what is dirty.
+pub fn committing_twice(step: usize) -> Vec<Workload> {
+    let twice = |workload| Workload { copies: Copies::Two, ..workload };
+    committing(step).into_iter().map(twice).collect()
+}
+
+/// The same as [`scattered`] with what is dirty kept twice.
+pub fn scattered_twice(count: usize) -> Vec<Workload> {
+    let all = all_twice();
+    (0..count).map(|at| all[at * SCATTER % all.len()].clone()).collect()
 }
 
 /// All workloads in an order in which those that follow each other have little in common, for

@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use dma::Pool;
 use extent::FileName;
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::{Recorder, SimDisk, SimOptions, Survival, WriteRecord};
+use forebay_nvme_tier::{Copies, TierOptions};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::common::{EXTENT, Rig, name, options_for, pool};
 use crate::cuts::{Effort, choices, leaves_the_same};
-use crate::model::{Observed, Run, judge};
+use crate::model::{Lost, Observed, Run, judge, judge_without, same_but_clean};
 
 /// What one image turned out to hold.
 pub type Verdict = Arc<Result<Observed, String>>;
@@ -52,8 +54,10 @@ impl Counts {
 /// Keeps what every image seen so far holds: what recovery makes of one depends on nothing else.
 pub struct Judge {
     effort: Effort,
+    copies: Copies,
     pool: Pool,
-    known: HashMap<u128, Verdict>,
+    /// By image, and by the device that is lost with it.
+    known: HashMap<(u128, Lost), Verdict>,
     /// Equal verdicts are kept once.
     sound: HashMap<Observed, Verdict>,
     pub counts: Counts,
@@ -63,6 +67,7 @@ impl Judge {
     pub fn new(effort: Effort) -> Self {
         Self {
             effort,
+            copies: Copies::One,
             pool: pool(),
             known: HashMap::new(),
             sound: HashMap::new(),
@@ -75,7 +80,8 @@ impl Judge {
         self.counts.runs += 1;
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut recorder = run.recorder.clone();
-        let mut found: Vec<Verdict> = Vec::new();
+        self.copies = run.copies;
+        let mut found: Vec<(Lost, Verdict)> = Vec::new();
         for moment in 0..=recorder.moments() {
             // The end of a write changes nothing of what a cut can leave, unless another one wants
             // its place; what is acknowledged may change.
@@ -83,46 +89,89 @@ impl Judge {
                 found = self.outcomes(run, &mut recorder, moment, &mut rng)?;
             }
             self.counts.prefixes += 1;
-            for verdict in &found {
+            for (lost, verdict) in &found {
                 let legal = match &**verdict {
+                    Ok(observed) if lost.is_some() => judge_without(run, observed, moment),
                     Ok(observed) => judge(run, observed, moment),
                     Err(what) => Err(what.clone()),
                 };
-                legal.map_err(|what| format!("seed {seed}, cut at {moment}: {what}"))?;
+                legal.map_err(|what| format!("seed {seed}, cut at {moment}, {lost:?}: {what}"))?;
             }
         }
         Ok(())
     }
 
-    /// All that a cut at a moment can leave, each but once.
+    /// All that a cut at a moment can leave, each but once; where things are kept twice, also if either
+    /// device is lost with it.
     fn outcomes(
         &mut self,
         run: &Run,
         recorder: &mut Recorder,
         moment: usize,
         rng: &mut SmallRng,
-    ) -> Result<Vec<Verdict>, String> {
-        let mut found: Vec<Verdict> = Vec::new();
+    ) -> Result<Vec<(Lost, Verdict)>, String> {
+        let mut found: Vec<(Lost, Verdict)> = Vec::new();
         let block_bytes = recorder.options().block_bytes;
         let unflushed = recorder.unflushed_at(moment);
         let prints = recorder.fingerprints_at(moment);
+        // Without the one that it went without already there is nothing to lose.
+        let mut losses = self.losses(recorder.options().devices);
+        losses.retain(|lost| run.absent.is_none() || lost.is_none() || *lost == run.absent);
         for choice in choices(&unflushed, block_bytes, self.effort, rng) {
             self.counts.choices += 1;
-            let verdict = match prints.of(&choice).and_then(|print| self.known.get(&print)) {
-                Some(known) => Arc::clone(known),
-                None => {
-                    let mut each = choice.iter().cloned();
-                    let survival = &mut |_: &WriteRecord| each.next().expect("one for each write");
-                    let disk = recorder.crash_at(moment, survival);
-                    self.recover(&run.names, &disk, rng)
-                        .map_err(|what| format!("cut at {moment} with {choice:?}: {what}"))?
+            let mut disk: Option<SimDisk> = None;
+            for lost in &losses {
+                let print = prints.of(&choice);
+                let verdict = match print.and_then(|print| self.known.get(&(print, *lost))) {
+                    Some(known) => Arc::clone(known),
+                    None => {
+                        let disk = disk.get_or_insert_with(|| {
+                            let mut each = choice.iter().cloned();
+                            let survival =
+                                &mut |_: &WriteRecord| each.next().expect("one for each write");
+                            recorder.crash_at(moment, survival)
+                        });
+                        let verdict = match lost {
+                            None => self.recover(&run.names, disk, rng),
+                            Some(device) => self.recover_without(&run.names, disk, *device),
+                        };
+                        verdict
+                            .map_err(|what| format!("cut at {moment} with {choice:?}: {what}"))?
+                    }
+                };
+                if !found.iter().any(|(l, other)| l == lost && Arc::ptr_eq(other, &verdict)) {
+                    found.push((*lost, verdict));
                 }
-            };
-            if !found.iter().any(|other| Arc::ptr_eq(other, &verdict)) {
-                found.push(verdict);
             }
         }
         Ok(found)
+    }
+
+    /// Nothing, or any of the devices.
+    fn losses(&self, devices: u16) -> Vec<Lost> {
+        let devices = if self.copies == Copies::Two { devices } else { 0 };
+        (0..devices).map(|device| Some(DeviceIndex(device))).chain([None]).collect()
+    }
+
+    /// What recovery finds without one of the disks, which it leaves alone.
+    fn recover_without(
+        &mut self,
+        names: &[FileName],
+        disk: &SimDisk,
+        lost: DeviceIndex,
+    ) -> Result<Verdict, String> {
+        let key = (disk.fingerprint(), Some(lost));
+        if let Some(known) = self.known.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        self.counts.images += 1;
+        let disk = prompt(disk);
+        let verdict = self.look_without(names, &disk, &[lost]).map(|(_, observed)| observed);
+        let touched = disk.faults_injected();
+        if touched > 0 {
+            return Err(format!("{touched} commands went to device {lost:?}, which is not there"));
+        }
+        Ok(self.keep(key, verdict))
     }
 
     /// What recovery finds on disks. An error if it does not hold what it found.
@@ -132,7 +181,7 @@ impl Judge {
         disk: &SimDisk,
         rng: &mut SmallRng,
     ) -> Result<Verdict, String> {
-        let print = disk.fingerprint();
+        let print = (disk.fingerprint(), None);
         if let Some(known) = self.known.get(&print) {
             return Ok(Arc::clone(known));
         }
@@ -146,7 +195,9 @@ impl Judge {
         let verdict = match verdict {
             Ok((mut rig, observed)) => {
                 if nested {
+                    self.lose_each(names, &rig, &observed)?;
                     rig.settle();
+                    self.lose_each(names, &rig, &observed)?;
                     self.cut_recovery(names, &rig, &observed, rng)?;
                     self.fill(names, rig, &observed, rng)?;
                 }
@@ -157,7 +208,7 @@ impl Judge {
         Ok(self.keep(print, verdict))
     }
 
-    fn keep(&mut self, print: u128, verdict: Result<Observed, String>) -> Verdict {
+    fn keep(&mut self, key: (u128, Lost), verdict: Result<Observed, String>) -> Verdict {
         let verdict = match verdict {
             Ok(observed) => {
                 let sound = self.sound.entry(observed.clone());
@@ -165,16 +216,43 @@ impl Judge {
             }
             Err(what) => Arc::new(Err(what)),
         };
-        self.known.insert(print, Arc::clone(&verdict));
+        self.known.insert(key, Arc::clone(&verdict));
         verdict
     }
 
     fn look(&self, names: &[FileName], disk: &SimDisk) -> Result<(Rig, Observed), String> {
-        let rig =
-            Rig::pooled(disk.clone(), options_for(self.counts.schedules()), self.pool.clone());
+        self.look_without(names, disk, &[])
+    }
+
+    fn look_without(
+        &self,
+        names: &[FileName],
+        disk: &SimDisk,
+        absent: &[DeviceIndex],
+    ) -> Result<(Rig, Observed), String> {
+        let options =
+            TierOptions { dirty_copies: self.copies, ..options_for(self.counts.schedules()) };
+        let rig = Rig::without(disk.clone(), options, self.pool.clone(), absent);
         let rig = rig.map_err(|error| format!("no recovery: {error}"))?;
         let observed = crate::model::observe(&rig, names)?;
         Ok((rig, observed))
+    }
+
+    /// What was recovered stays as it is, whichever device is lost from then on.
+    fn lose_each(
+        &mut self,
+        names: &[FileName],
+        rig: &Rig,
+        observed: &Observed,
+    ) -> Result<(), String> {
+        for lost in self.losses(rig.disk.options().devices).into_iter().flatten() {
+            let disk = rig.disk.crash(&mut |_| Survival::Lost);
+            match &*self.recover_without(names, &disk, lost)? {
+                Ok(rest) if same_but_clean(observed, rest) => {}
+                rest => return Err(format!("{lost:?} was lost later: {rest:?} of {observed:?}")),
+            }
+        }
+        Ok(())
     }
 
     /// The power goes again, at every moment of a recovery and of the cleaning up that follows:
@@ -195,13 +273,13 @@ impl Judge {
             let prints = recorder.fingerprints_at(moment);
             let unflushed = recorder.unflushed_at(moment);
             for choice in choices(&unflushed, block_bytes, self.effort.nested(), rng) {
-                let known = prints.of(&choice).and_then(|print| self.known.get(&print));
+                let known = prints.of(&choice).and_then(|print| self.known.get(&(print, None)));
                 let again = match known {
                     Some(known) => Arc::clone(known),
                     None => {
                         let mut each = choice.iter().cloned();
                         let disk = recorder.crash_at(moment, &mut |_| each.next().expect("each"));
-                        let print = disk.fingerprint();
+                        let print = (disk.fingerprint(), None);
                         match self.known.get(&print) {
                             Some(known) => Arc::clone(known),
                             None => {

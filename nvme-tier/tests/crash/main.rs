@@ -53,12 +53,46 @@ fn every_cut_of_every_short_workload_leaves_old_or_new() {
     assert!(step.is_some() || counts.schedules() >= 10_000, "{counts:?}");
 }
 
+#[test]
+fn every_cut_of_what_is_kept_twice_may_cost_a_device() {
+    let step = std::env::var("FOREBAY_CRASH_STEP").ok();
+    let step = step.map(|text| text.parse().expect("FOREBAY_CRASH_STEP is a number"));
+    let told = |counts: &Counts| println!("twice: {counts:?}");
+    let workloads = enumeration::share_twice(step.unwrap_or(TWICE_STEP));
+    let counts = enumeration::enumerate(&workloads, TWICE_EFFORT, told);
+    assert!(step.is_some() || counts.schedules() >= 5_000, "{counts:?}");
+}
+
+#[test]
+fn a_device_that_comes_back_brings_nothing_old_back() {
+    let workloads = enumeration::dirty_twice(20);
+    let counts = enumeration::come_back_everywhere(&workloads, FEW);
+    let counts = counts.unwrap_or_else(|failure| panic!("{}", failure.what));
+    assert!(counts.schedules() > 500, "{counts:?}");
+}
+
+#[test]
+fn of_three_devices_any_may_be_lost() {
+    random::play(3, random::three_devices).unwrap_or_else(|failure| panic!("{}", failure.what));
+}
+
+/// Of so many workloads with two copies a plain test takes one.
+const TWICE_STEP: usize = 997;
+const TWICE_EFFORT: Effort = Effort { all_subsets_of: 6, samples: 32, torn: 1, nested_one_in: 4 };
+
 /// Of so many workloads a plain test takes one.
 const STEP: usize = 211;
 
 #[test]
 fn a_device_that_fails_takes_back_nothing() {
     let counts = enumeration::fail_everywhere(&enumeration::committing(97), FEW);
+    let counts = counts.unwrap_or_else(|failure| panic!("{}", failure.what));
+    assert!(counts.schedules() > 500, "{counts:?}");
+}
+
+#[test]
+fn a_device_that_fails_takes_back_nothing_that_is_kept_twice() {
+    let counts = enumeration::fail_everywhere(&enumeration::committing_twice(197), FEW);
     let counts = counts.unwrap_or_else(|failure| panic!("{}", failure.what));
     assert!(counts.schedules() > 500, "{counts:?}");
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use extent::{ExtentIndex, FileName};
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::Recorder;
-use forebay_nvme_tier::{Mark, State};
+use forebay_nvme_tier::{Copies, Mark, State};
 
 use crate::common::{Rig, name, pattern};
 
@@ -74,6 +75,9 @@ pub struct Vouched {
     pub from: usize,
 }
 
+/// A device that is not there.
+pub type Lost = Option<DeviceIndex>;
+
 /// A run and all that is known of it.
 pub struct Run {
     pub names: Vec<FileName>,
@@ -84,6 +88,10 @@ pub struct Run {
     /// Files that something was asked of when the process died, and between which moments nobody
     /// can tell what became of it.
     pub blind: Vec<(usize, usize, usize)>,
+    /// How many copies there are of what is written.
+    pub copies: Copies,
+    /// The device that it went without.
+    pub absent: Lost,
     /// Attempts that were given out, and when.
     pub attempts: Vec<(usize, u64)>,
     pub recorder: Recorder,
@@ -197,6 +205,36 @@ pub fn judge(run: &Run, found: &Observed, moment: usize) -> Result<(), String> {
             return Err(format!("extent {} of {name} was flushed and is gone", vouched.index));
         }
         Ok(())
+    })
+}
+
+/// Whether a recovered tier is what the model allows after a cut that took a device, too: what is clean
+/// may be gone with it, and what is dirty may not; and nothing is older than it may be.
+pub fn judge_without(run: &Run, found: &Observed, moment: usize) -> Result<(), String> {
+    for (file, seen) in found.files.iter().enumerate() {
+        let open =
+            |(f, from, to): &(usize, usize, usize)| *f == file && (*from..*to).contains(&moment);
+        if run.blind.iter().any(open) {
+            continue;
+        }
+        let possible = possible(&run.changes[file], moment);
+        let gone = |content: &&Content| matches!(content, Content::Clean { .. });
+        let legal = possible.contains(&&seen.content)
+            || seen.content == Content::Absent && possible.iter().any(gone);
+        if !legal {
+            let name = &run.names[file];
+            return Err(format!("{name} is {:?} and may be {possible:?}", seen.content));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two tiers hold the same, but for clean files that the second may lack.
+pub fn same_but_clean(whole: &Observed, rest: &Observed) -> bool {
+    whole.files.iter().zip(&rest.files).all(|(whole, rest)| {
+        let gone =
+            matches!(whole.content, Content::Clean { .. }) && rest.content == Content::Absent;
+        gone || whole.content == rest.content
     })
 }
 

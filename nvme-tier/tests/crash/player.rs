@@ -5,10 +5,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use extent::{ExtentIndex, FileName};
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::{FaultPlan, Image, SimDisk, SimOptions};
-use forebay_nvme_tier::{Draft, Reservation, State};
+use forebay_nvme_tier::{Copies, Draft, Reservation, State};
 
-use crate::common::{EXTENT, Rig, name, narrow, small_disk, small_format, version};
+use crate::common::{
+    EXTENT, Rig, keeping, name, narrow, options, pool, small_disk, small_format, version,
+};
 use crate::model::{Content, Run, Vouched, observe};
 use crate::stage::{Stage, Task};
 use crate::workload::{Op, Pace, Start, Step, Workload};
@@ -20,7 +23,7 @@ const LENGTHS: [u64; 2] = [EXTENT + 5000, 9000];
 
 /// The tier that a workload begins from, made once for each start and block size.
 #[derive(Default)]
-pub struct Beginnings(HashMap<(u32, &'static str), Vec<Image>>);
+pub struct Beginnings(HashMap<(u32, &'static str, u16), Vec<Image>>);
 
 type Written = (Draft, Vec<(Reservation, Box<[u32]>)>);
 
@@ -38,51 +41,79 @@ pub fn names() -> Vec<FileName> {
 }
 
 impl Beginnings {
+    /// Plays a workload on one of two devices: what it writes is there once, and the other device comes
+    /// back as it was.
+    pub fn play_without(&mut self, workload: &Workload, absent: DeviceIndex) -> Run {
+        let sim = sim(workload.block_bytes, Copies::Two);
+        let disk = SimDisk::from_images(sim, self.images(workload));
+        disk.record();
+        let rig = Rig::without(disk.clone(), options(), pool(), &[absent]).expect("recovers");
+        rig.tier.allow_eviction();
+        let observed = observe(&rig, &names()).expect("one of two copies is enough");
+        let contents = observed.files.into_iter().map(|seen| seen.content).collect();
+        let stage = Stage::new(rig, names(), contents, (Copies::Two, Some(absent)));
+        stage.took(observed.next_attempt);
+        play(&stage, workload);
+        assert_eq!(disk.faults_injected(), 0, "commands for a device that is not there");
+        stage.finish()
+    }
+
     /// Plays a workload. With `faults` devices fail, from the moment that it begins.
     pub fn play(&mut self, workload: &Workload, faults: FaultPlan) -> Run {
-        let sim = sim(workload.block_bytes);
-        let disk = SimDisk::from_images(sim, self.images(workload.start, workload.block_bytes));
+        let copies = workload.copies;
+        let sim = sim(workload.block_bytes, copies);
+        let disk = SimDisk::from_images(sim, self.images(workload));
         disk.record();
-        let rig = Rig::on(disk).expect("a beginning recovers");
+        let rig = Rig::with(disk, keeping(copies)).expect("a beginning recovers");
         rig.tier.allow_eviction();
         let observed = observe(&rig, &names()).expect("a beginning is sound");
         if workload.start == Start::Pinned {
             let file = rig.find(&names()[1]).expect("it is there");
             rig.tier.pin(&file, "job", u64::MAX);
         }
+        // A device that fails and another one that is lost are two faults.
+        let judged = if faults == FaultPlan::new() { copies } else { Copies::One };
         rig.disk.set_faults(faults);
         let contents = observed.files.into_iter().map(|seen| seen.content).collect();
-        let stage = Stage::new(rig, names(), contents);
+        let stage = Stage::new(rig, names(), contents, (judged, None));
         stage.took(observed.next_attempt);
         play(&stage, workload);
         stage.finish()
     }
 
-    fn images(&mut self, start: Start, block_bytes: u32) -> Vec<Image> {
-        let (kind, files) = match start {
+    fn images(&mut self, workload: &Workload) -> Vec<Image> {
+        let Workload { block_bytes, copies, .. } = *workload;
+        let (kind, files) = match workload.start {
             Start::Empty => ("empty", None),
             Start::Clean | Start::Pinned => ("clean", Some(Op::Promote)),
             Start::Dirty => ("dirty", Some(Op::Write)),
         };
-        let made = self.0.entry((block_bytes, kind));
-        made.or_insert_with(|| begin(files, block_bytes)).clone()
+        let made = self.0.entry((block_bytes, kind, devices(copies)));
+        made.or_insert_with(|| begin(files, block_bytes, copies)).clone()
     }
 }
 
-fn sim(block_bytes: u32) -> SimOptions {
-    // With small blocks an even seed, and so little memory for checksums.
-    let seed = u64::from(block_bytes == 4096);
-    SimOptions { most_delay_polls: 1, ..small_disk(SLABS, 1, block_bytes, seed) }
+fn devices(copies: Copies) -> u16 {
+    match copies {
+        Copies::One => 1,
+        Copies::Two => 2,
+    }
 }
 
-fn begin(files: Option<Op>, block_bytes: u32) -> Vec<Image> {
-    let rig = Rig::new(sim(block_bytes), &small_format());
+fn sim(block_bytes: u32, copies: Copies) -> SimOptions {
+    SimOptions { most_delay_polls: 1, ..small_disk(SLABS, devices(copies), block_bytes, 1) }
+}
+
+fn begin(files: Option<Op>, block_bytes: u32, copies: Copies) -> Vec<Image> {
+    let rig = Rig::new(sim(block_bytes, copies), &small_format());
+    let rig = Rig::with(rig.disk.clone(), keeping(copies)).expect("a new tier recovers");
     rig.disk.record();
-    let stage = Stage::new(rig, names(), vec![Content::Absent; 2]);
+    let stage = Stage::new(rig, names(), vec![Content::Absent; 2], (copies, None));
     let then = |op| if op == Op::Write { vec![op, Op::Commit] } else { vec![op] };
     let ops = files.map_or(Vec::new(), then);
     let steps = (0..2).flat_map(|file| ops.iter().map(move |op| Step { op: *op, file })).collect();
-    play(&stage, &Workload { start: Start::Empty, pace: Pace::InTurn, block_bytes, steps });
+    let (start, pace) = (Start::Empty, Pace::InTurn);
+    play(&stage, &Workload { start, pace, block_bytes, copies, steps });
     let mut rig = stage.rig.into_inner();
     rig.ask(|tier, done| tier.flush(done)).expect("flushes");
     rig.settle();

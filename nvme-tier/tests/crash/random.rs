@@ -1,10 +1,11 @@
 //! Random runs, each kind from a seed.
 #![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
+use forebay_nvme_tier::Copies;
 use forebay_nvme_tier::device::sim::{SimDisk, SimOptions};
 use forebay_nvme_tier::device::{DeviceIndex, Location};
 
-use crate::common::{Rig, pattern, small_disk, small_format};
+use crate::common::{Rig, keeping, pattern, small_disk, small_format};
 use crate::cuts::Effort;
 use crate::driver::{run, run_on};
 use crate::enumeration::{Failure, calmly};
@@ -66,6 +67,14 @@ pub fn two_devices(seed: u64) -> (Run, Effort) {
     let disk = small_disk(8, 2, 4096, 2000 + seed);
     let sim = SimOptions { most_delay_polls: 8, deallocates: true, ..disk };
     (run(sim, 6, 0), effort(2, 5, 16))
+}
+
+/// On three devices, with two copies of what is dirty.
+pub fn three_devices(seed: u64) -> (Run, Effort) {
+    let sim = SimOptions { most_delay_polls: 8, ..small_disk(8, 3, 4096, 5000 + seed) };
+    let rig = Rig::new(sim, &small_format());
+    let rig = Rig::with(rig.disk, keeping(Copies::Two)).expect("a new tier recovers");
+    (run_on(rig, 8, 0), effort(2, 4, 16))
 }
 
 /// Long enough to use slots again.

@@ -9,11 +9,11 @@ use std::task::{Context, Poll, Waker};
 
 use extent::{FileName, Kind, Result};
 use forebay_nvme_tier::device::sim::FaultPlan;
-use forebay_nvme_tier::{Done, Extent, File, FileGeneration, Tier};
+use forebay_nvme_tier::{Copies, Done, Extent, File, FileGeneration, State, Tier};
 use parking_lot::Mutex;
 
 use crate::common::{EXTENT, Rig, name};
-use crate::model::{Change, Content, Run, Vouched};
+use crate::model::{Change, Content, Lost, Run, Vouched};
 
 /// Steps after which something that was to end is taken to hang.
 const PATIENCE: usize = 200_000;
@@ -28,6 +28,8 @@ pub struct Stage {
     pub rig: RefCell<Rig>,
     pub names: Vec<FileName>,
     log: RefCell<Log>,
+    copies: Copies,
+    absent: Lost,
 }
 
 struct Log {
@@ -42,7 +44,12 @@ struct Log {
 
 impl Stage {
     /// Begins with the files in these states.
-    pub fn new(rig: Rig, names: Vec<FileName>, contents: Vec<Content>) -> Self {
+    pub fn new(
+        rig: Rig,
+        names: Vec<FileName>,
+        contents: Vec<Content>,
+        (copies, absent): (Copies, Lost),
+    ) -> Self {
         let begin = |content| vec![Change { asked: 0, acknowledged: Some(0), content }];
         let log = Log {
             changes: contents.into_iter().map(begin).collect(),
@@ -53,7 +60,7 @@ impl Stage {
             versions: 100,
             attempts: Vec::new(),
         };
-        Self { rig: RefCell::new(rig), names, log: RefCell::new(log) }
+        Self { rig: RefCell::new(rig), names, log: RefCell::new(log), copies, absent }
     }
 
     /// Runs tasks side by side to their end.
@@ -152,6 +159,9 @@ impl Stage {
         let (mut rig, log) = (self.rig.into_inner(), self.log.into_inner());
         rig.settle();
         let recorder = rig.disk.recorder().expect("it was recorded");
+        if self.copies == Copies::Two && self.absent.is_none() && log.held.is_empty() {
+            check_slots(&rig, &self.names);
+        }
         rig.disk.set_faults(FaultPlan::new());
         let mut number = 0;
         while !log.held.is_empty() && number < 64 {
@@ -169,8 +179,22 @@ impl Stage {
             vouched: log.vouched,
             dropped: log.dropped,
             blind: log.blind,
+            copies: self.copies,
+            absent: self.absent,
             attempts: log.attempts,
             recorder,
         }
     }
+}
+
+/// Every slot in use is that of an extent, or of the second copy of a dirty one.
+fn check_slots(rig: &Rig, names: &[FileName]) {
+    let files = names.iter().filter_map(|name| rig.find(name)).map(|file| file.newest());
+    let slots = files.flat_map(|generation| {
+        let copies = if generation.state() == State::Dirty { 2 } else { 1 };
+        let extents = rig.tier.residents(&generation, 0..u32::MAX);
+        let bytes = |extent: &Extent| u64::from(extent.length()).max(16 << 10).next_power_of_two();
+        extents.iter().map(|extent| copies * bytes(extent)).collect::<Vec<_>>()
+    });
+    assert_eq!(rig.tier.usage().slot_bytes, slots.sum::<u64>(), "slots are lost or used twice");
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use forebay_nvme_tier::Copies;
+
 /// What is done to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
@@ -78,12 +80,15 @@ pub struct Workload {
     pub start: Start,
     pub pace: Pace,
     pub block_bytes: u32,
+    /// With two, on two devices.
+    pub copies: Copies,
     pub steps: Vec<Step>,
 }
 
 impl fmt::Debug for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}, {:?}, blocks of {}:", self.start, self.pace, self.block_bytes)?;
+        let Self { start, pace, block_bytes, copies, .. } = self;
+        write!(f, "{start:?}, {pace:?}, blocks of {block_bytes}, {copies:?}:")?;
         self.steps.iter().try_for_each(|Step { op, file }| match op {
             Op::Evict => write!(f, " {op:?}"),
             _ => write!(f, " {op:?}({file})"),
@@ -106,7 +111,8 @@ pub fn all() -> Vec<Workload> {
                     for b in &steps {
                         for c in &steps {
                             let steps = vec![*a, *b, *c];
-                            let workload = Workload { start, pace, block_bytes, steps };
+                            let copies = Copies::One;
+                            let workload = Workload { start, pace, block_bytes, copies, steps };
                             if workload.is_worth_it() {
                                 all.push(workload);
                             }
@@ -117,6 +123,11 @@ pub fn all() -> Vec<Workload> {
         }
     }
     all
+}
+
+/// The same on two devices, with two copies of what is dirty.
+pub fn all_twice() -> Vec<Workload> {
+    all().into_iter().map(|workload| Workload { copies: Copies::Two, ..workload }).collect()
 }
 
 impl Workload {

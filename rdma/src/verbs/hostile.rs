@@ -155,7 +155,7 @@ fn no_key_opens_the_memory_of_a_node() {
         // Keys are an index and eight bits that change; the node's are close to the client's own.
         let key = match guess % 4 {
             0 => nearest.wrapping_sub(guess),
-            _ => (nearest >> 8).wrapping_sub(guess / 16) << 8 | (guess * 7) % 256,
+            _ => ((nearest >> 8).wrapping_sub(guess / 16) << 8) | ((guess * 7) % 256),
         };
         let mut intruder = Intruder::new(victim.address);
         if key == intruder.memory.local_key() {

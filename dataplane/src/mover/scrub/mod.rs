@@ -2,6 +2,7 @@
 //! what does not hold.
 
 mod pass;
+mod twice;
 
 use std::sync::Arc;
 use std::time::Duration;

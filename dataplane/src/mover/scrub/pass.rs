@@ -1,5 +1,6 @@
 //! One pass over everything on the tier.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,15 @@ use nvme_tier::device::DeviceIndex;
 use nvme_tier::{Extent, File, FileGeneration, Looked, Mark, State};
 use tokio::time::{Instant, sleep};
 
+use super::super::copies::Copies;
 use super::{Mover, Pace};
 use crate::handle::Progress;
 use crate::scrub::ScrubReport;
 
 /// Bytes of one read: little, so that a client's read never waits long behind it.
-const CHUNK_BYTES: u32 = 256 << 10;
+pub(super) const CHUNK_BYTES: u32 = 256 << 10;
 /// How often something is read before it is believed to be damaged.
-const LOOKS: usize = 3;
+pub(super) const LOOKS: usize = 3;
 /// Extents whose descriptors are looked at together.
 const WINDOW: u32 = 64;
 /// Files asked for at a time.
@@ -34,7 +36,7 @@ pub(super) struct Pass<'a> {
 }
 
 /// What became of an extent that was read.
-enum Verdict {
+pub(super) enum Verdict {
     Sound,
     Corrupt,
     Unreadable,
@@ -56,7 +58,13 @@ impl Pass<'_> {
             }
         }
         if self.report.metadata_repaired > 0 {
-            self.mover.ask(|done| self.mover.tier.flush(done)).await?;
+            match self.mover.ask(|done| self.mover.tier.flush(done)).await {
+                Err(error) if error.kind() == Kind::Io => {
+                    tracing::warn!(%error, "what was written again may not last");
+                    self.report.unrepaired += self.report.metadata_repaired;
+                }
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -79,10 +87,12 @@ impl Pass<'_> {
     async fn file(&mut self, file: &Arc<File>) -> Result<()> {
         let generation = file.newest();
         self.records(file).await?;
-        let mut first = 0;
+        let (mut first, mut lonely) = (0, false);
+        let unrepaired = self.report.unrepaired;
         while first < generation.extent_count() {
             let end = first.saturating_add(WINDOW).min(generation.extent_count());
             let extents = self.mover.tier.residents(&generation, first..end);
+            lonely |= extents.iter().any(|extent| generation.copy(extent.index()).is_none());
             if !extents.is_empty() {
                 self.descriptors(&generation, first..end).await?;
             }
@@ -90,6 +100,12 @@ impl Pass<'_> {
                 self.extent(&generation, extent).await?;
             }
             first = end;
+        }
+        // Whatever was thought before: this is what was found.
+        if lonely || self.report.unrepaired > unrepaired {
+            self.note_lonely(&generation);
+        } else {
+            self.mover.tier.note_whole(&generation);
         }
         self.report.files += 1;
         let marked = generation.mark() == Some(Mark::Quarantined);
@@ -135,18 +151,21 @@ impl Pass<'_> {
             }
         }
         self.count(&looked);
-        for index in &looked.extents {
-            let Some(extent) = self.resident(generation, *index) else { continue };
+        let firsts = looked.extents.iter().map(|index| self.resident(generation, *index));
+        let seconds = looked.copies.iter().map(|index| generation.copy(*index));
+        let bad: Vec<Extent> = firsts.chain(seconds).flatten().collect();
+        for extent in &bad {
+            let index = extent.index();
             if !extent.has_checksums() {
                 // Its checksums are lost with it, and so is what they vouched for.
-                let repaired = self.repair(generation, &extent, &Verdict::Unreadable).await?;
+                let repaired = self.repair(generation, extent, &Verdict::Unreadable).await?;
                 self.report.metadata_repaired += u64::from(repaired);
                 self.report.unrepaired += u64::from(!repaired);
                 continue;
             }
             tracing::warn!(file = %generation.file_id(), %index, "a descriptor is damaged: rewritten");
             let tier = &self.mover.tier;
-            let written = self.ask(|done| tier.rewrite_descriptor(generation, &extent, done)).await;
+            let written = self.ask(|done| tier.rewrite_descriptor(generation, extent, done)).await;
             self.note_rewritten(1, written)?;
         }
         Ok(())
@@ -168,10 +187,16 @@ impl Pass<'_> {
 
     async fn extent(&mut self, generation: &Arc<FileGeneration>, extent: Extent) -> Result<()> {
         let mut verdict = Verdict::Sound;
-        for _ in 0..LOOKS {
-            verdict = self.read(generation, &extent).await?;
-            if matches!(verdict, Verdict::Sound) {
-                break;
+        let mut mended = false;
+        let copies = Copies::of(generation, extent.clone());
+        if copies.second.is_some() {
+            (verdict, mended) = self.both(generation, &copies).await?;
+        } else {
+            for _ in 0..LOOKS {
+                verdict = self.read(generation, &extent).await?;
+                if matches!(verdict, Verdict::Sound) {
+                    break;
+                }
             }
         }
         let bytes = u64::from(extent.length());
@@ -202,7 +227,7 @@ impl Pass<'_> {
                 self.mover.stats.scrub_unreadable.add(1);
             }
         }
-        let repaired = self.repair(generation, &extent, &verdict).await?;
+        let repaired = mended || self.repair(generation, &extent, &verdict).await?;
         self.report.repaired += u64::from(repaired);
         self.report.unrepaired += u64::from(!repaired);
         self.mover.stats.scrub_repaired.add(u64::from(repaired));
@@ -213,7 +238,7 @@ impl Pass<'_> {
     /// What a read would do: a clean extent is dropped and fetched again; a dirty one is nowhere
     /// else. Whether it is whole again.
     async fn repair(
-        &self,
+        &mut self,
         generation: &Arc<FileGeneration>,
         extent: &Extent,
         verdict: &Verdict,
@@ -231,7 +256,9 @@ impl Pass<'_> {
                 }
             };
         }
-        if matches!(verdict, Verdict::Corrupt) && generation.mark() != Some(Mark::Quarantined) {
+        let is_new = generation.mark() != Some(Mark::Quarantined);
+        let lost = is_new && matches!(verdict, Verdict::Corrupt);
+        if lost && self.is_lost(generation, extent).await? {
             tracing::error!(%file, %index, "a dirty extent is damaged: quarantined");
             self.mover.stats.scrub_quarantined.add(1);
             let mark = Some(Mark::Quarantined);
@@ -256,16 +283,31 @@ impl Pass<'_> {
         let step = (CHUNK_BYTES / block).max(1);
         let mut first = 0;
         while first < blocks {
-            self.progress.check()?;
             let end = (first + step).min(blocks);
-            let bytes = (end - first) * block;
+            match self.read_blocks(&extent, first..end).await? {
+                Verdict::Sound => first = end,
+                bad => return Ok(bad),
+            }
+        }
+        Ok(Verdict::Sound)
+    }
+
+    /// Reads some blocks of an extent.
+    pub(super) async fn read_blocks(
+        &mut self,
+        extent: &Extent,
+        blocks: Range<u32>,
+    ) -> Result<Verdict> {
+        let bytes = blocks.len() * self.mover.tier.checksum_block_bytes() as usize;
+        loop {
+            self.progress.check()?;
             self.give_way().await;
-            let buffer = self.mover.buffers.take(bytes as usize).await;
-            let read = self.mover.load_blocks(extent.clone(), first..end, buffer).await;
+            let buffer = self.mover.buffers.take(bytes).await;
+            let read = self.mover.load_blocks(extent.clone(), blocks.clone(), buffer).await;
             let result = read.map(drop);
-            self.spend(u64::from(bytes)).await;
+            self.spend(bytes as u64).await;
             match result {
-                Ok(()) => first = end,
+                Ok(()) => return Ok(Verdict::Sound),
                 Err(error) => match error.kind() {
                     Kind::Corrupt => return Ok(Verdict::Corrupt),
                     Kind::Io => return Ok(Verdict::Unreadable),
@@ -275,7 +317,31 @@ impl Pass<'_> {
                 },
             }
         }
-        Ok(Verdict::Sound)
+    }
+
+    /// Whether no copy of an extent can be made out of what there is, and none may be sound.
+    async fn is_lost(&mut self, generation: &FileGeneration, extent: &Extent) -> Result<bool> {
+        let copies = Copies::of(generation, extent.clone());
+        if copies.second.is_none() {
+            return Ok(!copies.may_be_elsewhere(&self.mover.tier, generation));
+        }
+        let blocks = extent.length().div_ceil(self.mover.tier.checksum_block_bytes());
+        for block in 0..blocks {
+            let buffer =
+                self.mover.buffers.take(self.mover.tier.checksum_block_bytes() as usize).await;
+            match self.mover.load_sound(&copies, block..block + 1, buffer).await {
+                Err(error) if error.kind() == Kind::Corrupt => return Ok(true),
+                Err(error) if error.kind() != Kind::Io => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn note_lonely(&self, generation: &FileGeneration) {
+        if generation.is_twice() && generation.state() == State::Dirty {
+            self.mover.tier.note_missing_copy(generation);
+        }
     }
 
     fn resident(&self, generation: &FileGeneration, index: ExtentIndex) -> Option<Extent> {

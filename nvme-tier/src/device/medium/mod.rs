@@ -27,7 +27,18 @@ enum Reached {
     File(OpenFile),
     Passthrough(Namespace),
     Vfio(NvmeDisk),
+    /// Not there: whatever is asked of it is refused.
+    Absent,
 }
+
+/// What is said of a device that is not there. Nothing fits on it.
+const NOTHING: Geometry = Geometry {
+    deallocation: None,
+    capacity_bytes: 0,
+    block_bytes: LARGEST_BLOCK_BYTES,
+    max_transfer_bytes: 1 << 20,
+    volatile_cache: false,
+};
 
 impl Medium {
     /// Opens and claims what `path` names, by this driver.
@@ -58,6 +69,15 @@ impl Medium {
         Ok(medium)
     }
 
+    /// In the place of a device that is not there.
+    pub(super) fn absent(path: &Path) -> Self {
+        Self { path: path.to_owned(), reached: Reached::Absent, why: None }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.reached, Reached::Absent)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -67,6 +87,7 @@ impl Medium {
             Reached::File(file) => file.geometry(),
             Reached::Passthrough(namespace) => namespace.geometry(),
             Reached::Vfio(disk) => disk.geometry(),
+            Reached::Absent => NOTHING,
         }
     }
 
@@ -74,7 +95,7 @@ impl Medium {
     pub(super) fn is_direct(&self) -> bool {
         match &self.reached {
             Reached::File(file) => file.is_direct(),
-            Reached::Passthrough(_) | Reached::Vfio(_) => true,
+            Reached::Passthrough(_) | Reached::Vfio(_) | Reached::Absent => true,
         }
     }
 
@@ -85,6 +106,7 @@ impl Medium {
             Reached::File(_) => "io_uring, page cache",
             Reached::Passthrough(_) => "passthrough",
             Reached::Vfio(_) => "vfio",
+            Reached::Absent => "absent",
         }
     }
 
@@ -97,7 +119,7 @@ impl Medium {
     pub(super) fn namespace(&self) -> Option<&Namespace> {
         match &self.reached {
             Reached::Passthrough(namespace) => Some(namespace),
-            Reached::File(_) | Reached::Vfio(_) => None,
+            Reached::File(_) | Reached::Vfio(_) | Reached::Absent => None,
         }
     }
 
@@ -105,7 +127,7 @@ impl Medium {
     pub(super) fn disk(&self) -> Option<&NvmeDisk> {
         match &self.reached {
             Reached::Vfio(disk) => Some(disk),
-            Reached::File(_) | Reached::Passthrough(_) => None,
+            Reached::File(_) | Reached::Passthrough(_) | Reached::Absent => None,
         }
     }
 
@@ -115,7 +137,7 @@ impl Medium {
             Reached::File(file) => file.descriptor(),
             Reached::Passthrough(namespace) => namespace.descriptor(),
             // A ring leaves its place empty.
-            Reached::Vfio(_) => -1,
+            Reached::Vfio(_) | Reached::Absent => -1,
         }
     }
 }

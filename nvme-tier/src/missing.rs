@@ -1,0 +1,33 @@
+//! Files of which a second copy is missing.
+
+use std::sync::atomic::Ordering;
+
+use crate::{FileGeneration, State, Tier};
+
+impl Tier {
+    /// An extent of a generation that was committed twice is on one device: it is counted until the
+    /// generation is written back, replaced, or whole again.
+    pub fn note_missing_copy(&self, generation: &FileGeneration) {
+        self.missing.lock().insert(generation.file_id(), generation.attempt());
+    }
+
+    /// All extents of a generation turned out to be on two devices.
+    pub fn note_whole(&self, generation: &FileGeneration) {
+        self.missing.lock().remove(&generation.file_id());
+    }
+
+    pub(crate) fn files_missing_copy(&self) -> u64 {
+        let mut missing = self.missing.lock();
+        missing.retain(|id, attempt| {
+            let newest = self.file(*id).map(|file| file.newest());
+            newest.is_some_and(|g| g.attempt() == *attempt && g.state() == State::Dirty)
+        });
+        missing.len() as u64
+    }
+
+    /// Whether it runs without one of its devices, or one has failed.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.counters.devices.iter().any(|device| device.failed.load(Ordering::Relaxed))
+    }
+}
