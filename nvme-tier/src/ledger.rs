@@ -12,7 +12,8 @@
 //! 2. **A slot is used again only after what freed it is durable**, and after its own descriptor
 //!    is durably erased: extents of a superseded generation are dropped once the new record is
 //!    flushed; evicted ones were clean. Nobody holds the slot then: extents and reservations are
-//!    owned, and the last owner hands the slot in.
+//!    owned, and the last owner hands the slot in. A device that is told of freed space knows it
+//!    before anybody gets the slot ([`discard`]).
 //! 3. **No attempt, epoch or sequence is ever given twice.** All three come from one counter whose
 //!    limit is made durable ahead, in both superblocks; a start begins at the limit it finds. A descriptor counts only
 //!    under its slab's epoch, at its own address, and under a record of its file with the same
