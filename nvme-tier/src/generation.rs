@@ -85,7 +85,7 @@ impl FileGeneration {
     #[must_use]
     pub fn extent(&self, index: ExtentIndex) -> Option<Extent> {
         let hold = self.extents.read().find(index)?.used();
-        Some(self.extent_of(index, hold))
+        Some(self.extent_of(index, hold).note_use())
     }
 
     /// As extents are for those who hold them.
