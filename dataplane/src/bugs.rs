@@ -8,6 +8,8 @@
 nvme_tier::mistakes! {
     /// What a device read is not compared with its checksums.
     ReadUnverified,
+    /// What is read without its checksums in memory is served before its descriptor is there.
+    AbsentUnverified,
     /// A read is answered before all its bytes have left, and its client has its memory back.
     ReplyBeforeData,
     /// A read that begins within a block is answered from the block's start.

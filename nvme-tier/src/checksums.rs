@@ -294,7 +294,7 @@ mod tests {
         let shelf = shelf(&holdings, 4);
         let holds: Vec<Hold> = (0..3).map(|slot| fill(&shelf, slot, slot)).collect();
         holds.iter().for_each(Hold::offer);
-        drop(holds[0].vector());
+        holds[0].vector().expect("in memory").note_use();
         let fourth = fill(&shelf, 3, 3);
         assert!(holds[1].vector().is_none(), "the oldest that was not used");
         assert!(holds[0].vector().is_some() && holds[2].vector().is_some());

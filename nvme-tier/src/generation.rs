@@ -87,7 +87,7 @@ impl FileGeneration {
     #[must_use]
     pub fn extent(&self, index: ExtentIndex) -> Option<Extent> {
         let hold = self.extents.read().find(index)?.used();
-        Some(self.extent_of(index, hold))
+        Some(self.extent_of(index, hold).note_use())
     }
 
     /// The second copy of the extent at an index, on another device: until a write-back has settled

@@ -58,7 +58,7 @@ impl Tier {
             for ((hold, newest), (_, index)) in holds().zip(&newest).zip(group) {
                 let hold = hold.map(crate::shelf::Hold::used);
                 let extent = newest.as_ref().zip(hold);
-                found.push(extent.map(|(newest, hold)| newest.extent_of(*index, hold)));
+                found.push(extent.map(|(newest, hold)| newest.extent_of(*index, hold).note_use()));
             }
         }
     }

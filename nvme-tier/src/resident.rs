@@ -65,6 +65,14 @@ impl Extent {
         Self { vector: Some(vector), ..self.clone() }
     }
 
+    /// Counts a use of its checksums, so that they stay longer.
+    pub(crate) fn note_use(self) -> Self {
+        if let Some(vector) = &self.vector {
+            vector.note_use();
+        }
+        self
+    }
+
     /// Whether it has its checksums.
     #[must_use]
     pub fn has_checksums(&self) -> bool {

@@ -54,7 +54,7 @@ impl Image {
             slab_bytes: Some(SLAB_BYTES),
             extent_bytes: content.extent_bytes,
             checksum_block_bytes: CHECKSUM_BLOCK_BYTES,
-            min_class_bytes: content.extent_bytes,
+            min_class_bytes: smallest(content.extent_bytes),
             ..FormatOptions::default()
         };
         let report = format(&mut image.open()?, &pool()?, &options)?;
@@ -142,7 +142,7 @@ impl Image {
             slab_bytes: SLAB_BYTES,
             slab_count: 0,
             checksum_block_bytes: CHECKSUM_BLOCK_BYTES,
-            min_class: class(self.content.extent_bytes),
+            min_class: class(smallest(self.content.extent_bytes)),
             max_class,
         };
         let (records, data) =
@@ -155,6 +155,11 @@ impl Image {
 
 pub(super) fn data_purpose(extent_bytes: u64) -> Purpose {
     Purpose::Data(class(extent_bytes))
+}
+
+/// The smallest slot of a tier of such extents.
+fn smallest(extent_bytes: u64) -> u64 {
+    extent_bytes.min(64 << 10)
 }
 
 fn class(extent_bytes: u64) -> Class {
