@@ -10,7 +10,7 @@ add_controller() {
         case $key in
             size) expect "$field" "$value" '[1-9][0-9]*[MG]' "like 512M or 1G"; size=$value ;;
             lba) expect "$field" "$value" '512|4096' "512 or 4096"; lba=$value ;;
-            backing) expect "$field" "$value" 'file|null|memory' "file, null or memory"; backing=$value ;;
+            backing) expect "$field" "$value" 'file|disk|null|memory' "file, disk, null or memory"; backing=$value ;;
             mdts) expect "$field" "$value" '[0-9]|1[0-6]' "0 (no limit) to 16: 4 KiB << mdts"; mdts=$value ;;
             queues) expect "$field" "$value" '[1-9][0-9]{0,2}' "1 to 999"; queues=$value ;;
             ms) expect "$field" "$value" '0|8|16|64' "0, 8, 16 or 64 bytes"; ms=$value ;;
@@ -28,6 +28,7 @@ add_controller() {
     case $backing in
         null) drive+=,driver=null-co,size=$size ;;
         file) truncate -s "$size" "$scratch/nvme$index"; drive+=,format=raw,discard=unmap,file=$scratch/nvme$index ;;
+        disk) truncate -s "$size" "$scratch/nvme$index"; drive+=,format=raw,cache=none,aio=native,file=$scratch/nvme$index ;;
         memory) back_by_memory "$size"; drive+=,format=raw,discard=unmap,file=/dev/fd/$descriptor ;;
     esac
     local block=logical_block_size=$lba,physical_block_size=$lba
