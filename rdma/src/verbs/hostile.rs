@@ -21,7 +21,7 @@ use crate::{Event, Fabrics, Listener, ListenerOptions, ShmOptions, Transport};
 
 /// Keys that are tried, around those that the node's memory has, unless `FOREBAY_TEST_GUESSES` says
 /// another number: each costs a connection.
-const GUESSES: u32 = 40;
+const GUESSES: u32 = 300;
 /// How often a test looks before it takes the node for hung.
 const MANY: usize = 5_000_000;
 const PATIENCE: Duration = Duration::from_secs(60);
