@@ -5,7 +5,7 @@ use std::{env, fmt};
 use extent::wire::MAX_CREDITS;
 use extent::{Error, Kind, Result};
 use rdma::shm::ShmChannel;
-use rdma::{Channel, TcpChannel, VerbsChannel, VerbsOptions};
+use rdma::{Channel, TcpChannel, VerbsChannel};
 
 use crate::{Options, Session};
 
@@ -51,7 +51,7 @@ impl Endpoint {
                 address.as_str(),
                 options.connect_timeout,
                 options.credits,
-                VerbsOptions::default(),
+                options.rdma,
             )?)),
             Self::Auto { state_dir, tcp: address } => {
                 let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);

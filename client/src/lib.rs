@@ -41,5 +41,6 @@ pub use endpoint::Endpoint;
 pub use file::{File, Read};
 pub use memory::Memory;
 pub use options::Options;
+pub use rdma::VerbsOptions;
 pub use session::{Completed, Refused, Session, Ticket};
 pub use writer::Writer;

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use rdma::VerbsOptions;
+
 /// How a session behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -18,6 +20,8 @@ pub struct Options {
     /// How long a blocking call polls before it lets the channel wait, which may poll a little
     /// by itself.
     pub spin: Duration,
+    /// How a connection over RDMA behaves on the network.
+    pub rdma: VerbsOptions,
 }
 
 impl Default for Options {
@@ -29,6 +33,7 @@ impl Default for Options {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
             spin: Duration::ZERO,
+            rdma: VerbsOptions::default(),
         }
     }
 }

@@ -58,6 +58,11 @@ impl Fabrics {
         self.inbox.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn verbs(&self) -> Option<&VerbsTransport> {
+        self.verbs.as_ref()
+    }
+
     fn of(&mut self, session: SessionId) -> &mut dyn Transport {
         match (session.fabric(), &mut self.verbs) {
             (Fabric::SharedMemory, _) => &mut self.shm,

@@ -184,14 +184,12 @@ impl Porter {
                 self.shards.hand_over(connection);
             }),
             Door::Unix(socket) => socket.listener().accept().and_then(|(s, _)| self.greet(s)),
-            Door::Verbs(listener) => {
-                match listener.accept() {
-                    Ok(Some(incoming)) => self.shards.hand_over(Incoming::Verbs(incoming)),
-                    Ok(None) => {}
-                    Err(error) => tracing::error!(%error, "no RDMA client can be accepted"),
-                }
-                Ok(())
-            }
+            Door::Verbs(listener) => listener
+                .accept()
+                .map(|incoming| {
+                    incoming.into_iter().for_each(|i| self.shards.hand_over(Incoming::Verbs(i)));
+                })
+                .map_err(io::Error::other),
         };
         match accepted {
             Err(error) if is_fleeting(&error) => Ok(()),

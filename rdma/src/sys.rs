@@ -106,6 +106,36 @@ impl AsFd for EventFd {
     }
 }
 
+/// Becomes readable again and again.
+#[derive(Debug)]
+pub(crate) struct Ticker(File);
+
+impl Ticker {
+    /// Every so many seconds.
+    pub(crate) fn new(seconds: libc::time_t) -> io::Result<Self> {
+        let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+        // SAFETY: creates a descriptor and touches no memory.
+        let fd = own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        let every = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
+        let times = libc::itimerspec { it_interval: every, it_value: every };
+        let old = std::ptr::null_mut();
+        // SAFETY: the descriptor is open; the times are copied during the call.
+        check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const times, old) })?;
+        Ok(Self(fd.into()))
+    }
+
+    /// Whether it ticked since it was asked last.
+    pub(crate) fn ticked(&self) -> bool {
+        (&self.0).read(&mut [0; 8]).is_ok()
+    }
+}
+
+impl AsFd for Ticker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Sleeps until one of the `events` (as in `poll(2)`) happens on `fd`, or the time is over.
 pub(crate) fn wait_for(fd: BorrowedFd<'_>, events: i16, timeout: Duration) -> io::Result<()> {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };

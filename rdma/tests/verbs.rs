@@ -323,8 +323,8 @@ fn both_sides_sleep_and_are_woken() {
             while !stop.load(Ordering::Acquire) {
                 if !node.step() && node.transport.arm() {
                     let fd = node.transport.readiness().expect("something to sleep on");
-                    let rung = poll(fd, 100);
-                    slept.store(true, Ordering::Release);
+                    let rung = poll(fd, 10);
+                    slept.fetch_or(rung, Ordering::AcqRel);
                     node.transport.disarm(rung);
                 }
             }
@@ -343,12 +343,12 @@ fn both_sides_sleep_and_are_woken() {
         }
         stop.store(true, Ordering::Release);
     });
-    assert!(slept.load(Ordering::Acquire), "the node never slept");
+    assert!(slept.load(Ordering::Acquire), "nothing ever woke the node");
 }
 
 /// Waits until a descriptor is readable; whether it is.
-fn poll(fd: std::os::fd::BorrowedFd<'_>, timeout_ms: i64) -> bool {
+fn poll(fd: std::os::fd::BorrowedFd<'_>, timeout_s: i64) -> bool {
     let mut list = [rustix::event::PollFd::from_borrowed_fd(fd, rustix::event::PollFlags::IN)];
-    let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: timeout_ms * 1_000_000 };
+    let time = rustix::event::Timespec { tv_sec: timeout_s, tv_nsec: 0 };
     rustix::event::poll(&mut list, Some(&time)).is_ok_and(|count| count > 0)
 }

@@ -58,9 +58,7 @@ pub(crate) struct NodeSection {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RdmaSection {
     pub(crate) listen: Vec<String>,
-    pub(crate) traffic_class: Option<u8>,
     pub(crate) acknowledge_timeout: Option<u8>,
-    pub(crate) retries: Option<u8>,
 }
 
 /// Which local users may use shared memory.

@@ -235,24 +235,16 @@ fn rdma_settings(
     if wanted.is_empty() {
         return Ok(None);
     }
-    let bounded = |key: &str, value: u8, most: u8| {
-        if value > most {
-            return Err(Kind::Invalid.error(format!("[rdma] {key}: {value} is more than {most}")));
-        }
-        Ok(value)
-    };
-    let timeout = section.acknowledge_timeout;
     let defaults = VerbsOptions::default();
-    Ok(Some(RdmaSettings {
-        listen: wanted.iter().map(|text| address("rdma", text, insecure)).collect::<Result<_>>()?,
-        options: VerbsOptions {
-            traffic_class: section.traffic_class,
-            acknowledge_timeout: timeout
-                .map(|exponent| bounded("acknowledge_timeout", exponent, 31))
-                .transpose()?,
-            retries: bounded("retries", section.retries.unwrap_or(defaults.retries), 7)?,
-        },
-    }))
+    let acknowledge_timeout = section.acknowledge_timeout.unwrap_or(defaults.acknowledge_timeout);
+    if !(1..=31).contains(&acknowledge_timeout) {
+        return Err(Kind::Invalid.error(format!(
+            "[rdma] acknowledge_timeout: {acknowledge_timeout} is not from 1 to 31; 18 is about a second"
+        )));
+    }
+    let listen =
+        wanted.iter().map(|text| address("rdma", text, insecure)).collect::<Result<_>>()?;
+    Ok(Some(RdmaSettings { listen, options: VerbsOptions { acknowledge_timeout, ..defaults } }))
 }
 
 fn shards(asked: Option<usize>) -> Result<usize> {
@@ -431,7 +423,6 @@ mod tests {
             ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),
             ("[node]\nlisten = \"nowhere\"", "listen"),
             ("[rdma]\nlisten = [\"nowhere\"]", "rdma"),
-            ("[rdma]\nlisten = [\"127.0.0.1:1\"]\nretries = 8", "retries"),
             ("[rdma]\nlisten = [\"127.0.0.1:1\"]\nacknowledge_timeout = 32", "acknowledge_timeout"),
             ("[node]\npeers = \"friends\"", "peers"),
             ("[[device]]\npath = \"/dev/none-such\"", "/dev/none-such"),

@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 use std::{io, ptr};
 
 use extent::{Error, Kind, Result};
@@ -37,14 +38,15 @@ pub(super) struct Limits {
 }
 
 impl Adapter {
-    /// The device behind an id of librdmacm.
+    /// The device behind an id of librdmacm, which stays open from now on.
     ///
     /// # Safety
-    /// `context` came from librdmacm, which never closes what it has opened.
+    /// `context` is that of an id that is live.
     pub(super) unsafe fn of(context: *mut ffi::ibv_context) -> Result<Self> {
-        NonNull::new(context)
-            .map(|context| Self { context })
-            .ok_or_else(|| Kind::Io.error("a connection that belongs to no RDMA device"))
+        let context = NonNull::new(context)
+            .ok_or_else(|| Kind::Io.error("a connection that belongs to no RDMA device"))?;
+        keep_open(context)?;
+        Ok(Self { context })
     }
 
     pub(super) fn context(self) -> *mut ffi::ibv_context {
@@ -82,6 +84,21 @@ impl Adapter {
         // SAFETY: it was filled, and zeroes would do as well.
         Ok(unsafe { attributes.assume_init() })
     }
+}
+
+/// librdmacm closes a device that was taken away with its last id, while memory and queues of this
+/// side may still be registered with it. Whoever lists devices keeps all of them open: so they are
+/// listed once for each that is new, and the list is never given back.
+fn keep_open(context: NonNull<ffi::ibv_context>) -> Result<()> {
+    static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !kept.contains(&context.addr().get()) {
+        // SAFETY: it counts no devices where nobody asks how many.
+        let list = unsafe { (ffi::library()?.rdma_get_devices)(none()) };
+        made(list, "listing RDMA devices")?;
+        kept.push(context.addr().get());
+    }
+    Ok(())
 }
 
 /// The name of a device.

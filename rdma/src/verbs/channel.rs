@@ -14,7 +14,7 @@ use extent::wire::{
 };
 use extent::{Error, Kind, Result};
 
-use crate::sys::{self, Epoll, Ready};
+use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
 use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
@@ -100,8 +100,8 @@ impl VerbsChannel {
         let adapter = id.adapter()?;
         let limits = adapter.limits()?;
         let replies = u32::from(credits) + 1;
-        // A request, its answer to come, and the memory of both: one entry each.
-        let depth = replies.min(limits.queue_depth);
+        // A power of two, so that a place of the queue keeps its number whatever was sent before.
+        let depth = 1 << replies.min(limits.queue_depth).ilog2();
         let domain = ProtectionDomain::new(adapter)?;
         let queue = CompletionQueue::new(adapter, 2 * replies)?;
         let bytes = u32::try_from(MESSAGE_BYTES).expect("short");
@@ -112,8 +112,8 @@ impl VerbsChannel {
             private_data: &Hello::new(replies).encode(),
             reads_in: READS_IN.min(limits.reads_in),
             reads_out: 0,
-            retries: options.retries,
-            receiver_retries: 7,
+            // A node gives up a client that posts no receives.
+            peer_patience: 6,
         };
         pair.id().connect(parameters)?;
         let answer = await_event(&events, CmEventKind::Established, timeout)?;
@@ -173,11 +173,6 @@ impl VerbsChannel {
     }
 
     fn exchange(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
-        self.polls += 1;
-        if self.polls >= CM_EVERY {
-            self.polls = 0;
-            self.hear()?;
-        }
         let mut completions = std::mem::take(&mut self.completions);
         let polled = loop {
             match self.queue.poll(&mut completions) {
@@ -197,6 +192,12 @@ impl VerbsChannel {
         if !self.free_receives.is_empty() {
             self.pair.post_receives(&self.free_receives)?;
             self.free_receives.clear();
+        }
+        // Afterwards: what came before the end still counts.
+        self.polls += 1;
+        if self.polls >= CM_EVERY && replies.is_empty() {
+            self.polls = 0;
+            self.hear()?;
         }
         Ok(())
     }
@@ -324,12 +325,8 @@ impl Channel for VerbsChannel {
         sys::wait_for(self.epoll.as_fd(), libc::POLLIN, timeout)
             .map_err(|e| Error::io("waiting for the node", e))?;
         self.queue.clear();
-        let mut ready = Ready::with_room(2);
-        self.epoll.wait(&mut ready, 0).map_err(|e| Error::io("waiting for the node", e))?;
-        if ready.iter().any(|(data, _)| data == 1) {
-            let heard = self.hear();
-            self.finish(heard)?;
-        }
+        // The next poll listens.
+        self.polls = CM_EVERY;
         Ok(())
     }
 }

@@ -17,6 +17,8 @@ use super::ffi;
 
 /// The most private data that is kept of an event.
 const PRIVATE_BYTES: usize = 256;
+/// How often a packet that is not acknowledged is sent again: what the client says counts for both.
+const RETRIES: u8 = 7;
 
 /// Where events of connections come.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl EventChannel {
             status: event.status,
             private_data,
             peer_reads: event.conn.initiator_depth,
+            peer_patience: event.conn.rnr_retry_count,
         }
     }
 }
@@ -126,6 +129,8 @@ pub(super) struct CmEvent {
     pub(super) private_data: Vec<u8>,
     /// RDMA READs that the other side is ready to answer at a time.
     pub(super) peer_reads: u8,
+    /// How often this side is to send again what the other one has no receive for.
+    pub(super) peer_patience: u8,
 }
 
 impl CmEvent {
@@ -200,11 +205,9 @@ pub(super) struct ConnectionParameters<'a> {
     pub(super) reads_in: u8,
     /// RDMA READs that this one has under way at a time.
     pub(super) reads_out: u8,
-    /// How often a packet that is not acknowledged is sent again: 0 to 7.
-    pub(super) retries: u8,
-    /// How often a message is sent again for which the other side has no receive: 0 to 6, or 7 for
-    /// as often as it takes.
-    pub(super) receiver_retries: u8,
+    /// How often the *other* side sends a message again for which this one has no receive: 0 to 6, or
+    /// 7 for as often as it takes.
+    pub(super) peer_patience: u8,
 }
 
 impl ConnectionParameters<'_> {
@@ -215,8 +218,8 @@ impl ConnectionParameters<'_> {
             responder_resources: self.reads_in,
             initiator_depth: self.reads_out,
             flow_control: 1,
-            retry_count: self.retries,
-            rnr_retry_count: self.receiver_retries,
+            retry_count: RETRIES,
+            rnr_retry_count: self.peer_patience,
             srq: 0,
             qp_num: 0,
         }

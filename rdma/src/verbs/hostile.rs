@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,9 @@ use crate::{Event, Fabrics, Listener, ListenerOptions, ShmOptions, Transport};
 
 /// Keys that are tried, around those that the node's memory has, unless `FOREBAY_TEST_GUESSES` says
 /// another number: each costs a connection.
-const GUESSES: u32 = 40;
+const GUESSES: u32 = 300;
+/// How often a test looks before it takes the node for hung.
+const MANY: usize = 5_000_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// "Remote access error" and "remote invalid request error".
 const REFUSED: [WorkStatus; 2] = [WorkStatus(10), WorkStatus(9)];
@@ -37,6 +39,11 @@ struct Intruder {
 
 impl Intruder {
     fn new(address: SocketAddr) -> Self {
+        Self::connect(address, 1, 6).expect("accepted")
+    }
+
+    /// One that answers so many RDMA READs, and has the node wait so often for receives.
+    fn connect(address: SocketAddr, reads_in: u8, patience: u8) -> extent::Result<Self> {
         let channel = EventChannel::new().expect("RDMA");
         let id = CmId::new(&channel).expect("RDMA");
         id.resolve_address(address, 5000).expect("resolves");
@@ -50,17 +57,16 @@ impl Intruder {
         let pair = QueuePair::new(id, &domain, &queue, slots, 16).expect("room");
         let parameters = ConnectionParameters {
             private_data: &Hello::new(4).encode(),
-            reads_in: 1,
+            reads_in,
             reads_out: 1,
-            retries: 7,
-            receiver_retries: 7,
+            peer_patience: patience,
         };
         pair.id().connect(parameters).expect("asks");
-        channel::await_event(&channel, CmEventKind::Established, PATIENCE).expect("accepted");
+        channel::await_event(&channel, CmEventKind::Established, PATIENCE)?;
         let region = dma::Region::anonymous(4096, HugePages::Never).expect("memory");
         let memory = MemoryRegion::new(&domain, &region, Rights::Remote).expect("room");
         let send = SendQueue::new(1, 16);
-        Self { pair, send, queue, memory, _channel: channel }
+        Ok(Self { pair, send, queue, memory, _channel: channel })
     }
 
     fn local(&self) -> Local {
@@ -72,11 +78,14 @@ impl Intruder {
         self.send.push(work);
         self.send.post(1, &mut self.pair).expect("posted");
         let mut completions: Vec<WorkCompletion> = Vec::new();
-        while completions.is_empty() {
+        for _ in 0..MANY {
+            if !completions.is_empty() {
+                break;
+            }
             self.queue.poll(&mut completions).expect("a sound queue");
             thread::yield_now();
         }
-        completions[0].status
+        completions.first().expect("the device says how it ended").status
     }
 }
 
@@ -84,7 +93,10 @@ impl Intruder {
 struct Victim {
     address: SocketAddr,
     pool: Pool,
+    /// The key of its memory, once there is a session.
+    key: Arc<AtomicU32>,
     closed: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
     _listener: Listener,
@@ -101,37 +113,65 @@ impl Victim {
         let listener = Listener::start(options, vec![fabrics.inbox()]).expect("a port");
         let sizes = [SizeClass { bytes: 64 << 10, count: 4 }];
         let pool = Pool::new(&sizes, HugePages::Never).expect("memory");
-        pool.take(1).expect("free").as_mut_slice().fill(0x5A);
+        let mut all: Vec<_> = std::iter::from_fn(|| pool.take(1)).collect();
+        all.iter_mut().for_each(|buffer| buffer.as_mut_slice().fill(0x5A));
+        drop(all);
         fabrics.register(pool.region()).expect("memory that may be locked");
-        let (stop, closed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, gone) = (Arc::clone(&stop), Arc::clone(&closed));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (key, closed, requests): (Arc<AtomicU32>, Arc<AtomicUsize>, Arc<AtomicUsize>) =
+            Default::default();
+        let shared =
+            (Arc::clone(&stop), Arc::clone(&key), Arc::clone(&closed), Arc::clone(&requests));
         let thread = thread::spawn(move || {
+            let (stop, key, closed, requests) = shared;
             let mut events = Vec::new();
-            while !stopped.load(Ordering::Acquire) {
+            while !stop.load(Ordering::Acquire) {
                 fabrics.poll(&mut events);
                 fabrics.kick();
+                if let Some(found) = fabrics.verbs().and_then(|verbs| verbs.first_key()) {
+                    key.store(found, Ordering::Release);
+                }
                 for event in events.drain(..) {
-                    gone.fetch_add(
-                        usize::from(matches!(event, Event::Closed { .. })),
-                        Ordering::Release,
-                    );
+                    match event {
+                        Event::Closed { .. } => closed.fetch_add(1, Ordering::Release),
+                        Event::Request { .. } => requests.fetch_add(1, Ordering::Release),
+                        _ => 0,
+                    };
                 }
             }
         });
         let address = listener.rdma_addrs()[0];
-        Self { address, pool, closed, stop, thread: Some(thread), _listener: listener }
+        Self {
+            address,
+            pool,
+            key,
+            closed,
+            requests,
+            stop,
+            thread: Some(thread),
+            _listener: listener,
+        }
     }
 
     fn is_untouched(&self) -> bool {
-        let buffer = self.pool.take(1).expect("free");
-        buffer.as_slice()[..4096].iter().all(|byte| *byte == 0x5A)
+        let all: Vec<_> = std::iter::from_fn(|| self.pool.take(1)).collect();
+        all.iter().all(|buffer| buffer.as_slice().iter().all(|byte| *byte == 0x5A))
     }
 
     fn closes(&self, count: usize) {
-        while self.closed.load(Ordering::Acquire) < count {
-            thread::yield_now();
-        }
+        reaches(&self.closed, count);
     }
+}
+
+/// Waits until something was counted so often.
+fn reaches(counter: &AtomicUsize, count: usize) {
+    for _ in 0..MANY {
+        if counter.load(Ordering::Acquire) >= count {
+            return;
+        }
+        thread::yield_now();
+    }
+    panic!("it never came to {count}");
 }
 
 impl Drop for Victim {
@@ -146,27 +186,26 @@ impl Drop for Victim {
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn no_key_opens_the_memory_of_a_node() {
     let victim = Victim::new();
-    // The client knows where the node's memory is, which one elsewhere would not.
+    // The client knows where the node's memory is, which one elsewhere would not, and its very key.
     let target = victim.pool.region().base().addr().get() as u64;
-    let nearest = Intruder::new(victim.address).memory.local_key();
+    drop(Intruder::new(victim.address));
+    victim.closes(1);
+    let real = victim.key.load(Ordering::Acquire);
+    assert_ne!(real, 0, "the node has registered its memory");
     let guesses = std::env::var("FOREBAY_TEST_GUESSES");
     let guesses = guesses.map_or(GUESSES, |number| number.parse().expect("a number"));
     for guess in 0..guesses {
-        // Keys are an index and eight bits that change; the node's are close to the client's own.
-        let key = match guess % 4 {
-            0 => nearest.wrapping_sub(guess),
-            _ => ((nearest >> 8).wrapping_sub(guess / 16) << 8) | ((guess * 7) % 256),
+        // Keys are an index and eight bits that change.
+        let key = match guess {
+            0 | 1 => real,
+            _ if guess % 4 == 0 => real.wrapping_sub(guess),
+            _ => ((real >> 8).wrapping_sub(guess / 16) << 8) | ((guess * 7) % 256),
         };
         let mut intruder = Intruder::new(victim.address);
-        if key == intruder.memory.local_key() {
-            continue;
-        }
         let remote = Remote { address: target, key };
         let local = intruder.local();
-        let work = match guess % 2 {
-            0 => Work::Read { into: local, from: remote, end: None },
-            _ => Work::Write { from: local, to: remote, end: None },
-        };
+        // An RDMA READ would never leave: the node answers none, and said so when it was connected.
+        let work = Work::Write { from: local, to: remote, end: None };
         let status = intruder.try_out(work);
         assert!(REFUSED.contains(&status), "key {key:#x}: {status:?}");
     }
@@ -178,7 +217,7 @@ fn no_key_opens_the_memory_of_a_node() {
 fn capsules_of_no_length_end_their_session_alone() {
     let victim = Victim::new();
     let mut bystander = Intruder::new(victim.address);
-    for (count, length) in [1, 63, 65, 127].into_iter().enumerate() {
+    for (count, length) in [0, 1, 63, 65, 127].into_iter().enumerate() {
         let mut intruder = Intruder::new(victim.address);
         let sent = intruder.try_out(Work::Send(Message::new(&vec![3; length])));
         assert_eq!(sent, WorkStatus::SUCCESS);
@@ -187,7 +226,51 @@ fn capsules_of_no_length_end_their_session_alone() {
     // One that is longer than a receive is the device's to refuse.
     let mut intruder = Intruder::new(victim.address);
     assert_ne!(intruder.try_out(Work::Send(Message::new(&[3; 200]))), WorkStatus::SUCCESS);
-    victim.closes(5);
+    victim.closes(6);
+    assert_eq!(victim.requests.load(Ordering::Acquire), 0);
     let sent = bystander.try_out(Work::Send(Message::new(&[0; 64])));
     assert_eq!(sent, WorkStatus::SUCCESS, "others go on");
+    reaches(&victim.requests, 1);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn connections_that_a_node_cannot_live_with_are_refused() {
+    let victim = Victim::new();
+    for (reads_in, patience) in [(0, 6), (1, 7)] {
+        let refused = Intruder::connect(victim.address, reads_in, patience);
+        let error = refused.map(drop).expect_err("refused");
+        assert_eq!(error.kind(), extent::Kind::Invalid, "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn receives_outlive_the_sessions_that_used_them() {
+    let victim = Victim::new();
+    // Each leaves with requests that nobody looked at; together more than there are receives.
+    for count in 1..=40 {
+        let mut intruder = Intruder::new(victim.address);
+        let bad = [1].into_iter().chain(std::iter::repeat_n(64, 120));
+        bad.for_each(|length| {
+            intruder.send.push(Work::Send(Message::new(&vec![3; length])));
+        });
+        // It may be cut off in the middle.
+        while intruder.send.wants_to_post() {
+            let mut completions = Vec::new();
+            intruder.queue.poll(&mut completions).expect("a sound queue");
+            if completions.iter().any(|completion| completion.status != WorkStatus::SUCCESS) {
+                break;
+            }
+            for completion in completions {
+                intruder.send.complete(completion.id, &mut Vec::new());
+            }
+            intruder.send.post(16, &mut intruder.pair).expect("posted");
+        }
+        victim.closes(count);
+    }
+    let mut bystander = Intruder::new(victim.address);
+    let before = victim.requests.load(Ordering::Acquire);
+    assert_eq!(bystander.try_out(Work::Send(Message::new(&[0; 64]))), WorkStatus::SUCCESS);
+    reaches(&victim.requests, before + 1);
 }

@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use extent::{Error, Result};
+use extent::{Error, Kind, Result};
 
 use super::connection::{CmEventKind, CmId, EventChannel};
 use super::greeting::{Hello, Refusal};
 
 /// Requests that the kernel holds until they are looked at.
 const BACKLOG: libc::c_int = 512;
+
+/// The RNR retry count that means "as often as it takes".
+const FOR_EVER: u8 = 7;
 
 /// A client that asked to connect and said what a client says.
 #[derive(Debug)]
@@ -62,26 +65,27 @@ impl VerbsListener {
         &self.addresses
     }
 
-    /// The next client, if one knocked. Those that say nothing sensible are turned away here.
+    /// The next client, if one knocked: call it again while the descriptor is readable. Those that say
+    /// nothing sensible are turned away here.
     pub(crate) fn accept(&self) -> Result<Option<Incoming>> {
-        while let Some(event) = self.channel.next()? {
-            let kind = event.kind;
-            let Some(id) = event.request else {
-                if kind == CmEventKind::DeviceRemoval && self.listening.contains_key(&event.id) {
-                    tracing::error!("an RDMA device that clients connect to was taken away");
-                }
-                continue;
-            };
-            let peer = id.peer();
-            match Hello::parse(&event.private_data) {
-                Ok(_) => return Ok(Some(Incoming { id, peer_reads: event.peer_reads })),
-                Err(error) => {
-                    tracing::info!(%error, peer, "an RDMA client was turned away");
-                    reject(&id, &error);
-                }
+        let Some(event) = self.channel.next()? else { return Ok(None) };
+        let (peer_reads, peer_patience) = (event.peer_reads, event.peer_patience);
+        let Some(id) = event.request else {
+            let known = self.listening.contains_key(&event.id);
+            if event.kind == CmEventKind::DeviceRemoval && known {
+                tracing::error!("an RDMA device that clients connect to was taken away");
+            }
+            return Ok(None);
+        };
+        let heard = Hello::parse(&event.private_data);
+        match heard.and_then(|_| check(peer_reads, peer_patience)) {
+            Ok(()) => Ok(Some(Incoming { id, peer_reads })),
+            Err(error) => {
+                tracing::info!(%error, peer = id.peer(), "an RDMA client was turned away");
+                reject(&id, &error);
+                Ok(None)
             }
         }
-        Ok(None)
     }
 }
 
@@ -89,6 +93,18 @@ impl AsFd for VerbsListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
+}
+
+/// Whether a client's side of the connection is one that a node can live with.
+fn check(peer_reads: u8, peer_patience: u8) -> Result<()> {
+    if peer_reads == 0 {
+        return Err(Kind::Invalid.error("answer at least one RDMA READ (responder resources)"));
+    }
+    if peer_patience == FOR_EVER {
+        return Err(Kind::Invalid
+            .error("a node does not wait for receives for ever: an RNR retry count of 6 at most"));
+    }
+    Ok(())
 }
 
 /// Tells a client why it is turned away.

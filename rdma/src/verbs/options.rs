@@ -1,22 +1,20 @@
 use super::connection::CmId;
 
-/// How connections behave on the network; both ends may set theirs.
+/// How connections behave on the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VerbsOptions {
-    /// The traffic class of packets: DSCP in the upper six bits, ECN in the lower two. `None` leaves
-    /// it to the system.
+    /// The traffic class of packets, of both directions: DSCP in the upper six bits, ECN in the lower
+    /// two. `None` leaves it to the system. The client's counts, and a node's nothing.
     pub traffic_class: Option<u8>,
-    /// How long the device waits for an acknowledgement before it sends a packet again: 4.096 µs
-    /// times two to this power, 0 to 31. `None` leaves it to RDMA CM.
-    pub acknowledge_timeout: Option<u8>,
-    /// How often a packet is sent again before the connection is given up: 0 to 7.
-    pub retries: u8,
+    /// How long this side's device waits for an acknowledgement before it sends a packet again, up to
+    /// seven times: 4.096 µs times two to this power, 1 to 31.
+    pub acknowledge_timeout: u8,
 }
 
 impl Default for VerbsOptions {
-    /// The system's traffic class and timeout, seven retries.
+    /// The system's traffic class, and about a second.
     fn default() -> Self {
-        Self { traffic_class: None, acknowledge_timeout: None, retries: 7 }
+        Self { traffic_class: None, acknowledge_timeout: 18 }
     }
 }
 
@@ -25,8 +23,6 @@ impl VerbsOptions {
         if let Some(class) = self.traffic_class {
             id.set_traffic_class(class);
         }
-        if let Some(exponent) = self.acknowledge_timeout {
-            id.set_acknowledge_timeout(exponent);
-        }
+        id.set_acknowledge_timeout(self.acknowledge_timeout.clamp(1, 31));
     }
 }

@@ -13,6 +13,10 @@ use super::memory::ProtectionDomain;
 use super::receive::{SharedReceiveQueue, Slots, post_to};
 use super::send_queue::{BATCH, MESSAGE_BYTES, Posting, Wire, Work};
 
+/// How long the other side waits where it finds no receive: 0.64 ms (InfiniBand specification, volume
+/// 1, table 46); RDMA CM would have it wait for 655.
+const RECEIVER_PAUSE: u8 = 12;
+
 /// Where a queue pair's messages come in.
 #[derive(Debug)]
 pub(super) enum Receives {
@@ -96,18 +100,20 @@ impl QueuePair {
         }
     }
 
-    /// Takes from the other side whatever right RDMA CM gave it to use this side's memory through
-    /// this queue pair. No memory of a node has such rights either; one fence is not enough.
-    pub(super) fn forbid_remote_access(&self) -> Result<()> {
+    /// Of a connection that can send: takes from the other side whatever right RDMA CM gave it to use
+    /// this side's memory through this queue pair (no memory of a node has such rights either; one
+    /// fence is not enough), and has it try again soon where it finds no receive.
+    pub(super) fn settle(&self) -> Result<()> {
         // SAFETY: a C struct of numbers, for which zero is a value.
         let mut attributes: ffi::ibv_qp_attr = unsafe { std::mem::zeroed() };
         attributes.qp_state = ffi::IBV_QPS_RTS;
         attributes.qp_access_flags = 0;
-        let mask = ffi::IBV_QP_STATE | ffi::IBV_QP_ACCESS_FLAGS;
+        attributes.min_rnr_timer = RECEIVER_PAUSE;
+        let mask = ffi::IBV_QP_STATE | ffi::IBV_QP_ACCESS_FLAGS | ffi::IBV_QP_MIN_RNR_TIMER;
         // SAFETY: the queue pair is live; the attributes are read during the call.
         let failed =
             unsafe { (ffi::library()?.ibv_modify_qp)(self.as_ptr(), &raw mut attributes, mask) };
-        check(failed, "taking rights from a queue pair")
+        check(failed, "setting up a queue pair")
     }
 
     fn as_ptr(&self) -> *mut ffi::ibv_qp {

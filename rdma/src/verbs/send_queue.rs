@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use dma::{Source, Target};
 use extent::Result;
-use extent::wire::{MAX_BODY_BYTES, REPLY_BYTES};
+use extent::wire::{MAX_BODY_BYTES, MAX_CREDITS, REPLY_BYTES};
 
 use crate::Token;
 
@@ -22,6 +22,9 @@ use crate::Token;
 pub(super) const BATCH: usize = 32;
 /// The most work requests without a signalled one among them.
 const SIGNAL_EVERY: u32 = 16;
+/// Replies that may wait for a client that posts no receives, and work requests of all kinds.
+const MOST_MESSAGES: usize = MAX_CREDITS as usize + 64;
+const MOST_WAITING: usize = 1 << 16;
 /// The longest message.
 pub(super) const MESSAGE_BYTES: usize = REPLY_BYTES + MAX_BODY_BYTES;
 
@@ -102,6 +105,8 @@ pub(super) struct SendQueue {
     serial: u32,
     depth: u32,
     waiting: VecDeque<Work>,
+    /// SENDs among those.
+    messages: usize,
     /// With the device, and the numbers of those.
     posted: VecDeque<Work>,
     first_posted: u32,
@@ -114,6 +119,7 @@ impl SendQueue {
             serial,
             depth,
             waiting: VecDeque::new(),
+            messages: 0,
             posted: VecDeque::with_capacity(depth as usize),
             first_posted: 0,
             unsignalled: 0,
@@ -121,7 +127,18 @@ impl SendQueue {
     }
 
     pub(super) fn push(&mut self, work: Work) {
+        self.messages += usize::from(matches!(work, Work::Send(_)));
         self.waiting.push_back(work);
+    }
+
+    /// Whether more waits than a client that takes its replies could ever ask for.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.messages > MOST_MESSAGES || self.waiting.len() > MOST_WAITING
+    }
+
+    /// Whether nothing waits, and nothing is with the device.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.posted.is_empty()
     }
 
     /// Whether as much waits as the device would take.
@@ -158,7 +175,11 @@ impl SendQueue {
                 number = number.wrapping_add(1);
             }
             wire.post(&postings)?;
-            self.posted.extend(self.waiting.drain(..count));
+            let sent = self.waiting.drain(..count);
+            let messages = &mut self.messages;
+            self.posted.extend(sent.inspect(|work| {
+                *messages -= usize::from(matches!(work, Work::Send(_)));
+            }));
             total += u32::try_from(count).expect("a batch");
         }
     }
@@ -276,6 +297,18 @@ mod tests {
             drop(ended);
             prop_assert!(pool.usage().iter().all(|class| class.taken == 0));
         }
+    }
+
+    #[test]
+    fn who_takes_no_replies_overruns_its_queue() {
+        let mut queue = SendQueue::new(1, 8);
+        let reply = || Work::Send(Message::new(&[0; 32]));
+        (0..MOST_MESSAGES + 8).for_each(|_| queue.push(reply()));
+        assert!(queue.is_overrun());
+        queue.post(8, &mut Tape::default()).expect("posts");
+        assert!(!queue.is_overrun(), "as many as there may be");
+        queue.push(reply());
+        assert!(queue.is_overrun());
     }
 
     #[test]

@@ -22,14 +22,29 @@ pub(super) struct Session {
     pub(super) tenant: usize,
     pair: QueuePair,
     pub(super) send: SendQueue,
-    /// Whether it is on the list of those to post for.
+    /// Whether it is on the list of those to post for, or of those that wait for room.
     pub(super) is_dirty: bool,
+    /// Whether the client said that the connection stands.
+    pub(super) is_established: bool,
+    /// Ticks since something last completed, or since it asked for a connection.
+    pub(super) quiet_ticks: u32,
+    /// Why it ends once nothing is left to send.
+    pub(super) closing: Option<Error>,
 }
 
 impl Session {
     pub(super) fn new(id: SessionId, tenant: usize, pair: QueuePair, depth: u32) -> Self {
         let serial = low(id);
-        Self { id, tenant, pair, send: SendQueue::new(serial, depth), is_dirty: false }
+        Self {
+            id,
+            tenant,
+            pair,
+            send: SendQueue::new(serial, depth),
+            is_dirty: false,
+            is_established: false,
+            quiet_ticks: 0,
+            closing: None,
+        }
     }
 
     pub(super) fn pair(&self) -> &QueuePair {
@@ -67,16 +82,23 @@ impl Session {
         self.send.push(Work::Send(Message::new(&bytes[..length])));
     }
 
-    /// Posts what waits, as far as there is room. Returns how much.
-    pub(super) fn post(&mut self, room: u32) -> Result<u32> {
-        self.send.post(room, &mut self.pair)
+    /// A write of nothing, which the client's device acknowledges: whether it is still there.
+    pub(super) fn probe(&mut self) {
+        let from = Local { address: 0, length: 0, key: 0 };
+        self.send.push(Work::Write { from, to: Remote::NOWHERE, end: None });
+    }
+
+    /// Posts what waits, as far as there is room. Returns how much was, also beside an error.
+    pub(super) fn post(&mut self, room: u32) -> (u32, Result<()>) {
+        let before = self.send.posted();
+        let result = self.send.post(room, &mut self.pair);
+        (self.send.posted() - before, result.map(drop))
     }
 
     /// Ends it: first the queue pair, so that the device lets go of all memory, then the transfers.
     /// Returns how many work requests were with the device.
     pub(super) fn end(self, reason: Error, events: &mut Vec<Event>) -> u32 {
         let Self { id, pair, mut send, .. } = self;
-        pair.id().disconnect();
         drop(pair);
         let posted = send.posted();
         let mut ended = Vec::new();

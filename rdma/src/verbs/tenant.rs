@@ -34,6 +34,8 @@ pub(super) struct Tenant {
     registered: Vec<(RegionId, MemoryRegion)>,
     /// Entries of the completion queue that nothing is due for: what may still be posted.
     pub(super) room: u32,
+    /// Whether its completion queue failed: nothing comes of it any more.
+    pub(super) is_broken: bool,
     /// Whether the next completion makes the descriptor readable.
     armed: bool,
 }
@@ -63,6 +65,7 @@ impl Tenant {
             receives: shared,
             registered: Vec::new(),
             room: sends,
+            is_broken: false,
             armed: false,
         })
     }
@@ -96,6 +99,11 @@ impl Tenant {
         let key = memory.local_key();
         self.registered.push((region.id(), memory));
         Ok(key)
+    }
+
+    #[cfg(test)]
+    pub(super) fn first_key(&self) -> Option<u32> {
+        self.registered.first().map(|(_, memory)| memory.local_key())
     }
 
     /// Memory as work requests name it.

@@ -1,6 +1,6 @@
 //! One shard's RDMA sessions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use extent::wire::{LONG_REQUEST_BYTES, REQUEST_BYTES, Reply, Segment};
 use extent::{Error, Kind, Result};
 
 use crate::slots::{Numbered, Slots};
-use crate::sys::Epoll;
+use crate::sys::{Epoll, Ticker};
 use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
@@ -26,6 +26,19 @@ use super::tenant::Tenant;
 const TURN: usize = 128;
 /// Polls between two looks at what RDMA CM tells: each is a system call, and nothing hurries.
 const CM_EVERY: u32 = 1024;
+/// Seconds of a tick, and how many of them pass before a client that says nothing is asked whether it is
+/// there, and before one is given up that asked for a connection and did not take it.
+const TICK_S: libc::time_t = 10;
+const PROBE_TICKS: u32 = 3;
+const ESTABLISH_TICKS: u32 = 2;
+/// Polls between the end of a connection and that of its queue pair: its last completions have come then,
+/// and with them the receives that they used.
+const BURY_EVERY: u32 = 64;
+/// How often a turn's worth of completions is taken before a queue pair goes.
+const DRAIN_TURNS: usize = 256;
+/// What a session may post where there is hardly any room, and its share of it else.
+const LEAST_ROOM: u32 = 8;
+const SHARE_OF_ROOM: u32 = 4;
 /// RDMA READs of one session under way: more than that is of no use on the way of writes.
 const READS_OUT: u8 = 16;
 
@@ -43,7 +56,13 @@ pub struct VerbsTransport {
     ids: HashMap<usize, SessionId>,
     /// What every tenant registers.
     regions: Vec<Arc<Region>>,
-    dirty: Vec<SessionId>,
+    /// Sessions with something to post, and those that found no room in the completion queue.
+    dirty: VecDeque<SessionId>,
+    starved: VecDeque<SessionId>,
+    /// Sessions that have ended, but for their queue pairs, and why.
+    dying: Vec<(Session, Error)>,
+    dying_polls: u32,
+    ticker: Ticker,
     events: Vec<Event>,
     completions: Vec<WorkCompletion>,
     ended: Vec<Ended>,
@@ -67,6 +86,10 @@ impl VerbsTransport {
         epoll
             .add(channel.as_fd(), libc::EPOLLIN, 0)
             .map_err(|e| Error::io("watching RDMA CM", e))?;
+        let ticker = Ticker::new(TICK_S).and_then(|ticker| {
+            epoll.add(ticker.as_fd(), libc::EPOLLIN, 0)?;
+            Ok(ticker)
+        });
         Ok(Self {
             options,
             channel,
@@ -76,7 +99,11 @@ impl VerbsTransport {
             pairs: HashMap::new(),
             ids: HashMap::new(),
             regions: Vec::new(),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
+            starved: VecDeque::new(),
+            dying: Vec::new(),
+            dying_polls: 0,
+            ticker: ticker.map_err(|e| Error::io("making a timer", e))?,
             events: Vec::new(),
             completions: Vec::new(),
             ended: Vec::new(),
@@ -89,37 +116,34 @@ impl VerbsTransport {
     ///
     /// # Errors
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
-    /// device cannot do. The client is told.
+    /// device cannot do. The client is told, unless that is to make a queue pair.
     pub(crate) fn adopt(&mut self, incoming: Incoming) -> Result<()> {
-        let Incoming { mut id, peer_reads, .. } = incoming;
-        if self.sessions() == Self::MAX_SESSIONS {
-            let error = Kind::Busy.error("too many RDMA sessions on one shard: use more shards");
-            super::listener::reject(&id, &error);
-            return Err(error);
-        }
-        let tenant = match self.tenant_of(&id) {
-            Ok(tenant) => tenant,
-            Err(error) => {
-                super::listener::reject(&id, &error);
-                return Err(error);
+        let Incoming { mut id, peer_reads } = incoming;
+        let ready = self.tenant_of(&id).and_then(|tenant| {
+            if self.sessions() == Self::MAX_SESSIONS {
+                return Err(
+                    Kind::Busy.error("too many RDMA sessions on one shard: use more shards")
+                );
             }
-        };
-        self.options.apply(&id);
-        id.migrate(&self.channel)?;
+            self.options.apply(&id);
+            id.migrate(&self.channel)?;
+            Ok(tenant)
+        });
+        let tenant = ready.inspect_err(|error| super::listener::reject(&id, error))?;
         let peer = id.peer();
         let number = id.number();
         let reads_out = READS_OUT.min(self.tenants[tenant].limits().reads_out).min(peer_reads);
         let (pair, depth) = self.tenants[tenant].queue_pair(id)?;
-        let greeting = Welcome::new().encode();
         // No READs from the client: it has no right to any memory of the node.
+        let greeting = Welcome::new().encode();
         let parameters = ConnectionParameters {
             private_data: &greeting,
             reads_in: 0,
             reads_out,
-            retries: self.options.retries,
-            receiver_retries: 6,
+            peer_patience: 7,
         };
-        pair.id().accept(parameters)?;
+        let accepted = pair.id().accept(parameters).and_then(|()| pair.settle());
+        accepted.inspect_err(|error| super::listener::reject(pair.id(), error))?;
         let session = self.slots.next();
         self.pairs.insert((tenant, pair.number()), session);
         self.ids.insert(number, session);
@@ -128,10 +152,17 @@ impl VerbsTransport {
         Ok(())
     }
 
+    /// The key of the first memory that it registered.
+    #[cfg(test)]
+    pub(crate) fn first_key(&self) -> Option<u32> {
+        self.tenants.first()?.first_key()
+    }
+
     /// What sessions over the device of an id share, made at the first.
     fn tenant_of(&mut self, id: &CmId) -> Result<usize> {
         let adapter = id.adapter()?;
-        let known = self.tenants.iter().position(|tenant| tenant.adapter() == adapter);
+        let same = |tenant: &Tenant| tenant.adapter() == adapter && !tenant.is_broken;
+        let known = self.tenants.iter().position(same);
         if let Some(index) = known {
             return Ok(index);
         }
@@ -150,12 +181,13 @@ impl VerbsTransport {
     /// Takes completions of one tenant, at most a turn's worth. Whether there may be more.
     fn look(&mut self, tenant: usize) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
-        let mut more = true;
+        let mut more = !self.tenants[tenant].is_broken;
         while more && completions.len() < TURN {
             match self.tenants[tenant].poll(&mut completions) {
                 Ok(full) => more = full,
                 Err(error) => {
                     tracing::error!(%error, "the sessions of an RDMA device are lost");
+                    self.tenants[tenant].is_broken = true;
                     self.end_tenant(tenant, &error);
                     more = false;
                 }
@@ -187,11 +219,16 @@ impl VerbsTransport {
             return self.end(id, completion.status.error());
         }
         let count = session.send.complete(completion.id, &mut self.ended);
+        session.quiet_ticks = 0;
         if session.send.wants_to_post() {
             queue(session, &mut self.dirty);
         }
+        let last_words = session.send.is_idle().then(|| session.closing.take()).flatten();
         self.tenants[tenant].room += count;
         self.events.extend(self.ended.drain(..).map(|ended| event(id, ended, Ok(()))));
+        if let Some(reason) = last_words {
+            self.end(id, reason);
+        }
     }
 
     fn on_received(&mut self, tenant: usize, completion: WorkCompletion) {
@@ -205,6 +242,12 @@ impl VerbsTransport {
         if length != REQUEST_BYTES && length != LONG_REQUEST_BYTES {
             let error = Kind::Corrupt.error(format!("a request capsule of {length} bytes"));
             return self.end(session, error);
+        }
+        if let Some(session) = self.slots.find(session) {
+            session.quiet_ticks = 0;
+            if session.closing.is_some() {
+                return;
+            }
         }
         let mut capsule = [0; LONG_REQUEST_BYTES];
         self.tenants[tenant].copy_request(slot, &mut capsule[..length]);
@@ -228,9 +271,8 @@ impl VerbsTransport {
         let Some(&id) = self.ids.get(&event.id) else { return };
         match event.kind {
             CmEventKind::Established => {
-                let Some(session) = self.slots.find(id) else { return };
-                if let Err(error) = session.pair().forbid_remote_access() {
-                    self.end(id, error);
+                if let Some(session) = self.slots.find(id) {
+                    session.is_established = true;
                 }
             }
             CmEventKind::Disconnected => {
@@ -244,12 +286,59 @@ impl VerbsTransport {
         }
     }
 
+    /// Ends a session's connection. Its queue pair follows a little later, and then its transfers.
     fn end(&mut self, id: SessionId, reason: Error) {
         let Some(session) = self.slots.remove(id) else { return };
-        let tenant = session.tenant;
-        self.pairs.remove(&(tenant, session.pair().number()));
+        self.pairs.remove(&(session.tenant, session.pair().number()));
         self.ids.remove(&session.pair().id().number());
-        self.tenants[tenant].room += session.end(reason, &mut self.events);
+        session.pair().id().disconnect();
+        self.dying.push((session, reason));
+    }
+
+    /// Destroys the queue pairs of connections that have ended. Completions are taken before, since some
+    /// devices drop those of a queue pair that goes, and with them the receives that they tell of; and
+    /// after, since others leave them, and the room that they take is given away again.
+    fn bury(&mut self) {
+        self.dying_polls = 0;
+        self.drain();
+        let mut room = vec![0; self.tenants.len()];
+        for (session, reason) in std::mem::take(&mut self.dying) {
+            let tenant = session.tenant;
+            room[tenant] += session.end(reason, &mut self.events);
+        }
+        self.drain();
+        for (tenant, room) in self.tenants.iter_mut().zip(room) {
+            tenant.room += room;
+        }
+    }
+
+    /// Takes what has completed so far.
+    fn drain(&mut self) {
+        for tenant in 0..self.tenants.len() {
+            for _ in 0..DRAIN_TURNS {
+                if !self.look(tenant) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Looks after those of whom nothing was heard for a while.
+    fn tick(&mut self) {
+        for id in self.slots.ids() {
+            let Some(session) = self.slots.find(id) else { continue };
+            session.quiet_ticks += 1;
+            if let Some(reason) = session.closing.take() {
+                self.end(id, reason);
+            } else if !session.is_established && session.quiet_ticks > ESTABLISH_TICKS {
+                let late = "the client asked for a connection and did not take it";
+                self.end(id, Kind::Disconnected.error(late));
+            } else if session.quiet_ticks >= PROBE_TICKS && session.send.is_idle() {
+                session.quiet_ticks = 0;
+                session.probe();
+                queue(session, &mut self.dirty);
+            }
+        }
     }
 
     fn end_tenant(&mut self, tenant: usize, reason: &Error) {
@@ -262,13 +351,33 @@ impl VerbsTransport {
 
     /// Posts what waits, of all sessions that have something.
     fn flush(&mut self) {
-        while let Some(id) = self.dirty.pop() {
+        for _ in 0..self.starved.len() {
+            // Those that found no room come first.
+            let Some(id) = self.starved.pop_back() else { break };
+            self.dirty.push_front(id);
+        }
+        for _ in 0..self.dirty.len() {
+            let Some(id) = self.dirty.pop_front() else { break };
             let Some(session) = self.slots.find(id) else { continue };
             session.is_dirty = false;
+            if session.send.is_overrun() {
+                let error =
+                    "the client does not take its replies: post receives, keep to the credits";
+                self.end(id, Kind::Busy.error(error));
+                continue;
+            }
             let tenant = &mut self.tenants[session.tenant];
-            match session.post(tenant.room) {
-                Ok(count) => tenant.room -= count,
-                Err(error) => self.end(id, error),
+            let share = LEAST_ROOM.max(tenant.room / SHARE_OF_ROOM).min(tenant.room);
+            let (count, result) = session.post(share);
+            tenant.room -= count;
+            if session.send.wants_to_post() && tenant.room == 0 {
+                session.is_dirty = true;
+                self.starved.push_back(id);
+            } else if session.send.wants_to_post() {
+                queue(session, &mut self.dirty);
+            }
+            if let Err(error) = result {
+                self.end(id, error);
             }
         }
     }
@@ -301,11 +410,20 @@ impl Transport for VerbsTransport {
         if self.polls >= CM_EVERY {
             self.polls = 0;
             self.hear();
+            if self.ticker.ticked() {
+                self.tick();
+            }
         }
         for tenant in 0..self.tenants.len() {
             self.look(tenant);
         }
         self.flush();
+        if !self.dying.is_empty() {
+            self.dying_polls += 1;
+            if self.dying_polls >= BURY_EVERY {
+                self.bury();
+            }
+        }
         events.append(&mut self.events);
     }
 
@@ -339,13 +457,16 @@ impl Transport for VerbsTransport {
     }
 
     fn close(&mut self, session: SessionId, reason: Error) {
-        // The last words.
         self.flush();
-        self.end(session, reason);
+        match self.slots.find(session) {
+            // The last words; whoever does not take them is not waited for beyond a tick.
+            Some(state) if !state.send.is_idle() => state.closing = Some(reason),
+            _ => self.end(session, reason),
+        }
     }
 
     fn sessions(&self) -> usize {
-        self.slots.len()
+        self.slots.len() + self.dying.len()
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
@@ -354,15 +475,19 @@ impl Transport for VerbsTransport {
     }
 
     fn arm(&mut self) -> bool {
+        if !self.dying.is_empty() {
+            self.bury();
+        }
+        let mut quiet = true;
         for index in 0..self.tenants.len() {
             if let Err(error) = self.tenants[index].arm() {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
             }
             // What came before it was armed wakes nobody.
-            self.look(index);
+            quiet &= !self.look(index);
         }
-        self.events.is_empty() && self.dirty.is_empty()
+        quiet && self.events.is_empty() && self.dirty.is_empty() && self.dying.is_empty()
     }
 
     fn disarm(&mut self, rung: bool) {
@@ -382,12 +507,13 @@ impl Drop for VerbsTransport {
         for id in self.slots.ids() {
             self.end(id, Kind::Disconnected.error("the node is shutting down"));
         }
+        self.bury();
     }
 }
 
-fn queue(session: &mut Session, list: &mut Vec<SessionId>) {
+fn queue(session: &mut Session, list: &mut VecDeque<SessionId>) {
     if !session.is_dirty {
         session.is_dirty = true;
-        list.push(session.id());
+        list.push_back(session.id());
     }
 }

@@ -82,10 +82,11 @@ fn sizes() -> Vec<(&'static str, usize)> {
 }
 
 /// Constants and what they are called in C.
-const CONSTANTS: [(&str, i64); 19] = [
+const CONSTANTS: [(&str, i64); 20] = [
     ("IBV_QPT_RC", IBV_QPT_RC as i64),
     ("IBV_QP_STATE", IBV_QP_STATE as i64),
     ("IBV_QP_ACCESS_FLAGS", IBV_QP_ACCESS_FLAGS as i64),
+    ("IBV_QP_MIN_RNR_TIMER", IBV_QP_MIN_RNR_TIMER as i64),
     ("IBV_QPS_RTS", IBV_QPS_RTS as i64),
     ("IBV_WR_RDMA_WRITE", IBV_WR_RDMA_WRITE as i64),
     ("IBV_WR_SEND", IBV_WR_SEND as i64),

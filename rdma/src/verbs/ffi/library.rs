@@ -58,6 +58,7 @@ library! {
         ibv_wc_status_str: fn(c_uint) -> *const c_char;
     }
     librdmacm {
+        rdma_get_devices: fn(*mut c_int) -> *mut *mut ibv_context;
         rdma_create_event_channel: fn() -> *mut rdma_event_channel;
         rdma_destroy_event_channel: fn(*mut rdma_event_channel);
         rdma_create_id: fn(*mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_uint)

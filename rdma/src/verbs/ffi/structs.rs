@@ -171,6 +171,7 @@ pub(in crate::verbs) struct ibv_qp_attr {
 
 pub(in crate::verbs) const IBV_QP_STATE: c_int = 1 << 0;
 pub(in crate::verbs) const IBV_QP_ACCESS_FLAGS: c_int = 1 << 3;
+pub(in crate::verbs) const IBV_QP_MIN_RNR_TIMER: c_int = 1 << 15;
 pub(in crate::verbs) const IBV_QPS_RTS: c_uint = 3;
 
 #[repr(C)]
