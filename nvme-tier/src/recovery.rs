@@ -156,6 +156,7 @@ pub fn recover_without(
         repairs,
     });
     complete(&mut ledger, device, unfinished)?;
+    ledger.begin_discards();
     Ok(Recovered { tier, ledger, report })
 }
 
