@@ -396,7 +396,9 @@ impl Table {
             && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
             && !record.tombstone;
         if !same {
-            return Err(if file.lost_record { Entry::Withheld } else { Entry::Stale });
+            // Attempts only grow: the record of a later one may be on a device that is not read.
+            let later = known.keep_orphans && descriptor.attempt > record.attempt;
+            return Err(if file.lost_record || later { Entry::Withheld } else { Entry::Stale });
         }
         let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
         let blocks = length.div_ceil(self.layout.checksum_block_bytes) as usize;
