@@ -219,3 +219,13 @@ fn a_start_tells_devices_nothing_on_a_queue_that_goes_with_it() {
     assert!(rig.tier.usage().devices[1].deallocated_bytes > 0, "it is told once the node runs");
     assert_eq!(rig.tier.usage().slot_bytes, 0);
 }
+
+#[test]
+fn the_last_slab_that_records_could_have_is_not_let_go_of() {
+    // One slab of records, and five of data.
+    let mut rig = rig(6, Discard::Slabs);
+    let file = filled(&mut rig, "s/a", 5 * SLAB_EXTENTS);
+    release(&mut rig, &file);
+    rest(&mut rig);
+    assert_eq!(told(&rig), 0);
+}
