@@ -333,3 +333,15 @@ fn what_is_newer_than_an_absent_device_stands_on_two_others() {
         }
     }
 }
+
+#[test]
+fn what_was_settled_meanwhile_is_not_quarantined() {
+    let mut rig = rig(8);
+    let written = rig.write_file(&name("s/a"), EXTENT, &[], 5).expect("commits");
+    rig.ask(|tier, done| tier.settle(&written, version("v"), done)).expect("settles");
+    let mark = Some(Mark::Quarantined);
+    rig.ask(|tier, done| tier.mark(&written, mark, done)).expect("nothing is lost");
+    assert_eq!((written.mark(), rig.tier.usage().quarantined_files), (None, 0));
+    let rig = rig.restart();
+    assert!(rig.find(&name("s/a")).expect("known").newest().mark().is_none());
+}

@@ -161,6 +161,11 @@ impl Ledger {
                     return None;
                 };
                 let facts = Facts { mark, ..generation.facts() };
+                if mark == Some(Mark::Quarantined) && facts.state == State::Clean {
+                    // It was settled meanwhile: what is damaged is fetched again.
+                    done.call(Ok(()));
+                    return None;
+                }
                 self.plan_facts(&file, generation, facts, done)
             }
             RecordOperation::Refresh(done) => {
