@@ -114,6 +114,8 @@ mistakes! {
     CopyForgotten,
     /// Tombstones go although a device is absent that may hold what they bury.
     AbsentForgotten,
+    /// What was registered without knowing a dirty record on an absent device replaces that.
+    BlindRecordWins,
     /// A descriptor's checksum is not compared.
     DescriptorUnchecked,
     /// A descriptor counts wherever it stands.

@@ -156,6 +156,7 @@ pub(crate) mod testing {
             extents_written: 0,
             written: false,
             twice: false,
+            blind: false,
         };
         let facts = Facts { state: State::Clean, mark: None, source: None };
         let generation = FileGeneration::new(name.id(), shape, Arc::default(), facts);

@@ -50,6 +50,8 @@ pub(crate) struct GenerationShape {
     pub(crate) written: bool,
     /// Whether it was committed on two devices.
     pub(crate) twice: bool,
+    /// Whether it was registered without knowing what an absent device has of its file.
+    pub(crate) blind: bool,
 }
 
 /// What is known of a generation beyond its bytes; durable in the file's record.

@@ -156,6 +156,7 @@ pub fn recover_without(
         repairs,
     });
     complete(&mut ledger, device, unfinished)?;
+    ledger.begin_discards();
     Ok(Recovered { tier, ledger, report })
 }
 
@@ -310,10 +311,13 @@ impl<'a> Rebuild<'a> {
             self.space.begin_erase(slot);
             self.erasures.push_back(Erasure::Record { slot, file: id });
         }
+        self.book.note_known(id, !record.is_blind());
         // One device has it, and two should: it is newer than what stands elsewhere, or is to be kept
         // twice.
         let lonely = newest.count() < 2 && scan.superblocks.len() - scan.absent.count() > 1;
         let unfinished = lonely && (record.dirty && record.twice || !older.is_within(newest));
+        // What it won over has a higher sequence, and goes only once it has a higher one.
+        let unfinished = unfinished || file.in_conflict;
         if record.tombstone {
             self.unfinished.tombstone |= unfinished;
             return;
@@ -344,6 +348,7 @@ impl<'a> Rebuild<'a> {
             extents_written: record.extents_written,
             written: record.written,
             twice: record.twice,
+            blind: record.blind,
         };
         let facts = Facts {
             state: if record.dirty { State::Dirty } else { State::Clean },

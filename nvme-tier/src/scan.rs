@@ -61,6 +61,10 @@ pub(crate) struct FileScan {
     pub(crate) stale: Vec<SlotId>,
     /// Damaged ones whose name is still legible.
     damaged: Vec<DamagedRecord>,
+    /// The newest that was not made blind, if it is older than the newest of all.
+    sighted: Option<Box<SightedRecord>>,
+    /// The record that counts is dirty, and was to be replaced by one that was made blind.
+    pub(crate) in_conflict: bool,
     /// A damaged dirty record is newer than any sound one: nothing of the file is touched.
     pub(crate) lost_record: bool,
     pub(crate) extents: Vec<FoundExtent>,
@@ -68,6 +72,13 @@ pub(crate) struct FileScan {
     pub(crate) copies: Vec<FoundExtent>,
     /// Its number among the files, for those who note what they find of it.
     number: u32,
+}
+
+/// A record that is older than one that was made without knowing it.
+#[derive(Debug)]
+struct SightedRecord {
+    record: FileRecord,
+    slots: Vec<SlotId>,
 }
 
 /// A damaged record whose name is still legible. What else it says may be what is damaged.
@@ -142,6 +153,9 @@ pub struct Findings {
     pub unreadable_entries: u64,
     /// Extents of dirty files that were committed on two devices and are on one.
     pub missing_copies: u64,
+    /// Dirty files that were registered anew while the device was absent that has their records. What
+    /// was written here is kept, and marked as a conflict.
+    pub conflicts: u64,
 }
 
 impl Scan {

@@ -308,3 +308,40 @@ fn a_write_back_is_noted_although_a_device_fails() {
         rig.settle();
     }
 }
+
+#[test]
+fn what_is_newer_than_an_absent_device_stands_on_two_others() {
+    let mut rig = Rig::with(disks(8, 3), keeping(Copies::One)).expect("recovers");
+    let files: Vec<_> = (0..9).map(|number| name(&format!("s/{number}"))).collect();
+    for file in &files {
+        rig.register(file, EXTENT, "v1").expect("registers");
+    }
+    rig.settle();
+    let third = DeviceIndex(2);
+    let disk = copy_of(&rig.disk);
+    let mut rig = Rig::without(disk, options(), pool(), &[third]).expect("recovers");
+    for file in &files {
+        rig.register(file, EXTENT, "v2").expect("registers");
+    }
+    rig.settle();
+    for lost in [FIRST, SECOND] {
+        let disk = copy_of(&rig.disk);
+        let rig = Rig::without(disk, options(), pool(), &[lost]).expect("recovers");
+        for file in &files {
+            let newest = rig.find(file).expect("known").newest();
+            assert_eq!(newest.version(), Some(version("v2")), "{file} without {lost:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_settled_meanwhile_is_not_quarantined() {
+    let mut rig = rig(8);
+    let written = rig.write_file(&name("s/a"), EXTENT, &[], 5).expect("commits");
+    rig.ask(|tier, done| tier.settle(&written, version("v"), done)).expect("settles");
+    let mark = Some(Mark::Quarantined);
+    rig.ask(|tier, done| tier.mark(&written, mark, done)).expect("nothing is lost");
+    assert_eq!((written.mark(), rig.tier.usage().quarantined_files), (None, 0));
+    let rig = rig.restart();
+    assert!(rig.find(&name("s/a")).expect("known").newest().mark().is_none());
+}

@@ -5,11 +5,12 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{EXTENT, Rig, name, options, pool, small_disk, small_format, version};
+use common::{EXTENT, Rig, keeping, name, options, pool, small_disk, small_format, version};
+use forebay_nvme_tier::device::DeviceIndex;
 use forebay_nvme_tier::device::sim::{
     Fault, FaultPlan, FaultRule, Operation, SimDisk, SimOptions, When,
 };
-use forebay_nvme_tier::{Discard, File, FormatOptions, TierOptions, format};
+use forebay_nvme_tier::{Copies, Discard, File, FormatOptions, TierOptions, format};
 
 /// Extents of a full size in a slab of these tests.
 const SLAB_EXTENTS: u32 = 3;
@@ -186,4 +187,45 @@ fn a_new_tier_needs_nothing_of_what_was_there() {
     refusing.set_faults(FaultPlan::new().with(refuse));
     assert_eq!(told(&refusing, &layout), [128 << 10], "up to what it refused");
     Rig::on(refusing).expect("a new tier all the same");
+}
+
+#[test]
+fn a_start_tells_devices_nothing_on_a_queue_that_goes_with_it() {
+    let disk = SimDisk::new(SimOptions { deallocates: true, ..small_disk(8, 2, 4096, 5) });
+    format(&mut disk.queue(), &pool(), &small_format()).expect("formats");
+    let options = TierOptions { discard: Discard::Slots, ..keeping(Copies::Two) };
+    let mut rig = Rig::with(disk, options).expect("a new tier recovers");
+    let written = rig.write_file(&name("s/a"), EXTENT, &[], 1).expect("commits");
+    rig.settle();
+    let disk = SimDisk::from_images(rig.disk.options(), rig.disk.durable_image());
+    drop((rig, written));
+    let second = DeviceIndex(1);
+    let mut rig = Rig::without(disk.clone(), options, pool(), &[second]).expect("recovers");
+    let file = rig.find(&name("s/a")).expect("known");
+    let newest = file.newest();
+    rig.ask(|tier, done| tier.settle(&newest, version("v"), done)).expect("settles");
+    rig.ask(|tier, done| tier.forget(&file, done)).expect("clean");
+    rig.settle();
+    let disk = SimDisk::from_images(disk.options(), disk.durable_image());
+    drop((rig, file, newest));
+    // What the start would begin to tell would not end while it lasts.
+    let stick = FaultRule::new(Operation::Deallocate, When::From(1), Fault::Stick);
+    disk.set_faults(FaultPlan::new().with(stick));
+    let mut rig = Rig::with(disk, options).expect("recovers");
+    assert_eq!(rig.disk.faults_injected(), 0);
+    rig.disk.set_faults(FaultPlan::new());
+    rig.queue = rig.disk.queue();
+    rest(&mut rig);
+    assert!(rig.tier.usage().devices[1].deallocated_bytes > 0, "it is told once the node runs");
+    assert_eq!(rig.tier.usage().slot_bytes, 0);
+}
+
+#[test]
+fn the_last_slab_that_records_could_have_is_not_let_go_of() {
+    // One slab of records, and five of data.
+    let mut rig = rig(6, Discard::Slabs);
+    let file = filled(&mut rig, "s/a", 5 * SLAB_EXTENTS);
+    release(&mut rig, &file);
+    rest(&mut rig);
+    assert_eq!(told(&rig), 0);
 }

@@ -17,7 +17,8 @@ const WRITTEN: u16 = 2;
 const TOMBSTONE: u16 = 4;
 const HAS_SOURCE: u16 = 8;
 const TWICE: u16 = 16;
-const KNOWN_FLAGS: u16 = DIRTY | WRITTEN | TOMBSTONE | HAS_SOURCE | TWICE;
+const BLIND: u16 = 32;
+const KNOWN_FLAGS: u16 = DIRTY | WRITTEN | TOMBSTONE | HAS_SOURCE | TWICE | BLIND;
 
 /// Something wrong with a file that a person or the silo has to settle.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -76,6 +77,10 @@ pub struct FileRecord {
     pub twice: bool,
     /// Whether the file was forgotten: older records of it are void.
     pub tombstone: bool,
+    /// Whether its file was not known when it was registered, while a device was absent that may have
+    /// had a record of it. It stays so from one registration to the next, until somebody writes or all
+    /// devices are there.
+    pub blind: bool,
     /// What is wrong with it.
     pub mark: Option<Mark>,
     /// Clean: the silo's version that it equals. Dirty: what the silo is believed to hold.
@@ -95,7 +100,8 @@ impl FileRecord {
             | flag(self.written, WRITTEN)
             | flag(self.tombstone, TOMBSTONE)
             | flag(self.source.is_some(), HAS_SOURCE)
-            | flag(self.twice, TWICE);
+            | flag(self.twice, TWICE)
+            | flag(self.blind, BLIND);
         let source = self.source.as_ref().map_or("", SourceVersion::as_str);
         Writer::new(bytes)
             .slice(&MAGIC)
@@ -175,6 +181,12 @@ impl FileRecord {
         (file, sequence, reader.u16() & DIRTY != 0)
     }
 
+    /// Whether whoever made it could not know of a dirty record on a device that was absent: it does
+    /// not replace one.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.blind && !self.dirty && !self.written
+    }
+
     fn fields(reader: &mut Reader<'_>) -> Option<Self> {
         let sequence = reader.u64();
         let file = FileId(reader.u128());
@@ -209,6 +221,7 @@ impl FileRecord {
             written: has(WRITTEN),
             twice: has(TWICE),
             tombstone: has(TOMBSTONE),
+            blind: has(BLIND),
             mark,
             source,
         })
@@ -246,6 +259,7 @@ pub(crate) mod tests {
                 written: ids.3 & 2 != 0,
                 twice: ids.3 & 8 != 0,
                 tombstone: ids.3 & 4 != 0,
+                blind: ids.3 & 16 != 0,
                 mark: Mark::from_code(sizes.2).expect("a known code"),
                 source: source.map(|text| SourceVersion::new(text).expect("short")),
             },
@@ -268,6 +282,7 @@ pub(crate) mod tests {
             written: true,
             twice: true,
             tombstone: false,
+            blind: false,
             mark: None,
             source: Some(SourceVersion::new("v".repeat(256)).expect("short")),
         };

@@ -31,6 +31,7 @@ impl Ledger {
         for slot in self.book.replace(run.file, run.slots, is_tombstone) {
             self.free_record(slot, run.file);
         }
+        self.book.note_known(run.file, !run.record.is_blind());
         match run.change {
             Change::Register { generation, pins, done } => {
                 let file = self.install(&run.record.name, generation, pins);

@@ -20,6 +20,8 @@ struct Entry {
     /// The newest record, or tombstone.
     newest: [Option<SlotId>; 2],
     is_tombstone: bool,
+    /// Whether that was made by somebody who knew every record of the file.
+    is_known: bool,
     /// Older records that are not durably erased.
     stale: u32,
     /// Devices that they may be on.
@@ -53,6 +55,18 @@ impl RecordBook {
         entry.newest = newest;
         entry.is_tombstone = is_tombstone;
         if entry.stale == 0 { self.bury(file) } else { old }
+    }
+
+    /// Whether the newest record of a file was made by somebody who knew all of them.
+    pub(crate) fn note_known(&mut self, file: FileId, is_known: bool) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            entry.is_known = is_known;
+        }
+    }
+
+    /// Whether there is, or was, a record of a file that was made by somebody who knew all of them.
+    pub(crate) fn is_known(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|entry| entry.is_known)
     }
 
     /// Recovery found an older record, or one was perhaps written on devices that failed.

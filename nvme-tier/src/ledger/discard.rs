@@ -6,6 +6,8 @@
 //! - Nobody gets a slot or a slab from when its command is made until it has completed.
 //! - A device has one command at a time. What waits for its turn is given out at once, untold, when
 //!   somebody waits for a slot or too much waits.
+//! - Nothing begins while a start completes what a power cut left: its queue goes with it, and what
+//!   had begun on it would never be heard to end.
 //! - A device that refuses once is not asked again. It is not distrusted for that.
 
 use std::collections::BTreeSet;
@@ -32,6 +34,8 @@ pub(super) struct Discards {
     policy: Discard,
     devices: Vec<OnDevice>,
     next_token: u64,
+    /// Devices are told nothing yet: the queue that is stepped now is not the one that would hear them.
+    paused: bool,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Discards {
             slabs: BTreeSet::new(),
             under_way: None,
         };
-        Self { policy, devices: takes.into_iter().map(on).collect(), next_token: 0 }
+        Self { policy, devices: takes.into_iter().map(on).collect(), next_token: 0, paused: true }
     }
 
     fn on(&mut self, device: DeviceIndex) -> &mut OnDevice {
@@ -84,6 +88,15 @@ impl Discards {
 }
 
 impl Ledger {
+    /// The start is over: from now on devices are told.
+    ///
+    /// # Panics
+    /// If one is being told already.
+    pub(crate) fn begin_discards(&mut self) {
+        assert!(!self.discards.is_under_way(), "advice on a queue that only the start has");
+        self.discards.paused = false;
+    }
+
     /// The entry of a slot is durably erased: it is free, at once or once its device knows.
     pub(super) fn free_erased(&mut self, erasure: &Erasure) {
         let slot = erasure.slot();
@@ -205,6 +218,9 @@ impl Ledger {
     /// Tells each device that is told nothing of what waits, if nobody waits for slots. Whether any
     /// was.
     pub(super) fn discard(&mut self, device: &mut dyn Device) -> bool {
+        if self.discards.paused {
+            return false;
+        }
         let mut any = false;
         for index in 0..self.discards.devices.len() {
             let at = DeviceIndex(u16::try_from(index).expect("64 devices at most"));

@@ -52,14 +52,17 @@ impl Homes {
 impl Ledger {
     /// The devices for a record, and how many copies there are to be. It goes to two devices if it
     /// is of a generation that was committed twice and is dirty, and if it is newer than records
-    /// that stand elsewhere than on its home: else these would count again once that is lost.
+    /// that stand, or may stand, elsewhere than on its home: else these would count again once that
+    /// is lost.
     pub(super) fn homes(&self, file: FileId, record: &FileRecord) -> (Homes, usize) {
         let healthy = self.space.healthy();
         let count = healthy.len().max(1);
         let at = usize::try_from(file.0 % count as u128).expect("a small remainder");
         let home = healthy.get(at).copied().unwrap_or(DeviceIndex(0));
         let older = self.book.devices(file);
-        let outvotes = !older.is_within(DeviceSet::of(home)) && !bugs::is(Bug::OutvotedOnce);
+        // What is absent may have older ones, too.
+        let elsewhere = !older.is_within(DeviceSet::of(home)) || !self.io.absent().is_empty();
+        let outvotes = elsewhere && !bugs::is(Bug::OutvotedOnce);
         let apart = (record.dirty && record.twice || outvotes)
             .then(|| healthy.get((at + 1) % count).copied())
             .flatten()

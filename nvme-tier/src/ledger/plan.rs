@@ -161,6 +161,11 @@ impl Ledger {
                     return None;
                 };
                 let facts = Facts { mark, ..generation.facts() };
+                if mark == Some(Mark::Quarantined) && facts.state == State::Clean {
+                    // It was settled meanwhile: what is damaged is fetched again.
+                    done.call(Ok(()));
+                    return None;
+                }
                 self.plan_facts(&file, generation, facts, done)
             }
             RecordOperation::Refresh(done) => {
@@ -212,6 +217,12 @@ impl Ledger {
                 return None;
             }
         };
+        let file = name.id();
+        let unknown = match &newest {
+            Some(newest) => newest.shape().blind,
+            None => !self.book.is_known(file),
+        };
+        let blind = unknown && !self.io.absent().is_empty();
         let shape = GenerationShape {
             number: Generation(newest.as_ref().map_or(0, |newest| newest.number().0) + 1),
             attempt,
@@ -221,10 +232,10 @@ impl Ledger {
             extents_written: 0,
             written: false,
             twice: false,
+            blind,
         };
         let facts = Facts { state: State::Clean, mark: None, source: Some(version) };
         let pins = known.map(|file| Arc::clone(file.pin_set())).unwrap_or_default();
-        let file = name.id();
         let record = record_of(file, name, &shape, &facts, sequence);
         let generation = FileGeneration::new(file, shape, Arc::clone(&pins), facts);
         let change = Change::Register { generation, pins, done };
@@ -287,6 +298,7 @@ impl Ledger {
             extents_written: u32::try_from(extents.len()).expect("bounded by the extent count"),
             written: true,
             twice,
+            blind: false,
         };
         if let Some(newest) = newest.as_ref().filter(|_| bugs::is(Bug::OldSlotsTooEarly)) {
             for (index, slot) in newest.resident(0..u32::MAX) {
@@ -409,6 +421,7 @@ fn record_of(
         written: shape.written,
         twice: shape.twice,
         tombstone: false,
+        blind: shape.blind,
         mark: facts.mark,
         source: facts.source.clone(),
     }

@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use extent::{ExtentIndex, FileId, Result};
 
-use super::{DamagedRecord, Entry, FileScan, FoundExtent, Nameless, Scan};
+use super::{DamagedRecord, Entry, FileScan, FoundExtent, Nameless, Scan, SightedRecord};
 use crate::TierId;
 use crate::bugs::{self, Bug};
-use crate::codec::{Descriptor, FileRecord, Found, Place, seal_of};
+use crate::codec::{Descriptor, FileRecord, Found, Mark, Place, seal_of};
 use crate::device::{DeviceIndex, Location};
 use crate::hash::IdMap;
 use crate::holdings::SlotId;
@@ -189,12 +189,18 @@ impl Scan {
             newest => newest,
         };
         match newest {
-            Some(newest) if record.sequence < newest => file.stale.push(slot),
+            Some(newest) if record.sequence < newest => {
+                file.stale.push(slot);
+                file.note_sighted(record, &[slot]);
+            }
             Some(newest) if record.sequence == newest => file.slots.push(slot),
             _ => {
-                file.stale.append(&mut file.slots);
+                if let Some(older) = file.record.replace(record) {
+                    let slots = std::mem::take(&mut file.slots);
+                    file.stale.extend(&slots);
+                    file.note_sighted(older, &slots);
+                }
                 file.slots.push(slot);
-                file.record = Some(record);
             }
         }
     }
@@ -202,7 +208,7 @@ impl Scan {
     /// Decides for each file which record counts, once all are read.
     pub(super) fn choose_records(&mut self) {
         let mut entries = Vec::new();
-        let mut stale = 0;
+        let (mut stale, mut conflicts) = (0, 0);
         for file in self.files.values_mut() {
             let newest = file.record.as_ref().map_or(0, |record| record.sequence);
             let damaged = std::mem::take(&mut file.damaged);
@@ -223,10 +229,12 @@ impl Scan {
                     file.record = Some(FileRecord { tombstone: false, ..record });
                 }
             }
+            let sighted = file.sighted.take();
             if file.lost_record {
                 file.stale.append(&mut file.slots);
                 entries.extend(file.stale.iter().map(|slot| (*slot, Entry::Withheld)));
             } else {
+                conflicts += u64::from(file.prefer_dirty(sighted));
                 // More than two copies do not happen; if they do, two are enough.
                 let extra = file.slots.split_off(file.slots.len().min(2));
                 file.stale.extend(extra);
@@ -235,6 +243,7 @@ impl Scan {
             }
         }
         self.findings.stale_entries += stale;
+        self.findings.conflicts += conflicts;
         entries.into_iter().for_each(|(slot, entry)| self.set_entry(slot, entry));
         self.files.retain(|_, file| file.record.is_some());
         let unreadable = self.findings.unreadable_entries + self.findings.damaged_slabs > 0
@@ -296,6 +305,44 @@ impl Scan {
     }
 }
 
+impl FileScan {
+    /// A record that is older than another one.
+    fn note_sighted(&mut self, record: FileRecord, slots: &[SlotId]) {
+        if record.is_blind() {
+            return;
+        }
+        match &mut self.sighted {
+            Some(known) if record.sequence < known.record.sequence => {}
+            Some(known) if record.sequence == known.record.sequence => known.slots.extend(slots),
+            sighted => *sighted = Some(Box::new(SightedRecord { record, slots: slots.to_vec() })),
+        }
+    }
+
+    /// Whoever made the newest record blind did not know the dirty one: that counts, and is in conflict
+    /// with it. Whether it is so.
+    fn prefer_dirty(&mut self, sighted: Option<Box<SightedRecord>>) -> bool {
+        let blind = self.record.as_ref().is_some_and(FileRecord::is_blind);
+        let Some(dirty) = sighted.filter(|older| blind && older.record.dirty) else { return false };
+        if bugs::is(Bug::BlindRecordWins) {
+            return false;
+        }
+        let SightedRecord { mut record, slots } = *dirty;
+        tracing::warn!(
+            name = %record.name,
+            "written here and not written back, and registered anew while the device with its record \
+             was absent: what was written counts, in conflict with the silo"
+        );
+        // What is damaged stays set aside.
+        record.mark = record.mark.or(Some(Mark::Conflict));
+        self.stale.retain(|slot| !slots.contains(slot));
+        self.stale.append(&mut self.slots);
+        self.slots = slots;
+        self.record = Some(record);
+        self.in_conflict = true;
+        true
+    }
+}
+
 impl Table {
     fn place(&self, slot: u32) -> Place {
         let offset = self.offset + self.shape.entry_offset(slot);
@@ -349,7 +396,9 @@ impl Table {
             && (record.generation == descriptor.generation || bugs::is(Bug::AnyAttempt))
             && !record.tombstone;
         if !same {
-            return Err(if file.lost_record { Entry::Withheld } else { Entry::Stale });
+            // Attempts only grow: the record of a later one may be on a device that is not read.
+            let later = known.keep_orphans && descriptor.attempt > record.attempt;
+            return Err(if file.lost_record || later { Entry::Withheld } else { Entry::Stale });
         }
         let length = layout::extent_length(record.length, record.extent_bytes, descriptor.index);
         let blocks = length.div_ceil(self.layout.checksum_block_bytes) as usize;

@@ -47,8 +47,9 @@ pub(crate) struct Space {
     uses: u32,
 }
 
-/// A device with fewer free record slots may need its next free slab for more.
-const FEW_RECORDS: u32 = 16;
+/// A device with fewer free record slots may need its next free slab for more: as many as a batch may
+/// take, and those that are kept ready.
+const FEW_RECORDS: u32 = 2 * 1024 + 32;
 
 /// The slabs of one device.
 #[derive(Debug)]
@@ -448,13 +449,15 @@ impl DeviceSpace {
     }
 
     /// Whether nothing is in a slab, and another one has free slots of its class: one that is ready
-    /// is not given up.
+    /// is not given up. Neither is the last slab that records could have while they may need one.
     pub(crate) fn is_spare(&self, number: u32) -> bool {
         let slab = &self.slabs[number as usize];
         let others =
             |purpose| self.with_free[purpose_index(purpose)].iter().any(|at| *at != number);
         let has_records = self.free_slots(Purpose::Records, FEW_RECORDS) >= FEW_RECORDS;
-        slab.is_unused() && slab.purpose.is_some_and(others) && has_records
+        slab.is_unused()
+            && slab.purpose.is_some_and(others)
+            && (has_records || self.has_unassigned())
     }
 
     /// Takes an unused slab from its class. It is free for nothing before [`Self::end_discard`].

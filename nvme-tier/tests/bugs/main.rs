@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "the table is for people")]
 
+#[path = "../crash/apart.rs"]
+mod apart;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../crash/cuts.rs"]
@@ -55,10 +57,11 @@ enum Catcher {
     LostWrites,
     Twice,
     ComeBack,
+    Apart,
 }
 
 impl Catcher {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
@@ -69,6 +72,7 @@ impl Catcher {
         Self::LostWrites,
         Self::Twice,
         Self::ComeBack,
+        Self::Apart,
     ];
 
     fn name(self) -> &'static str {
@@ -83,6 +87,7 @@ impl Catcher {
             Self::LostWrites => "slots used again, lost writes",
             Self::Twice => "two copies, every cut, a device lost",
             Self::ComeBack => "a device that comes back, every cut",
+            Self::Apart => "kept once, asked for without its device",
         }
     }
 
@@ -105,6 +110,7 @@ impl Catcher {
             Self::Discards => discard::play(12),
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
             Self::LostWrites => lost::lose_writes(),
+            Self::Apart => apart::ask_without(),
             Self::Twice => {
                 let workloads = enumeration::scattered_twice(100);
                 enumeration::enumerate_group(&workloads, EFFORT).map(|c| c.schedules())
@@ -146,6 +152,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         | Bug::CopiesKept
         | Bug::CopyForgotten => Catcher::Twice,
         Bug::AbsentForgotten => Catcher::ComeBack,
+        Bug::BlindRecordWins => Catcher::Apart,
         _ => Catcher::Enumeration,
     }
 }

@@ -18,6 +18,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod apart;
 mod cuts;
 mod discard;
 mod driver;
@@ -104,6 +106,11 @@ fn what_rots_or_lands_elsewhere_is_never_believed() {
     let ways = rot::damage_everything(&enumeration::share(397));
     let ways = ways.unwrap_or_else(|failure| panic!("{}", failure.what));
     assert!(ways > 500, "{ways}");
+}
+
+#[test]
+fn what_was_written_here_is_not_replaced_by_who_did_not_know_it() {
+    apart::ask_without().unwrap_or_else(|failure| panic!("{}", failure.what));
 }
 
 #[test]
