@@ -35,6 +35,8 @@ const WORDS_AT_A_TIME: u32 = 20 << 10;
 
 /// Rows of some slots, in the order of their numbers.
 type Part = Run<AtomicU32>;
+/// Where a slot's vector is, while it is in memory.
+type VectorPlace = RwLock<Option<Arc<Vector>>>;
 
 /// The slots of one data slab.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub(crate) struct Shelf {
     part_shift: u32,
     parts: Box<[OnceLock<Part>]>,
     /// Where checksums are not beside their slots: vectors, as far as they are in memory.
-    vectors: Option<Box<[RwLock<Option<Arc<Vector>>>]>>,
+    vectors: Option<Box<[VectorPlace]>>,
 }
 
 /// What a shelf is of.
@@ -210,7 +212,7 @@ impl Shelf {
         }
     }
 
-    fn put(&self, place: &RwLock<Option<Arc<Vector>>>, vector: Arc<Vector>) {
+    fn put(&self, place: &VectorPlace, vector: Arc<Vector>) {
         let mut place = place.write();
         if !(bugs::is(Bug::VectorOfEarlierUse) && place.is_some()) {
             *place = Some(vector);
@@ -237,7 +239,7 @@ impl Shelf {
 
     /// Bytes of checksums in a part.
     fn part_sum_bytes(&self) -> u64 {
-        4 * u64::from(self.row_words - 1) << self.part_shift
+        (4 * u64::from(self.row_words - 1)) << self.part_shift
     }
 
     /// Where a slot's row is: in which part, and where in it.
