@@ -45,7 +45,7 @@ unsafe impl Send for Region {}
 // SAFETY: as above; `&Region` alone gives no access to the bytes.
 unsafe impl Sync for Region {}
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Region {
     /// Private, zeroed memory of at least `length` bytes.

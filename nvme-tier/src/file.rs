@@ -1,3 +1,4 @@
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,14 +7,17 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::FileGeneration;
 
-/// A file known to the tier.
+/// A file known to the tier. What a lookup needs comes first, and is in one cache line.
 #[derive(Debug)]
+#[repr(C, align(32))]
 pub struct File {
     id: FileId,
-    name: FileName,
     newest: RwLock<Arc<FileGeneration>>,
+    name: FileName,
     pins: Arc<Pins>,
 }
+
+const _: () = assert!(offset_of!(File, name) <= 32, "a lookup needs one line");
 
 impl File {
     pub(crate) fn new(
@@ -62,7 +66,6 @@ impl File {
     /// Has the processor fetch what a lookup needs of it.
     pub(crate) fn prefetch(&self) {
         dma::prefetch(&self.id);
-        dma::prefetch(&self.newest);
     }
 
     /// The newest generation without holding it; also for whoever has it locked already.
@@ -152,7 +155,6 @@ pub(crate) mod testing {
             attempt: Attempt(1),
             length: 0,
             extent_bytes: 65536,
-            block_bytes: 4096,
             extents_written: 0,
             written: false,
             twice: false,

@@ -1,3 +1,4 @@
+use std::mem::offset_of;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -24,27 +25,34 @@ pub enum State {
 }
 
 /// One committed, never changing state of a file, and those of its extents that are on the tier.
+///
+/// What a lookup needs is one cache line: the table, and the first two numbers of the shape.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct FileGeneration {
-    file: FileId,
-    shape: GenerationShape,
-    pins: Arc<Pins>,
     extents: RwLock<ExtentTable>,
+    shape: GenerationShape,
+    file: FileId,
+    pins: Arc<Pins>,
     resident_extents: AtomicU32,
     resident_bytes: AtomicU64,
     facts: RwLock<Facts>,
     superseded: AtomicBool,
 }
 
+const _: () = assert!(
+    offset_of!(FileGeneration, shape) + offset_of!(GenerationShape, number) <= 64,
+    "a lookup needs one line"
+);
+
 /// What never changes of a generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub(crate) struct GenerationShape {
-    pub(crate) number: Generation,
-    pub(crate) attempt: Attempt,
     pub(crate) length: u64,
     pub(crate) extent_bytes: u64,
-    /// Bytes that one checksum covers.
-    pub(crate) block_bytes: u32,
+    pub(crate) number: Generation,
+    pub(crate) attempt: Attempt,
     /// How many extents were committed, if it was written here.
     pub(crate) extents_written: u32,
     pub(crate) written: bool,
@@ -109,7 +117,9 @@ impl FileGeneration {
 
     /// As extents are for those who hold them.
     pub(crate) fn extent_of(&self, index: ExtentIndex, hold: Hold) -> Extent {
-        Extent::new(hold, index, self.extent_length(index), self.shape.block_bytes)
+        // The slot's, which is that of the whole tier, and not a line of this generation more.
+        let block_bytes = hold.shape().checksum_block_bytes;
+        Extent::new(hold, index, self.extent_length(index), block_bytes)
     }
 
     /// Its number within the file.
@@ -241,7 +251,6 @@ impl FileGeneration {
     /// Has the processor fetch what a lookup needs of it.
     pub(crate) fn prefetch(&self) {
         dma::prefetch(&self.extents);
-        dma::prefetch(&self.shape);
     }
 
     /// Its table; also for whoever has it locked already.
@@ -272,8 +281,9 @@ impl FileGeneration {
 
     /// As [`FileGeneration::insert`], for a generation that nobody knows yet, and extents of which
     /// none comes twice.
-    pub(crate) fn insert_all(&self, extents: impl Iterator<Item = (ExtentIndex, Hold)>) {
+    pub(crate) fn insert_all(&self, extents: impl ExactSizeIterator<Item = (ExtentIndex, Hold)>) {
         let mut table = self.extents.write();
+        table.expect(extents.len());
         let (mut count, mut bytes) = (0, 0);
         for (index, hold) in extents {
             hold.describe();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use extent::{ExtentIndex, FileId};
 use parking_lot::RwLockReadGuard;
 
+use crate::shelf::Hold;
 use crate::table::ExtentTable;
 use crate::{Extent, FileGeneration, Tier};
 
@@ -31,33 +32,37 @@ impl Tier {
                 *hash = index.by_id().hash(*id);
                 index.by_id().prefetch(*hash);
             }
-            for hash in &hashes[..group.len()] {
-                if let Some(file) = index.by_id().candidate(*hash) {
-                    file.prefetch();
-                }
+            let mut files = [None; GROUP];
+            for (hash, file) in hashes[..group.len()].iter().zip(&mut files) {
+                *file = index.by_id().candidate(*hash);
+                file.iter().for_each(|file| file.prefetch());
             }
             // Recursive, since a group may want the same twice while somebody waits to write.
             let mut newest: [Option<Newest<'_>>; GROUP] = [const { None }; GROUP];
-            for (((id, _), hash), newest) in group.iter().zip(hashes).zip(&mut newest) {
-                *newest = index.by_id().find_hashed(hash, *id).map(|file| file.newest_locked());
-                if let Some(newest) = newest {
-                    newest.prefetch();
-                }
+            let all = group.iter().zip(hashes).zip(&files);
+            for ((((id, _), hash), file), newest) in all.zip(&mut newest) {
+                // Another file has the same hash: hardly ever.
+                let other = || index.by_id().find_hashed(hash, *id);
+                let file =
+                    file.and_then(|file| if file.id() == *id { Some(file) } else { other() });
+                *newest = file.map(|file| file.newest_locked());
+                newest.iter().for_each(|newest| newest.prefetch());
             }
             let mut tables: [Option<Table<'_>>; GROUP] = [const { None }; GROUP];
             for (((_, index), newest), table) in group.iter().zip(&newest).zip(&mut tables) {
                 *table = newest.as_ref().map(|newest| newest.table_locked());
-                if let Some(table) = table {
-                    table.prefetch(*index);
-                }
+                table.iter().for_each(|table| table.prefetch(*index));
             }
-            let places = || group.iter().zip(&tables).map(|((_, at), t)| Some((t.as_ref()?, *at)));
-            places().flatten().for_each(|(table, index)| table.prefetch_place(index));
-            let holds = || places().map(|place| place.and_then(|(table, at)| table.find(at)));
-            holds().flatten().for_each(crate::shelf::Hold::prefetch);
-            for ((hold, newest), (_, index)) in holds().zip(&newest).zip(group) {
-                let hold = hold.map(crate::shelf::Hold::used);
-                let extent = newest.as_ref().zip(hold);
+            for ((_, index), table) in group.iter().zip(&tables) {
+                table.iter().for_each(|table| table.prefetch_listed(*index));
+            }
+            let mut holds = [None; GROUP];
+            for (((_, index), table), hold) in group.iter().zip(&tables).zip(&mut holds) {
+                *hold = table.as_ref().and_then(|table| table.find(*index));
+                hold.iter().for_each(|hold| hold.prefetch());
+            }
+            for ((hold, newest), (_, index)) in holds.iter().zip(&newest).zip(group) {
+                let extent = newest.as_ref().zip(hold.map(Hold::used));
                 found.push(extent.map(|(newest, hold)| newest.extent_of(*index, hold).note_use()));
             }
         }

@@ -344,7 +344,6 @@ impl<'a> Rebuild<'a> {
             attempt: record.attempt,
             length: record.length,
             extent_bytes: record.extent_bytes,
-            block_bytes: self.tier.checksum_block_bytes(),
             extents_written: record.extents_written,
             written: record.written,
             twice: record.twice,

@@ -1,14 +1,15 @@
 //! Slots as everybody sees them: who holds them, and the checksums of what is in them.
 //!
 //! Ten million extents are too many to allocate one by one. So what is known of an extent lies where
-//! its slot's number says: four bytes that count its holders and its uses, and its checksums. A
-//! [`Hold`] is a pointer to the shelf and a number.
+//! its slot's number says: a row of four bytes that count its holders and its uses, and its checksums,
+//! so that one cache line has what a lookup needs. A [`Hold`] is a pointer to the shelf and a number.
 
 mod hold;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use dma::Run;
 use parking_lot::RwLock;
 
 use crate::bugs::{self, Bug};
@@ -22,34 +23,33 @@ pub(crate) use hold::Hold;
 /// How often a use is counted at most.
 pub(crate) const FREQUENCY_LIMIT: u32 = 3;
 
-/// What a slot's four bytes hold: how many hold it, a mark, and how often it was used of late.
+/// What the first four bytes of a slot's row hold: how many hold it, a mark, and how often it was used of late.
 const HOLDERS: u32 = (1 << 24) - 1;
 const DESCRIBED: u32 = 1 << 24;
 /// Six bits, so that threads that count at the same time never carry into nothing.
 const USE: u32 = 1 << 26;
 
-/// About how many checksums are allocated at a time: so many that the list of parts stays in a cache.
-const SUMS_AT_A_TIME: u32 = 16 << 10;
+/// How many words are allocated at a time at most, unless one row is more: so many that the list of
+/// parts stays in a cache.
+const WORDS_AT_A_TIME: u32 = 20 << 10;
+
+/// Rows of some slots, in the order of their numbers.
+type Part = Run<AtomicU32>;
+/// Where a slot's vector is, while it is in memory.
+type VectorPlace = RwLock<Option<Arc<Vector>>>;
 
 /// The slots of one data slab.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     holdings: Arc<Holdings>,
     shape: ShelfShape,
-    /// A power of two, as is the number of slots whose checksums are allocated together.
-    sums_per_slot: u32,
-    slots_a_part: u32,
-    slots: Box<[AtomicU32]>,
-    sums: Sums,
-}
-
-/// Where the checksums of slots are.
-#[derive(Debug)]
-enum Sums {
-    /// Short rows, allocated when the first slot of each part is filled.
-    Beside(Box<[OnceLock<Box<[AtomicU32]>>]>),
-    /// Vectors, as far as they are in memory.
-    Apart(Box<[RwLock<Option<Arc<Vector>>>]>),
+    /// Words of a slot: one, and one for each checksum that is beside it.
+    row_words: u32,
+    /// The rows of so many slots, a power of two, are allocated together, when the first is used.
+    part_shift: u32,
+    parts: Box<[OnceLock<Part>]>,
+    /// Where checksums are not beside their slots: vectors, as far as they are in memory.
+    vectors: Option<Box<[VectorPlace]>>,
 }
 
 /// What a shelf is of.
@@ -76,31 +76,28 @@ impl Shelf {
     pub(crate) fn new(holdings: &Arc<Holdings>, shape: ShelfShape) -> Arc<Self> {
         let sums_per_slot = shape.slot_bytes / u64::from(shape.checksum_block_bytes);
         let sums_per_slot = u32::try_from(sums_per_slot).expect("bounded by the largest slot");
-        debug_assert!(sums_per_slot.is_power_of_two(), "{shape:?}");
-        let most = shape.slots.next_power_of_two();
-        let slots_a_part = (SUMS_AT_A_TIME / sums_per_slot).clamp(1, most);
-        let sums = if holdings.checksums.is_beside(sums_per_slot) {
-            let parts = shape.slots.div_ceil(slots_a_part);
-            Sums::Beside((0..parts).map(|_| OnceLock::new()).collect())
-        } else {
-            Sums::Apart((0..shape.slots).map(|_| RwLock::default()).collect())
-        };
+        let beside = holdings.checksums.is_beside(sums_per_slot);
+        let row_words = if beside { 1 + sums_per_slot } else { 1 };
+        let part_shift = (WORDS_AT_A_TIME / row_words).max(1).ilog2();
+        let part_shift = part_shift.min(shape.slots.next_power_of_two().ilog2());
+        let parts = shape.slots.div_ceil(1 << part_shift);
         Arc::new(Self {
             holdings: Arc::clone(holdings),
             shape,
-            sums_per_slot,
-            slots_a_part,
-            slots: (0..shape.slots).map(|_| AtomicU32::new(0)).collect(),
-            sums,
+            row_words,
+            part_shift,
+            parts: (0..parts).map(|_| OnceLock::new()).collect(),
+            vectors: (!beside).then(|| (0..shape.slots).map(|_| RwLock::default()).collect()),
         })
     }
 
     /// Exclusive use of a slot that nobody holds.
     pub(crate) fn hold(self: &Arc<Self>, slot: u32) -> Hold {
-        let before = self.slots[slot as usize].swap(1, Ordering::Relaxed);
+        let state = self.state_to_use(slot);
+        let before = state.swap(1, Ordering::Relaxed);
         if bugs::is(Bug::ReadersIgnored) {
             // In the place of the hold that was forgotten; those who still read go on counting.
-            self.slots[slot as usize].store((before & HOLDERS).max(1), Ordering::Relaxed);
+            state.store((before & HOLDERS).max(1), Ordering::Relaxed);
         } else {
             debug_assert!(before & HOLDERS == 0, "slot {slot} is held already");
         }
@@ -109,16 +106,16 @@ impl Shelf {
 
     /// How many hold a slot.
     pub(crate) fn holders(&self, slot: u32) -> u32 {
-        self.slots[slot as usize].load(Ordering::Acquire) & HOLDERS
+        self.row(slot).map_or(0, |row| row[0].load(Ordering::Acquire) & HOLDERS)
     }
 
     /// How often the extent in a slot was used since it was last considered for eviction.
     pub(crate) fn frequency(&self, slot: u32) -> u32 {
-        (self.slots[slot as usize].load(Ordering::Relaxed) / USE).min(FREQUENCY_LIMIT)
+        self.row(slot).map_or(0, |row| (row[0].load(Ordering::Relaxed) / USE).min(FREQUENCY_LIMIT))
     }
 
     pub(crate) fn set_frequency(&self, slot: u32, frequency: u32) {
-        let state = &self.slots[slot as usize];
+        let state = self.state_to_use(slot);
         let set = |old| Some(old % USE + frequency * USE);
         let _always = state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
     }
@@ -126,13 +123,9 @@ impl Shelf {
     /// Notes the checksums of what is in a slot. Readers see them if they find the slot in its
     /// generation's table, where it is put afterwards. They stay until [`Shelf::offer`].
     pub(crate) fn set_checksums(&self, slot: u32, checksums: impl Iterator<Item = u32>) {
-        match &self.sums {
-            Sums::Beside(parts) => self.set_beside(parts, slot, checksums),
-            Sums::Apart(places) => {
-                self.put(&places[slot as usize], Vector::new(&self.holdings.checksums, checksums));
-                self.holdings.checksums.make_room();
-            }
-        }
+        let Some(places) = &self.vectors else { return self.set_beside(slot, checksums) };
+        self.put(&places[slot as usize], Vector::new(&self.holdings.checksums, checksums));
+        self.holdings.checksums.make_room();
     }
 
     /// As [`Shelf::set_checksums`], if there is room for what may go again at once.
@@ -141,14 +134,10 @@ impl Shelf {
         slot: u32,
         checksums: impl ExactSizeIterator<Item = u32>,
     ) {
-        match &self.sums {
-            Sums::Beside(parts) => self.set_beside(parts, slot, checksums),
-            Sums::Apart(places) => {
-                if let Some(vector) = Vector::try_new(&self.holdings.checksums, checksums) {
-                    self.put(&places[slot as usize], Arc::clone(&vector));
-                    vector.offer(self, slot);
-                }
-            }
+        let Some(places) = &self.vectors else { return self.set_beside(slot, checksums) };
+        if let Some(vector) = Vector::try_new(&self.holdings.checksums, checksums) {
+            self.put(&places[slot as usize], Arc::clone(&vector));
+            vector.offer(self, slot);
         }
     }
 
@@ -175,10 +164,7 @@ impl Shelf {
 
     /// The vector of a slot, if it has one in memory.
     fn vector(&self, slot: u32) -> Option<Arc<Vector>> {
-        match &self.sums {
-            Sums::Beside(_) => None,
-            Sums::Apart(places) => places[slot as usize].read().clone(),
-        }
+        self.vectors.as_ref()?[slot as usize].read().clone()
     }
 
     pub(crate) fn has_vector(&self, slot: u32, serial: u64) -> bool {
@@ -188,7 +174,7 @@ impl Shelf {
     /// Takes a vector out of its place, if it is still that one and, if some are to be spared, was
     /// not used.
     pub(crate) fn drop_vector(&self, slot: u32, serial: u64, spare: bool) -> Fate {
-        let Sums::Apart(places) = &self.sums else { return Fate::Gone };
+        let Some(places) = &self.vectors else { return Fate::Gone };
         let mut place = places[slot as usize].write();
         match &*place {
             Some(vector) if !vector.is(serial) => Fate::Gone,
@@ -203,7 +189,7 @@ impl Shelf {
 
     /// Forgets the checksums of a slot that nobody holds.
     pub(crate) fn forget_checksums(&self, slot: u32) {
-        if let Sums::Apart(places) = &self.sums
+        if let Some(places) = &self.vectors
             && !bugs::is(Bug::VectorOfEarlierUse)
         {
             *places[slot as usize].write() = None;
@@ -212,54 +198,62 @@ impl Shelf {
 
     /// The first `count` checksums of what is in a slot, if they are beside it.
     pub(crate) fn beside(&self, slot: u32, count: u32) -> Option<&[AtomicU32]> {
-        let Sums::Beside(parts) = &self.sums else { return None };
-        let (part, begin) = self.place(slot);
-        Some(parts[part].get().map_or(&[], |part| &part[begin..begin + count as usize]))
+        if self.vectors.is_some() {
+            return None;
+        }
+        Some(self.row(slot).map_or(&[], |row| &row[1..=count as usize]))
     }
 
-    fn set_beside(
-        &self,
-        parts: &[OnceLock<Box<[AtomicU32]>>],
-        slot: u32,
-        checksums: impl Iterator<Item = u32>,
-    ) {
+    fn set_beside(&self, slot: u32, checksums: impl Iterator<Item = u32>) {
         let (part, begin) = self.place(slot);
-        let part = parts[part].get_or_init(|| {
-            self.holdings.checksums.charge(4 * u64::from(self.sums_a_part()));
-            (0..self.sums_a_part()).map(|_| AtomicU32::new(0)).collect()
-        });
-        let places = &part[begin..begin + self.sums_per_slot as usize];
-        for (place, sum) in places.iter().zip(checksums) {
+        let row = &self.part_to_use(part)[begin..begin + self.row_words as usize];
+        for (place, sum) in row[1..].iter().zip(checksums) {
             place.store(sum, Ordering::Relaxed);
         }
     }
 
-    fn put(&self, place: &RwLock<Option<Arc<Vector>>>, vector: Arc<Vector>) {
+    fn put(&self, place: &VectorPlace, vector: Arc<Vector>) {
         let mut place = place.write();
         if !(bugs::is(Bug::VectorOfEarlierUse) && place.is_some()) {
             *place = Some(vector);
         }
     }
 
-    fn sums_a_part(&self) -> u32 {
-        self.slots_a_part * self.sums_per_slot
+    /// The row of a slot, if one near it was ever used.
+    fn row(&self, slot: u32) -> Option<&[AtomicU32]> {
+        let (part, begin) = self.place(slot);
+        Some(&self.parts[part].get()?[begin..begin + self.row_words as usize])
     }
 
-    /// Where a slot's checksums are: which part, and where in it.
+    fn state_to_use(&self, slot: u32) -> &AtomicU32 {
+        let (part, begin) = self.place(slot);
+        &self.part_to_use(part)[begin]
+    }
+
+    fn part_to_use(&self, part: usize) -> &Part {
+        self.parts[part].get_or_init(|| {
+            self.holdings.checksums.charge(self.part_sum_bytes());
+            Run::new((self.row_words as usize) << self.part_shift)
+        })
+    }
+
+    /// Bytes of checksums in a part.
+    fn part_sum_bytes(&self) -> u64 {
+        (4 * u64::from(self.row_words - 1)) << self.part_shift
+    }
+
+    /// Where a slot's row is: in which part, and where in it.
     fn place(&self, slot: u32) -> (usize, usize) {
-        // Shifts and masks, not divisions: lookups come through here.
-        let part = slot >> self.slots_a_part.trailing_zeros();
-        let within = slot & (self.slots_a_part - 1);
-        (part as usize, (within << self.sums_per_slot.trailing_zeros()) as usize)
+        // A shift and a mask, not a division: lookups come through here.
+        let within = slot & ((1 << self.part_shift) - 1);
+        ((slot >> self.part_shift) as usize, (within * self.row_words) as usize)
     }
 }
 
 impl Drop for Shelf {
     fn drop(&mut self) {
-        if let Sums::Beside(parts) = &self.sums {
-            let parts = parts.iter().filter(|part| part.get().is_some()).count() as u64;
-            self.holdings.checksums.discharge(parts * 4 * u64::from(self.sums_a_part()));
-        }
+        let parts = self.parts.iter().filter(|part| part.get().is_some()).count() as u64;
+        self.holdings.checksums.discharge(parts * self.part_sum_bytes());
     }
 }
 

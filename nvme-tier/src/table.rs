@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use dma::Run;
 use extent::ExtentIndex;
 
 use crate::shelf::Hold;
@@ -7,10 +8,14 @@ use crate::shelf::Hold;
 /// Extents to a chunk: a file of many extents with few of them resident stays small.
 const CHUNK: u32 = 256;
 
-type Chunk = Box<[Option<Hold>]>;
+/// The most extents that are ever in one array: it takes 64 KiB.
+const MOST_IN_ONE: u32 = 4096;
+
+/// Random lookups find these in no cache, so at least the pages are large.
+type Chunk = Run<Option<Hold>>;
 
 /// The resident extents of a generation, by index: sixteen bytes each, and two steps to any of
-/// them, or one in a file of a single chunk.
+/// them, or one in a file of a single array.
 #[derive(Debug)]
 pub(crate) struct ExtentTable {
     chunks: Chunks,
@@ -29,19 +34,30 @@ enum Chunks {
 impl ExtentTable {
     /// An empty table for a file of `count` extents.
     pub(crate) fn new(count: u32) -> Self {
-        Self { chunks: Chunks::One(Box::default()), count, copies: None }
+        Self { chunks: Chunks::One(Run::default()), count, copies: None }
+    }
+
+    /// Makes room for extents of which so many come at once: one array, if that many nearly fill it.
+    pub(crate) fn expect(&mut self, resident: usize) {
+        let fills = resident >= self.count as usize / 2 && self.count <= MOST_IN_ONE;
+        if fills && matches!(&self.chunks, Chunks::One(chunk) if chunk.is_empty()) {
+            self.chunks = Chunks::One(Run::new(self.count as usize));
+        }
     }
 
     /// The hold of the extent at an index. O(1), no allocation.
     pub(crate) fn find(&self, index: ExtentIndex) -> Option<&Hold> {
-        let (number, within) = place(index);
-        self.chunk(number)?.get(within)?.as_ref()
+        self.place(index)?.as_ref()
     }
 
-    /// Has the processor fetch what leads to an index.
+    /// Has the processor fetch the place of an index, or what leads to it.
     pub(crate) fn prefetch(&self, index: ExtentIndex) {
         match &self.chunks {
-            Chunks::One(_) => self.prefetch_place(index),
+            Chunks::One(chunk) => {
+                if let Some(place) = chunk.get(index.0 as usize) {
+                    dma::prefetch(place);
+                }
+            }
             Chunks::Many(chunks) => {
                 if let Some(chunk) = chunks.get(place(index).0) {
                     dma::prefetch(chunk);
@@ -50,10 +66,11 @@ impl ExtentTable {
         }
     }
 
-    /// Has the processor fetch the place of an index, once what leads to it is there.
-    pub(crate) fn prefetch_place(&self, index: ExtentIndex) {
-        let (number, within) = place(index);
-        if let Some(place) = self.chunk(number).and_then(|chunk| chunk.get(within)) {
+    /// Has the processor fetch the place of an index, where something led to it that is there by now.
+    pub(crate) fn prefetch_listed(&self, index: ExtentIndex) {
+        if let Chunks::Many(_) = &self.chunks
+            && let Some(place) = self.place(index)
+        {
             dma::prefetch(place);
         }
     }
@@ -63,8 +80,7 @@ impl ExtentTable {
         if index.0 >= self.count {
             return Err(hold);
         }
-        let (number, within) = place(index);
-        let place = &mut self.chunk_to_fill(number)[within];
+        let place = self.place_to_fill(index);
         if place.is_some() {
             return Err(hold);
         }
@@ -95,53 +111,65 @@ impl ExtentTable {
 
     /// Takes the extent at an index out.
     pub(crate) fn remove(&mut self, index: ExtentIndex) -> Option<Hold> {
-        let (number, within) = place(index);
-        let chunk = match &mut self.chunks {
-            Chunks::One(chunk) => Some(chunk).filter(|_| number == 0),
-            Chunks::Many(chunks) => chunks.get_mut(number)?.as_mut(),
+        let (chunk, within) = match &mut self.chunks {
+            Chunks::One(chunk) => (chunk, index.0 as usize),
+            Chunks::Many(chunks) => {
+                let (number, within) = place(index);
+                (chunks.get_mut(number)?.as_mut()?, within)
+            }
         };
-        chunk?.get_mut(within)?.take()
+        chunk.get_mut(within)?.take()
     }
 
     /// All extents whose index is in a range, in order.
     pub(crate) fn range(&self, indexes: Range<u32>) -> impl Iterator<Item = (ExtentIndex, &Hold)> {
         let indexes = indexes.start..indexes.end.min(self.count);
         let numbers = indexes.start / CHUNK..indexes.end.div_ceil(CHUNK);
-        let chunks = numbers.filter_map(|number| Some((number, self.chunk(number as usize)?)));
+        let chunks = numbers.filter_map(|number| Some((number, self.chunk(number)?)));
         let all = chunks.flat_map(|(number, chunk)| (number * CHUNK..).zip(chunk));
         all.filter(move |(index, _)| indexes.contains(index))
             .filter_map(|(index, place)| Some((ExtentIndex(index), place.as_ref()?)))
     }
 
-    fn chunk(&self, number: usize) -> Option<&Chunk> {
+    fn place(&self, index: ExtentIndex) -> Option<&Option<Hold>> {
         match &self.chunks {
-            Chunks::One(chunk) => Some(chunk).filter(|_| number == 0),
-            Chunks::Many(chunks) => chunks.get(number)?.as_ref(),
+            Chunks::One(chunk) => chunk.get(index.0 as usize),
+            Chunks::Many(chunks) => {
+                let (number, within) = place(index);
+                chunks.get(number)?.as_ref()?.get(within)
+            }
         }
     }
 
-    fn chunk_to_fill(&mut self, number: usize) -> &mut Chunk {
+    /// The places from `number` times [`CHUNK`] on, as many at most.
+    fn chunk(&self, number: u32) -> Option<&[Option<Hold>]> {
+        match &self.chunks {
+            Chunks::One(all) => all.chunks(CHUNK as usize).nth(number as usize),
+            Chunks::Many(chunks) => chunks.get(number as usize)?.as_deref(),
+        }
+    }
+
+    fn place_to_fill(&mut self, index: ExtentIndex) -> &mut Option<Hold> {
         if let Chunks::One(chunk) = &self.chunks
             && chunk.is_empty()
         {
             self.chunks = if self.count <= CHUNK {
-                Chunks::One(empty(self.count))
+                Chunks::One(Run::new(self.count as usize))
             } else {
                 Chunks::Many((0..self.count.div_ceil(CHUNK)).map(|_| None).collect())
             };
         }
         match &mut self.chunks {
-            Chunks::One(chunk) => chunk,
+            Chunks::One(chunk) => &mut chunk[index.0 as usize],
             Chunks::Many(chunks) => {
-                let before = u32::try_from(number).expect("32-bit indexes") * CHUNK;
-                chunks[number].get_or_insert_with(|| empty((self.count - before).min(CHUNK)))
+                let (number, within) = place(index);
+                let left = self.count - index.0 / CHUNK * CHUNK;
+                let chunk =
+                    chunks[number].get_or_insert_with(|| Run::new(left.min(CHUNK) as usize));
+                &mut chunk[within]
             }
         }
     }
-}
-
-fn empty(length: u32) -> Chunk {
-    (0..length).map(|_| None).collect()
 }
 
 const fn place(index: ExtentIndex) -> (usize, usize) {
@@ -160,9 +188,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(count in 1u32..2000, steps in proptest::collection::vec((any::<bool>(), 0u32..2100), 0..200)) {
+        fn behaves_like_a_map(count in 1u32..2000, expected in 0usize..2000, steps in proptest::collection::vec((any::<bool>(), 0u32..2100), 0..200)) {
             let shelf = shelf(&Arc::default(), 2100);
             let (mut table, mut map) = (ExtentTable::new(count), BTreeMap::new());
+            table.expect(expected);
             for (insert, index) in steps {
                 let at = ExtentIndex(index);
                 if insert {

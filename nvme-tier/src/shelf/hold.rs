@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use super::{DESCRIBED, FREQUENCY_LIMIT, HOLDERS, Shelf, ShelfShape, Sums, USE};
+use super::{DESCRIBED, FREQUENCY_LIMIT, HOLDERS, Shelf, ShelfShape, USE};
 use crate::checksums::Vector;
 use crate::codec::Place;
 use crate::device::Location;
@@ -62,7 +62,7 @@ impl Hold {
     /// Puts a vector that was read from the descriptor in the slot's place, unless there is one; it
     /// may go again.
     pub(crate) fn keep(&self, vector: &Arc<Vector>) {
-        let Sums::Apart(places) = &self.shelf.sums else { return };
+        let Some(places) = &self.shelf.vectors else { return };
         let mut place = places[self.slot as usize].write();
         if place.is_none() {
             *place = Some(Arc::clone(vector));
@@ -98,19 +98,23 @@ impl Hold {
 
     /// Has the processor fetch what a hold and a look at the checksums need.
     pub(crate) fn prefetch(&self) {
-        dma::prefetch(self.state());
-        match &self.shelf.sums {
-            Sums::Beside(_) => {
-                if let Some(first) = self.beside(1).and_then(<[_]>::first) {
-                    dma::prefetch(first);
-                }
-            }
-            Sums::Apart(places) => dma::prefetch(&places[self.slot as usize]),
+        let row = self.row();
+        // The others are not looked at before the device has read, if they are in another line.
+        match row.first_chunk::<2>() {
+            Some(state_and_first) => dma::prefetch(state_and_first),
+            None => dma::prefetch(&row[0]),
+        }
+        if let Some(places) = &self.shelf.vectors {
+            dma::prefetch(&places[self.slot as usize]);
         }
     }
 
     fn state(&self) -> &AtomicU32 {
-        &self.shelf.slots[self.slot as usize]
+        &self.row()[0]
+    }
+
+    fn row(&self) -> &[AtomicU32] {
+        self.shelf.row(self.slot).expect("whoever holds a slot has used it")
     }
 }
 
