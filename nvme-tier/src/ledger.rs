@@ -31,6 +31,8 @@
 //!    acknowledged that needs it, nothing on it is reused, the command is not tried again. What was
 //!    about to be committed when its record's device failed may be found committed after a restart, so
 //!    its slots are kept until then.
+//!    It is named in the superblocks of the others before anything is acknowledged that they alone have:
+//!    should one of them be used without the others later, both are known to differ ([`failures`]).
 //! 8. **What is kept twice** (`dirty_copies = 2`) survives a cut and the loss of any one device. Each
 //!    extent of such a generation, with its descriptor, is in slots on two devices; its record is on two
 //!    devices; all of them are flushed before the record is written, and both records before the
@@ -56,6 +58,7 @@
 //! write     descriptors of fills and commits, erasures of what earlier batches freed
 //! flush     the devices touched, if there are commits, erasures or explicit flushes
 //! record    file records to fresh slots, some on two devices                    then flush
+//! tell      a device that has failed is named in the others' superblocks        then flush
 //!           acknowledge; superseded records and extents are freed, for the next batch to erase
 //! ```
 //! A class without room takes a free slab, then evicts of its own, then empties the emptiest slab
@@ -66,6 +69,7 @@ mod apply;
 mod batch;
 pub(crate) mod book;
 mod discard;
+mod failures;
 mod homes;
 pub(crate) mod io;
 mod look;
@@ -234,12 +238,6 @@ impl Ledger {
     #[must_use]
     pub fn tier(&self) -> &Arc<Tier> {
         &self.tier
-    }
-
-    fn note_failures(&mut self) {
-        for device in self.io.failed().iter() {
-            self.space.device_mut(device).fail();
-        }
     }
 
     fn place(&self, slot: SlotId) -> Place {
