@@ -71,7 +71,8 @@ pub struct RecoveryReport {
 /// # Errors
 /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
 /// of one tier; [`Kind::Corrupt`] if both superblocks of a device are damaged; [`Kind::Io`] if
-/// superblocks cannot be read or written.
+/// superblocks cannot be read or written; [`Kind::NoSpace`] if what a power cut left on one device has
+/// no room on a second one.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
     recover_without(device, pool, options, &[])
 }
