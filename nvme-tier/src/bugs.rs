@@ -116,6 +116,8 @@ mistakes! {
     AbsentForgotten,
     /// What was registered without knowing a dirty record on an absent device replaces that.
     BlindRecordWins,
+    /// Of a device that fails while the tier runs the others are not told.
+    FailureUntold,
     /// A descriptor's checksum is not compared.
     DescriptorUnchecked,
     /// A descriptor counts wherever it stands.

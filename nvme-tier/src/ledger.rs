@@ -31,20 +31,25 @@
 //!    acknowledged that needs it, nothing on it is reused, the command is not tried again. What was
 //!    about to be committed when its record's device failed may be found committed after a restart, so
 //!    its slots are kept until then.
+//!    It is named in the superblocks of the others before anything is acknowledged that they alone have:
+//!    should one of them be used without the others later, both are known to differ ([`failures`]).
 //! 8. **What is kept twice** (`dirty_copies = 2`) survives a cut and the loss of any one device. Each
 //!    extent of such a generation, with its descriptor, is in slots on two devices; its record is on two
 //!    devices; all of them are flushed before the record is written, and both records before the
 //!    commit is acknowledged. A record of any kind that is newer than records standing elsewhere
-//!    than on its own device goes to two devices, too ([`homes`]): a settled, marked, registered or
-//!    forgotten file does not become again what it was when a device is lost. That of a file that
-//!    was never kept twice stands where its older ones do, and is lost with them.
+//!    than on its own device, or that may stand on one that is absent, goes to two devices, too
+//!    ([`homes`]): a settled, marked, registered or forgotten file does not become again what it was
+//!    when a device is lost. That of a file that was never kept twice stands where its older ones do,
+//!    and is lost with them.
 //!    What stands on one device and should on two after a cut is recorded on the other one before it
 //!    is served and before anything that it replaces is erased. Where one device is left, records
 //!    go there, and commits that are to be kept twice are refused.
 //! 9. **A device that is absent is neither read nor written, and nothing is forgotten that it may hold**:
 //!    tombstones stay, and so do descriptors under no record. When it is back, the highest
-//!    sequence counts as ever: sequences go on from the highest limit of all that were there. Devices
-//!    of which each was used without the other are refused, since sequences were given twice.
+//!    sequence counts as ever: sequences go on from the highest limit of all that were there. But who
+//!    registered a file, not knowing that it is dirty on an absent device, did not replace it: the dirty
+//!    record counts, marked as a conflict. Devices of which each was used without the other are
+//!    refused, since sequences were given twice.
 //! 10. **A slab changes its purpose only when nothing in it is held**, under a new epoch, whose two
 //!     headers are durable before any slot of it is used.
 //!
@@ -56,6 +61,7 @@
 //! write     descriptors of fills and commits, erasures of what earlier batches freed
 //! flush     the devices touched, if there are commits, erasures or explicit flushes
 //! record    file records to fresh slots, some on two devices                    then flush
+//! tell      a device that has failed is named in the others' superblocks        then flush
 //!           acknowledge; superseded records and extents are freed, for the next batch to erase
 //! ```
 //! A class without room takes a free slab, then evicts of its own, then empties the emptiest slab
@@ -66,6 +72,7 @@ mod apply;
 mod batch;
 pub(crate) mod book;
 mod discard;
+mod failures;
 mod homes;
 pub(crate) mod io;
 mod look;
@@ -234,12 +241,6 @@ impl Ledger {
     #[must_use]
     pub fn tier(&self) -> &Arc<Tier> {
         &self.tier
-    }
-
-    fn note_failures(&mut self) {
-        for device in self.io.failed().iter() {
-            self.space.device_mut(device).fail();
-        }
     }
 
     fn place(&self, slot: SlotId) -> Place {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::device::DeviceIndex;
 use crate::{FileGeneration, State, Tier};
 
 impl Tier {
@@ -13,7 +14,10 @@ impl Tier {
 
     /// All extents of a generation turned out to be on two devices.
     pub fn note_whole(&self, generation: &FileGeneration) {
-        self.missing.lock().remove(&generation.file_id());
+        let mut missing = self.missing.lock();
+        if missing.get(&generation.file_id()) == Some(&generation.attempt()) {
+            missing.remove(&generation.file_id());
+        }
     }
 
     pub(crate) fn files_missing_copy(&self) -> u64 {
@@ -23,6 +27,13 @@ impl Tier {
             newest.is_some_and(|g| g.attempt() == *attempt && g.state() == State::Dirty)
         });
         missing.len() as u64
+    }
+
+    /// Whether a device is there and has not failed.
+    #[must_use]
+    pub fn is_trusted(&self, device: DeviceIndex) -> bool {
+        let device = self.counters.devices.get(usize::from(device.0));
+        device.is_some_and(|device| !device.failed.load(Ordering::Relaxed))
     }
 
     /// Whether it runs without one of its devices, or one has failed.

@@ -71,7 +71,8 @@ pub struct RecoveryReport {
 /// # Errors
 /// [`Kind::NotFound`] if a device is not formatted; [`Kind::Invalid`] if the devices are not those
 /// of one tier; [`Kind::Corrupt`] if both superblocks of a device are damaged; [`Kind::Io`] if
-/// superblocks cannot be read or written.
+/// superblocks cannot be read or written; [`Kind::NoSpace`] if what a power cut left on one device has
+/// no room on a second one.
 pub fn recover(device: &mut dyn Device, pool: &Pool, options: TierOptions) -> Result<Recovered> {
     recover_without(device, pool, options, &[])
 }
@@ -173,11 +174,14 @@ fn reserve_ids(device: &mut dyn Device, pool: &Pool, scan: &mut Scan) -> Result<
     // Both copies, the older one first: with only one of them, one flipped bit would bring the
     // lower limit back, and with it ids that are in use.
     let copies = if bugs::is(Bug::OneSuperblockRaised) { 1 } else { SUPERBLOCK_OFFSETS.len() };
-    for _ in 0..copies {
+    for round in 0..copies {
         let absent = scan.absent;
         let devices = scan.superblocks.iter_mut();
         for (superblock, copy) in devices.filter(|(s, _)| !absent.contains(DeviceIndex(s.device))) {
-            superblock.without = absent.bits();
+            // A device that knows nothing of what these did alone is only trusted with that once it has
+            // the new limit, too.
+            let before = if round == 0 { superblock.without } else { 0 };
+            superblock.without = absent.bits() | before;
             superblock.id_limit = if bugs::is(Bug::IdsReused) { first } else { limit };
             superblock.sequence += 1;
             write_superblock(&mut reader, superblock, SUPERBLOCK_OFFSETS[*copy])

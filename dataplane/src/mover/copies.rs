@@ -67,13 +67,15 @@ impl Mover {
         };
         tracing::warn!(%error, "both copies of an extent are damaged: reading them block by block");
         let size = self.tier.checksum_block_bytes() as usize;
-        let mut whole = self.buffers.take(blocks.len() * size).await;
-        for (number, block) in blocks.enumerate() {
+        // Beside the buffers, of which nobody waits for one while it has another.
+        let mut bytes = Vec::with_capacity(blocks.len() * size);
+        for block in blocks {
             let one = self.buffers.take(size).await;
             let one = self.load_either(copies, block..block + 1, one).await?;
-            let place = number * size..(number + 1) * size;
-            whole.as_mut_slice()[place].copy_from_slice(&one.buffer.as_slice()[..size]);
+            bytes.extend_from_slice(&one.buffer.as_slice()[..size]);
         }
+        let mut whole = self.buffers.take(bytes.len()).await;
+        whole.as_mut_slice()[..bytes.len()].copy_from_slice(&bytes);
         Ok(Sound { buffer: whole, second: true })
     }
 

@@ -233,6 +233,8 @@ impl Media {
     #[must_use]
     pub fn health(&self) -> HealthWatch {
         let teller = |medium: &Medium| match medium.disk() {
+            // It was left out: it is not even asked how it is.
+            _ if medium.is_absent() => None,
             Some(disk) => Some(Teller::Driven(disk.health_watch())),
             None => HealthReader::of(medium.path())?
                 .inspect_err(|error| tracing::warn!(%error, "no health log"))

@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Flush,
     Record,
     FlushRecords,
+    /// A device has failed: the others are told before anything is acknowledged.
+    Tell,
 }
 
 /// What is written and acknowledged together.
@@ -187,6 +189,11 @@ impl Ledger {
                 let runs = batch.runs.iter().filter(|_| !bugs::is(Bug::UnflushedRecords));
                 runs.for_each(|run| homes = homes.union(run.homes.devices()));
                 self.flush_all(homes);
+                Phase::FlushRecords
+            }
+            Phase::FlushRecords if self.tell_failures() => Phase::Tell,
+            Phase::Tell => {
+                self.flush_all(self.all_devices());
                 Phase::FlushRecords
             }
             Phase::FlushRecords => {

@@ -58,10 +58,11 @@ enum Catcher {
     Twice,
     ComeBack,
     Apart,
+    GoneOn,
 }
 
 impl Catcher {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Enumeration,
         Self::FailingDevices,
         Self::Rot,
@@ -73,6 +74,7 @@ impl Catcher {
         Self::Twice,
         Self::ComeBack,
         Self::Apart,
+        Self::GoneOn,
     ];
 
     fn name(self) -> &'static str {
@@ -87,6 +89,7 @@ impl Catcher {
             Self::LostWrites => "slots used again, lost writes",
             Self::Twice => "two copies, every cut, a device lost",
             Self::ComeBack => "a device that comes back, every cut",
+            Self::GoneOn => "a device fails, another goes on",
             Self::Apart => "kept once, asked for without its device",
         }
     }
@@ -111,6 +114,7 @@ impl Catcher {
             Self::LongRun => random::play(4, random::long_run).map(|c| c.schedules()),
             Self::LostWrites => lost::lose_writes(),
             Self::Apart => apart::ask_without(),
+            Self::GoneOn => apart::fail_and_go_on(),
             Self::Twice => {
                 let workloads = enumeration::scattered_twice(100);
                 enumeration::enumerate_group(&workloads, EFFORT).map(|c| c.schedules())
@@ -153,6 +157,7 @@ fn catcher_of(bug: Bug) -> Catcher {
         | Bug::CopyForgotten => Catcher::Twice,
         Bug::AbsentForgotten => Catcher::ComeBack,
         Bug::BlindRecordWins => Catcher::Apart,
+        Bug::FailureUntold => Catcher::GoneOn,
         _ => Catcher::Enumeration,
     }
 }

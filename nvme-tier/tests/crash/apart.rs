@@ -1,9 +1,10 @@
-//! Files kept once, asked for anew while the device is absent that has their records.
+//! Devices that are used apart: files kept once that are asked for anew while the device is absent that
+//! has their records, and devices that fail while others go on.
 #![allow(dead_code, unreachable_pub, reason = "shared by two tests")]
 
-use extent::FileName;
+use extent::{FileName, Kind};
 use forebay_nvme_tier::device::DeviceIndex;
-use forebay_nvme_tier::device::sim::SimDisk;
+use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimDisk, When};
 use forebay_nvme_tier::{Mark, State};
 
 use crate::common::{EXTENT, Rig, name, options, pool, small_disk, small_format, version};
@@ -114,4 +115,36 @@ fn settle_all(disk: SimDisk, names: &[FileName]) -> Result<(), String> {
 /// The disks as they are when the power goes now.
 fn next(rig: &Rig) -> SimDisk {
     SimDisk::from_images(rig.disk.options(), rig.disk.durable_image())
+}
+
+/// A device fails while another one goes on, and is then used without that: they are not put together.
+pub fn fail_and_go_on() -> Result<u64, Failure> {
+    let mut after = 0;
+    for failing in [DeviceIndex(0), DeviceIndex(1)] {
+        after += 1;
+        let outcome = calmly(|| {
+            let mut rig = Rig::new(small_disk(12, 2, 4096, 3), &small_format());
+            rig.register(&name("s/a"), EXTENT, "v").expect("registers");
+            rig.settle();
+            let rule = FaultRule::new(Operation::Any, When::From(1), Fault::Vanish).on(failing);
+            rig.disk.set_faults(FaultPlan::new().with(rule));
+            // The first one to notice may fail; what is acknowledged stands on the other one alone.
+            let mut told = 0;
+            for number in 0..8 {
+                told += u64::from(rig.register(&name(&format!("t/{number}")), 1, "v").is_ok());
+            }
+            assert!(told > 0, "one device is left");
+            let disk = next(&rig);
+            let left = DeviceIndex(1 - failing.0);
+            drop(Rig::without(disk.clone(), options(), pool(), &[left]).expect("recovers"));
+            let disk = SimDisk::from_images(disk.options(), disk.durable_image());
+            match Rig::with(disk, options()) {
+                Err(error) if error.kind() == Kind::Invalid => Ok(()),
+                Err(error) => Err(format!("refused for another reason: {error}")),
+                Ok(_) => Err(format!("devices used apart are taken together, {failing:?} failed")),
+            }
+        });
+        outcome.map_err(|what| Failure { what, after })?;
+    }
+    Ok(after)
 }

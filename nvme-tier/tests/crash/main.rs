@@ -114,6 +114,11 @@ fn what_was_written_here_is_not_replaced_by_who_did_not_know_it() {
 }
 
 #[test]
+fn a_device_that_failed_and_one_that_went_on_are_not_put_together() {
+    apart::fail_and_go_on().unwrap_or_else(|failure| panic!("{}", failure.what));
+}
+
+#[test]
 fn a_descriptor_of_an_earlier_use_is_not_believed() {
     lost::lose_writes().unwrap_or_else(|failure| panic!("{}", failure.what));
 }

@@ -61,6 +61,10 @@ impl Pass<'_> {
         bad: &Extent,
         blocks: std::ops::Range<u32>,
     ) -> Result<bool> {
+        if !self.mover.tier.is_trusted(bad.at().device) {
+            // Nothing that is written there counts before a restart.
+            return Ok(false);
+        }
         let bytes = blocks.len() * self.mover.tier.checksum_block_bytes() as usize;
         let buffer = self.mover.buffers.take(bytes).await;
         let sound = match self.mover.load_sound(copies, blocks.clone(), buffer).await {
