@@ -51,6 +51,7 @@ pub(super) fn write(
             written: false,
             twice: false,
             tombstone: false,
+            blind: false,
             mark: None,
             source: Some(version.clone()),
         };
