@@ -1,6 +1,7 @@
 //! Which slabs and slots are free. Pure bookkeeping: it says what has to be written to make room,
 //! and is told when that is durable.
 
+mod discard;
 mod resident;
 mod slab;
 
@@ -211,17 +212,6 @@ impl Space {
         device.used_bytes -= device.slabs[slot.slab as usize].shape.slot_bytes;
         device.slabs[slot.slab as usize].finish_erase(slot.slot);
         device.note_free(slot.slab);
-    }
-
-    /// The entry is durably erased, but the slot is kept until its device knows that it is free.
-    pub(crate) fn begin_discard(&mut self, slot: SlotId) {
-        self.slab_mut(slot).discarding += 1;
-    }
-
-    /// The device knows, or need not: the slot is free.
-    pub(crate) fn finish_discard(&mut self, slot: SlotId) {
-        self.slab_mut(slot).discarding -= 1;
-        self.finish_erase(slot);
     }
 
     /// Healthy devices without a free slot of a class: for whoever waits for one, room is made there.
@@ -438,37 +428,6 @@ impl DeviceSpace {
         self.with_virgin[purpose_index(purpose)].push(number);
         self.capacity_bytes = self.count_capacity();
         Some(Opening { device: self.index, slab: number })
-    }
-
-    /// The bytes of the device that slots of a data slab take.
-    pub(crate) fn data_range(&self, number: u32, slots: Range<u32>) -> Range<u64> {
-        let shape = &self.slabs[number as usize].shape;
-        let first = self.layout.slab_offset(number) + shape.slots_offset;
-        let at = |slot: u32| first + u64::from(slot) * shape.slot_bytes;
-        at(slots.start)..at(slots.end)
-    }
-
-    /// Whether nothing is in a slab, and another one has free slots of its class: one that is ready
-    /// is not given up. Neither is the last slab that records could have while they may need one.
-    pub(crate) fn is_spare(&self, number: u32) -> bool {
-        let slab = &self.slabs[number as usize];
-        let others =
-            |purpose| self.with_free[purpose_index(purpose)].iter().any(|at| *at != number);
-        let has_records = self.free_slots(Purpose::Records, FEW_RECORDS) >= FEW_RECORDS;
-        slab.is_unused()
-            && slab.purpose.is_some_and(others)
-            && (has_records || self.has_unassigned())
-    }
-
-    /// Takes an unused slab from its class. It is free for nothing before [`Self::end_discard`].
-    pub(crate) fn begin_slab_discard(&mut self, number: u32) {
-        self.vacate(number);
-        self.unassigned.retain(|other| *other != number);
-    }
-
-    /// The slab is free for anything.
-    pub(crate) fn end_discard(&mut self, number: u32) {
-        self.unassigned.push(number);
     }
 
     fn vacate(&mut self, number: u32) {

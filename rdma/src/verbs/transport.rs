@@ -1,5 +1,7 @@
 //! One shard's RDMA sessions.
 
+mod ending;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -26,16 +28,11 @@ use super::tenant::Tenant;
 const TURN: usize = 128;
 /// Polls between two looks at what RDMA CM tells: each is a system call, and nothing hurries.
 const CM_EVERY: u32 = 1024;
-/// Seconds of a tick, and how many of them pass before a client that says nothing is asked whether it is
-/// there, and before one is given up that asked for a connection and did not take it.
+/// Seconds of a tick, by which silence is measured.
 const TICK_S: libc::time_t = 10;
-const PROBE_TICKS: u32 = 3;
-const ESTABLISH_TICKS: u32 = 2;
 /// Polls between the end of a connection and that of its queue pair: its last completions have come then,
 /// and with them the receives that they used.
 const BURY_EVERY: u32 = 64;
-/// How often a turn's worth of completions is taken before a queue pair goes.
-const DRAIN_TURNS: usize = 256;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
 const SHARE_OF_ROOM: u32 = 4;
@@ -282,61 +279,6 @@ impl VerbsTransport {
             _ => {
                 let (what, status) = (event.name(), event.status);
                 self.end(id, Kind::Disconnected.error(format!("RDMA CM says {what} ({status})")));
-            }
-        }
-    }
-
-    /// Ends a session's connection. Its queue pair follows a little later, and then its transfers.
-    fn end(&mut self, id: SessionId, reason: Error) {
-        let Some(session) = self.slots.remove(id) else { return };
-        self.pairs.remove(&(session.tenant, session.pair().number()));
-        self.ids.remove(&session.pair().id().number());
-        session.pair().id().disconnect();
-        self.dying.push((session, reason));
-    }
-
-    /// Destroys the queue pairs of connections that have ended. Completions are taken before, since some
-    /// devices drop those of a queue pair that goes, and with them the receives that they tell of; and
-    /// after, since others leave them, and the room that they take is given away again.
-    fn bury(&mut self) {
-        self.dying_polls = 0;
-        self.drain();
-        let mut room = vec![0; self.tenants.len()];
-        for (session, reason) in std::mem::take(&mut self.dying) {
-            let tenant = session.tenant;
-            room[tenant] += session.end(reason, &mut self.events);
-        }
-        self.drain();
-        for (tenant, room) in self.tenants.iter_mut().zip(room) {
-            tenant.room += room;
-        }
-    }
-
-    /// Takes what has completed so far.
-    fn drain(&mut self) {
-        for tenant in 0..self.tenants.len() {
-            for _ in 0..DRAIN_TURNS {
-                if !self.look(tenant) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Looks after those of whom nothing was heard for a while.
-    fn tick(&mut self) {
-        for id in self.slots.ids() {
-            let Some(session) = self.slots.find(id) else { continue };
-            session.quiet_ticks += 1;
-            if let Some(reason) = session.closing.take() {
-                self.end(id, reason);
-            } else if !session.is_established && session.quiet_ticks > ESTABLISH_TICKS {
-                let late = "the client asked for a connection and did not take it";
-                self.end(id, Kind::Disconnected.error(late));
-            } else if session.quiet_ticks >= PROBE_TICKS && session.send.is_idle() {
-                session.quiet_ticks = 0;
-                session.probe();
-                queue(session, &mut self.dirty);
             }
         }
     }
