@@ -29,6 +29,25 @@ impl Tier {
         missing.len() as u64
     }
 
+    /// A part of a dirty generation is on a device that was absent at the start.
+    pub(crate) fn note_waiting(&self, generation: &FileGeneration) {
+        self.waiting.lock().insert(generation.file_id(), generation.attempt());
+    }
+
+    /// Whether a generation is quarantined for this run only: what it lacks may come back with a device
+    /// that was absent at the start.
+    #[must_use]
+    pub fn is_waiting(&self, generation: &FileGeneration) -> bool {
+        self.waiting.lock().get(&generation.file_id()) == Some(&generation.attempt())
+    }
+
+    /// The devices that it runs without, and those that have failed.
+    #[must_use]
+    pub fn untrusted(&self) -> Vec<DeviceIndex> {
+        let all = (0..self.device_count()).map(DeviceIndex);
+        all.filter(|device| !self.is_trusted(*device)).collect()
+    }
+
     /// Whether a device is there and has not failed.
     #[must_use]
     pub fn is_trusted(&self, device: DeviceIndex) -> bool {

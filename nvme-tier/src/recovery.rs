@@ -353,6 +353,7 @@ impl<'a> Rebuild<'a> {
             twice: record.twice,
             blind: record.blind,
         };
+        let marked = record.mark == Some(Mark::Quarantined);
         let facts = Facts {
             state: if record.dirty { State::Dirty } else { State::Clean },
             mark: if quarantined { Some(Mark::Quarantined) } else { record.mark },
@@ -381,6 +382,9 @@ impl<'a> Rebuild<'a> {
         }
         if record.dirty && record.twice && copies.len() < extents.len() {
             self.tier.note_missing_copy(&generation);
+        }
+        if quarantined && !marked && !scan.absent.is_empty() {
+            self.tier.note_waiting(&generation);
         }
         let file = File::new(id, record.name, pins, generation);
         self.tier.index.write().insert(&file);

@@ -38,6 +38,8 @@ pub struct Tier {
     pinned: Mutex<HashSet<FileId>>,
     /// Files of which a second copy turned out to be missing, and the attempts that made them.
     pub(crate) missing: Mutex<HashMap<FileId, Attempt>>,
+    /// Files of which a part is on a device that it runs without, and the attempts that made them.
+    pub(crate) waiting: Mutex<HashMap<FileId, Attempt>>,
 }
 
 /// What recovery makes a tier of.
@@ -67,6 +69,7 @@ impl Tier {
             eviction_allowed: AtomicBool::new(false),
             pinned: Mutex::default(),
             missing: Mutex::default(),
+            waiting: Mutex::default(),
         })
     }
 

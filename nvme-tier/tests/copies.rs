@@ -243,6 +243,12 @@ fn what_is_only_on_an_absent_device_waits_for_it() {
         let (set_aside, whole): (Vec<_>, Vec<_>) =
             known.partition(|newest| newest.mark() == Some(Mark::Quarantined));
         assert!(!set_aside.is_empty() && set_aside.len() + whole.len() < files.len());
+        for newest in &set_aside {
+            assert!(rig.tier.is_waiting(newest) && rig.tier.untrusted() == [lost]);
+            let file = rig.tier.file(newest.file_id()).expect("known");
+            let looked = rig.ask(|tier, done| tier.look_at_records(&file, done)).expect("looks");
+            assert!(looked.entries > 0 && looked.damaged == 0, "nothing is wrong with its record");
+        }
         rig.tier.allow_eviction();
         // What is left is filled to the brim: nothing of what waits is written over.
         let mut number = 0;

@@ -95,6 +95,15 @@ impl Shard {
             return Err(Kind::Invalid.error("this handle writes: commit it before you read"));
         };
         match generation.mark() {
+            Some(Mark::Quarantined) if self.node.tier.is_waiting(&generation) => {
+                let devices = self.node.tier.untrusted();
+                let devices: Vec<_> = devices.iter().map(|device| device.0.to_string()).collect();
+                return Err(Kind::Io.error(format!(
+                    "part of what was written is on a device that the node runs without (device {}): \
+                     bring it back and restart the node",
+                    devices.join(", ")
+                )));
+            }
             Some(Mark::Quarantined) => {
                 return Err(Kind::Corrupt.error(
                     "this generation was written here and is damaged: it is kept, not served",

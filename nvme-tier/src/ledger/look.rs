@@ -88,12 +88,14 @@ impl Ledger {
             }
             Look::Records { file } => {
                 let newest = file.newest();
+                // Set aside for this run only: its record says nothing of that.
+                let waits = self.tier.is_waiting(&newest);
                 for slot in self.book.newest(file.id()) {
                     let place = self.place(slot);
                     let block = self.space.device(slot.device).layout().block_bytes;
                     note(&mut found, seen, place.at, RECORD_BYTES, |bytes| {
                         let read = FileRecord::decode(&place, block, bytes);
-                        matches!(&read, Found::Sound(record) if tells(record, file.id(), &newest))
+                        matches!(&read, Found::Sound(record) if tells(record, file.id(), &newest, waits))
                     });
                 }
             }
@@ -251,14 +253,14 @@ fn untold(batch: &Batch) -> HashSet<SlotId> {
     published.chain(committed.map(|extent| extent.slot())).collect()
 }
 
-fn tells(record: &FileRecord, file: FileId, newest: &FileGeneration) -> bool {
+fn tells(record: &FileRecord, file: FileId, newest: &FileGeneration, waits: bool) -> bool {
     let facts = newest.facts();
     record.file == file
         && record.generation == newest.number()
         && record.attempt == newest.attempt()
         && record.length == newest.length()
         && record.dirty == (facts.state == State::Dirty)
-        && record.mark == facts.mark
+        && (record.mark == facts.mark || waits)
         && record.source == facts.source
         && !record.tombstone
 }
