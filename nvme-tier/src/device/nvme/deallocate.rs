@@ -10,7 +10,7 @@ const MOST_BYTES: u64 = 256 << 20;
 /// A deallocated block has no protection information that could hold, and reads well only if the device
 /// remembers that it is one. Emulated ones (QEMU) remember 4 KiB at a time: beside a block of 512 bytes
 /// that is written later, its deallocated neighbours become unreadable. Where blocks are protected and
-/// smaller than this, nothing is told.
+/// smaller than this, only zeroes are written, with theirs.
 const LEAST_PROTECTED_BYTES: u64 = 4096;
 
 /// Bytes of a range of Dataset Management (NVM figure 40).
@@ -76,10 +76,8 @@ impl Deallocator {
         namespace: &IdentifyNamespace,
     ) -> Option<Self> {
         let block = u64::from(namespace.block_bytes);
-        if namespace.protection.is_some() && block < LEAST_PROTECTED_BYTES {
-            return None;
-        }
-        let (method, most) = if controller.has_deallocate {
+        let forgetful = namespace.protection.is_some() && block < LEAST_PROTECTED_BYTES;
+        let (method, most) = if controller.has_deallocate && !forgetful {
             let blocks = limits.range_blocks.unwrap_or(u64::MAX).min(u64::from(u32::MAX));
             let blocks = blocks.min(limits.ranges_blocks.unwrap_or(u64::MAX));
             (Method::DatasetManagement, blocks.saturating_mul(block))

@@ -28,9 +28,16 @@ fn let_go(behaviour: Behaviour) -> Vec<(u8, u64, u64)> {
 fn a_deallocation_lets_go_of_its_blocks_and_no_others() {
     let told = [(io::DATASET_MANAGEMENT, 1, 2)];
     assert_eq!(let_go(Behaviour::default()), told);
-    assert_eq!(let_go(Behaviour { protection: true, ..Behaviour::default() }), told);
     let sgl = Behaviour { identify: Some(|page| page[536] = 1), ..Behaviour::default() };
     assert_eq!(let_go(sgl), told);
+}
+
+#[test]
+fn small_blocks_with_protection_are_not_told_of_without_writing_them() {
+    let mut rig = Rig::new(Behaviour { protection: true, ..Behaviour::default() }, 4);
+    let error = rig.one(deallocate(0, 4096)).result.expect_err("not offered");
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(rig.model.deallocated.lock().is_empty());
 }
 
 #[test]
