@@ -10,6 +10,7 @@ mod clock;
 mod handle;
 mod inbox;
 mod ledger;
+mod looks;
 mod mover;
 mod node;
 mod scrub;

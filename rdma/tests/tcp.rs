@@ -2,29 +2,13 @@
 
 mod common;
 
+use common::crowd::{many_clients, many_reads};
 use common::network::{Network, READ};
-use common::{PIECE_BYTES, TestClient, pattern, range, until};
-use extent::wire::{Command, OpenMode, Request, Segment, Segments};
+use common::{PIECE_BYTES, pattern, range, until};
+use extent::wire::{Command, OpenMode, Request, Segments};
 use extent::{Kind, checksum};
-use forebay_rdma::{Channel, Fabric, TcpChannel, Transport};
+use forebay_rdma::{Channel, Fabric, Transport};
 use proptest::prelude::*;
-
-/// Cuts `0..length` at the given places into up to four segments, placed with gaps from `base`.
-fn scattered(
-    client: &TestClient<TcpChannel>,
-    base: usize,
-    length: usize,
-    cuts: &[usize],
-) -> Vec<Segment> {
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (length + 1)).collect();
-    cuts.extend([0, length]);
-    cuts.sort_unstable();
-    let gap = |index: usize| 7 * index;
-    cuts.windows(2)
-        .enumerate()
-        .map(|(index, ends)| client.segment(base + ends[0] + gap(index), ends[1] - ends[0]))
-        .collect()
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
@@ -51,7 +35,7 @@ proptest! {
         let mut sent = Vec::new();
         for (index, (offset, length, cuts)) in requests.iter().enumerate() {
             let cuts = &cuts[..cuts.len().min(3)];
-            let list = scattered(&client, index * EACH, *length, cuts);
+            let list = client.scattered(index * EACH, *length, cuts);
             let into = Segments::from_slice(&list).expect("at most four");
             let command = Command::Read { handle, range: range(*offset, *length), into };
             let end = (offset + length).min(file.len());
@@ -95,7 +79,7 @@ proptest! {
         let mut expected = Vec::new();
         for (index, (offset, length, cuts)) in requests.iter().enumerate() {
             let cuts = &cuts[..cuts.len().min(3)];
-            let list = scattered(&client, index * EACH, *length, cuts);
+            let list = client.scattered(index * EACH, *length, cuts);
             let bytes: Vec<u8> = list
                 .iter()
                 .flat_map(|s| {
@@ -126,25 +110,8 @@ proptest! {
 #[test]
 fn a_thousand_requests_are_answered_from_few_buffers() {
     let mut network = Network::new(2);
-    let file = pattern(1 << 20);
-    network.node.add_file("s/file", file.clone());
-    let mut client = network.client(1000 * 4096);
-    let node = &mut network.node;
-    let mut turn = || {
-        node.step();
-    };
-    let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
-    let offset = |index: usize| index * 7919 % ((1 << 20) - 4096);
-    for index in 0..1000 {
-        let into = Segments::one(client.segment(index * 4096, 4096));
-        client.send(Command::Read { handle, range: range(offset(index), 4096), into }, None);
-    }
-    let replies = client.finish(&mut turn).expect("connected");
-    assert!(replies.len() == 1000 && replies.values().all(|reply| reply.value == 4096));
-    for index in 0..1000 {
-        let expected = &file[offset(index)..offset(index) + 4096];
-        assert!(client.bytes(index * 4096, 4096) == expected, "request {index}");
-    }
+    let client = network.client(1000 * 4096);
+    many_reads(&mut network.node, client, (1000, 1000));
 }
 
 #[test]
@@ -199,32 +166,8 @@ fn no_more_than_1024_requests_are_queued() {
 #[test]
 fn many_clients_are_served_at_once() {
     let mut network = Network::new(8);
-    let file = pattern(300_000);
-    network.node.add_file("s/file", file.clone());
-    let mut clients: Vec<_> = (0..64).map(|_| network.client(PIECE_BYTES)).collect();
-    let node = &mut network.node;
-    assert_eq!(node.transport.sessions(), 64);
-    let mut turn = || {
-        node.step();
-    };
-    for (index, client) in clients.iter_mut().enumerate() {
-        let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
-        let into = Segments::one(client.segment(0, PIECE_BYTES));
-        client.send(Command::Read { handle, range: range(index * 1000, PIECE_BYTES), into }, None);
-        client.channel.kick().expect("connected");
-    }
-    for (index, client) in clients.iter_mut().enumerate() {
-        client.finish(&mut turn).expect("connected");
-        let expected = &file[index * 1000..][..PIECE_BYTES];
-        assert!(client.bytes(0, PIECE_BYTES) == expected, "client {index}");
-    }
-    clients.truncate(10);
-    until(node, |node| node.closed.len() == 54);
-    assert_eq!(node.transport.sessions(), 10);
-    let mut numbers: Vec<_> = node.opened.iter().map(|(session, _)| *session).collect();
-    assert!(numbers.iter().all(|session| session.fabric() == Fabric::Tcp));
-    numbers.dedup();
-    assert_eq!(numbers.len(), 64);
+    let clients = (0..64).map(|_| network.client(PIECE_BYTES)).collect();
+    many_clients(&mut network.node, clients, Fabric::Tcp);
 }
 
 #[test]

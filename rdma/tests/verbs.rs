@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use common::crowd::{many_clients, many_reads};
 use common::network::{PATIENCE, READ};
 use common::{PIECE_BYTES, TestClient, TestNode, pattern, range, until};
 use extent::wire::{Command, OpenMode, Segment, Segments};
@@ -17,6 +18,8 @@ use forebay_rdma::{
     Channel, Fabric, Fabrics, Listener, ListenerOptions, RdmaDevice, ShmOptions, Transport,
     VerbsChannel, VerbsOptions,
 };
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 const NEEDS: &str = "FOREBAY_TEST_RDMA must name addresses of RDMA devices";
 
@@ -61,29 +64,6 @@ impl Network {
     }
 }
 
-/// Cuts `0..length` into up to four segments, with gaps between them.
-fn scattered(
-    client: &TestClient<VerbsChannel>,
-    base: usize,
-    length: usize,
-    cuts: &[usize],
-) -> Vec<Segment> {
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (length + 1)).collect();
-    cuts.extend([0, length]);
-    cuts.sort_unstable();
-    let pieces = cuts.windows(2).enumerate();
-    pieces.map(|(i, ends)| client.segment(base + ends[0] + 7 * i, ends[1] - ends[0])).collect()
-}
-
-/// Numbers that look random, the same ones every time.
-fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
-    let mut state = seed;
-    move |below| {
-        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
-        usize::try_from(state >> 33).expect("31 bits") % below
-    }
-}
-
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn devices_are_listed_with_their_addresses() {
@@ -103,7 +83,8 @@ fn devices_are_listed_with_their_addresses() {
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn any_ranges_go_between_any_segments() {
     const EACH: usize = 300_100;
-    let mut random = numbers(3);
+    let mut random = SmallRng::seed_from_u64(3);
+    let mut random = |below: usize| random.random_range(0..below);
     for buffers in [1, 5] {
         let mut network = Network::new(buffers);
         let mut client = network.client(EACH * 12);
@@ -118,7 +99,7 @@ fn any_ranges_go_between_any_segments() {
         for index in 0..12 {
             let (offset, length) = (random(400_000), random(300_000));
             let cuts = [random(1 << 20), random(1 << 20), random(1 << 20)];
-            let list = scattered(&client, index * EACH, length, &cuts[..index % 4]);
+            let list = client.scattered(index * EACH, length, &cuts[..index % 4]);
             let place = |segment: &Segment| usize::try_from(segment.address).expect("small");
             let part = |s: &Segment| memory[place(s)..place(s) + s.length as usize].to_vec();
             let bytes: Vec<u8> = list.iter().flat_map(part).collect();
@@ -138,8 +119,7 @@ fn any_ranges_go_between_any_segments() {
         let mut expected = untouched;
         for index in 0..12 {
             let (offset, length) = (random(file.len() + 1000), random(300_000));
-            let list =
-                scattered(&client, index * EACH, length, &[random(1 << 20), random(1 << 20)]);
+            let list = client.scattered(index * EACH, length, &[random(1 << 20), random(1 << 20)]);
             let begin = offset.min(file.len());
             let mut rest = &file[begin..(offset + length).min(file.len()).max(begin)];
             for segment in &list {
@@ -160,57 +140,18 @@ fn any_ranges_go_between_any_segments() {
 
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
-fn more_requests_than_the_queues_hold_are_answered_from_few_buffers() {
+fn many_requests_are_answered_from_few_buffers() {
     let mut network = Network::new(2);
-    let file = pattern(1 << 20);
-    network.node.add_file("s/file", file.clone());
-    let mut client = network.client(600 * 4096);
-    let node = &mut network.node;
-    let mut turn = || {
-        node.step();
-    };
-    let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
-    let offset = |index: usize| index * 7919 % ((1 << 20) - 4096);
-    for first in (0..600).step_by(60) {
-        for index in first..first + 60 {
-            let into = Segments::one(client.segment(index * 4096, 4096));
-            client.send(Command::Read { handle, range: range(offset(index), 4096), into }, None);
-        }
-        let replies = client.finish(&mut turn).expect("connected");
-        assert!(replies.len() == 60 && replies.values().all(|reply| reply.value == 4096));
-    }
-    for index in 0..600 {
-        let expected = &file[offset(index)..offset(index) + 4096];
-        assert!(client.bytes(index * 4096, 4096) == expected, "request {index}");
-    }
+    let client = network.client(600 * 4096);
+    many_reads(&mut network.node, client, (600, 60));
 }
 
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn many_clients_are_served_at_once_and_their_queue_pairs_go_with_them() {
     let mut network = Network::new(8);
-    let file = pattern(300_000);
-    network.node.add_file("s/file", file.clone());
-    let mut clients: Vec<_> = (0..40).map(|_| network.client(PIECE_BYTES)).collect();
-    let node = &mut network.node;
-    let mut turn = || {
-        node.step();
-    };
-    for (index, client) in clients.iter_mut().enumerate() {
-        let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
-        let into = Segments::one(client.segment(0, PIECE_BYTES));
-        client.send(Command::Read { handle, range: range(index * 1000, PIECE_BYTES), into }, None);
-        client.channel.kick().expect("connected");
-    }
-    for (index, client) in clients.iter_mut().enumerate() {
-        client.finish(&mut turn).expect("connected");
-        let expected = &file[index * 1000..][..PIECE_BYTES];
-        assert!(client.bytes(0, PIECE_BYTES) == expected, "client {index}");
-    }
-    clients.truncate(10);
-    until(node, |node| node.closed.len() == 30);
-    assert_eq!(node.transport.sessions(), 10);
-    assert!(node.opened.iter().all(|(session, _)| session.fabric() == Fabric::Verbs));
+    let clients = (0..40).map(|_| network.client(PIECE_BYTES)).collect();
+    many_clients(&mut network.node, clients, Fabric::Verbs);
 }
 
 #[test]
@@ -272,9 +213,7 @@ fn memory_that_the_client_took_back_is_not_written() {
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn whoever_is_turned_away_is_told_why() {
-    let mut network = Network::new(1);
-    let mut wrong = network.address;
-    wrong.set_port(1);
+    let wrong = SocketAddr::new(addresses()[0], 1);
     let connect = |address: SocketAddr, timeout| {
         VerbsChannel::connect(address, timeout, 8, VerbsOptions::default()).map(drop)
     };
@@ -306,7 +245,6 @@ fn whoever_is_turned_away_is_told_why() {
         assert_eq!(error.kind(), Kind::Busy, "{error}");
         drop(first);
     });
-    network.node.step();
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn run_one(case: &Case, arguments: &Arguments) -> Result<Line> {
         .prefix("compare-")
         .tempdir_in(&work)
         .map_err(|e| Error::io(format!("making a directory in {}", work.display()), e))?;
-    let forebay = if arguments.rivals_only || !case.needs_node() {
+    let forebay = if arguments.rivals_only || !case.needs_node {
         None
     } else {
         Some(node_binary(arguments.forebay.as_deref(), &beside)?)

@@ -15,6 +15,8 @@ use crate::verdict::Setback;
 /// Reads as a shard makes them.
 pub(super) const VERIFIED: Case = Case {
     terms: Terms { case: "tier-vs-raw", unit: "reads/s", target: 0.85 },
+    needs_node: false,
+    has_rival: true,
     about: "random 4 KiB reads of a tier, looked up, held and verified, against the same blocks by a bare queue of our NVMe driver (stretch 0.95)",
     set_up: |setup| set_up(setup, &VERIFIED, true),
 };
@@ -22,6 +24,8 @@ pub(super) const VERIFIED: Case = Case {
 /// The same without the checksum.
 pub(super) const UNVERIFIED: Case = Case {
     terms: Terms { case: "tier-vs-raw-unverified", unit: "reads/s", target: 0.95 },
+    needs_node: false,
+    has_rival: true,
     about: "the same with nothing verified: what looking up and holding costs",
     set_up: |setup| set_up(setup, &UNVERIFIED, false),
 };

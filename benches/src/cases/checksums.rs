@@ -16,6 +16,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "checksum-miss", unit: "reads/s", target: 0.4 },
+    needs_node: true,
+    has_rival: true,
     about: "random 4 KiB reads whose checksums are mostly read, too, against the same with all of \
             them in memory: at most 1 MiB of memory, so give it --size 8GiB",
     set_up,

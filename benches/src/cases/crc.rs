@@ -15,6 +15,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "crc", unit: "MB/s", target: 0.8 },
+    needs_node: false,
+    has_rival: true,
     about: "verifying 1 GiB of memory that is in no cache against summing it (stretch 0.95)",
     set_up,
 };

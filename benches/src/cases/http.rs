@@ -14,6 +14,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "tcp-read-1m-http", unit: "MB/s", target: 1.2 },
+    needs_node: true,
+    has_rival: true,
     about: "random 1 MiB reads over TCP against ranges from nginx with direct I/O and threads",
     set_up,
 };

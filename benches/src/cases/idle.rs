@@ -16,6 +16,8 @@ use crate::{clock, files, sys};
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "idle-cpu", unit: "cores", target: 1.0 },
+    needs_node: true,
+    has_rival: false,
     about: "processor time of a node that has promoted and served, and now idles with two clients: at most 0.01 of a core",
     set_up,
 };

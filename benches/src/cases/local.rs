@@ -14,6 +14,8 @@ use crate::verdict::Setback;
 /// 1 MiB at a time.
 pub(super) const ONE_MEGABYTE: Case = Case {
     terms: Terms { case: "local-read-1m", unit: "MB/s", target: 0.95 },
+    needs_node: true,
+    has_rival: true,
     about: "random 1 MiB reads through shared memory against fio io_uring O_DIRECT",
     set_up: |setup| set_up(setup, 1 << 20, 16, |_, bytes| bytes / 1e6),
 };
@@ -21,6 +23,8 @@ pub(super) const ONE_MEGABYTE: Case = Case {
 /// 4 KiB at a time.
 pub(super) const FOUR_KILOBYTES: Case = Case {
     terms: Terms { case: "local-read-4k", unit: "reads/s", target: 0.80 },
+    needs_node: true,
+    has_rival: true,
     about: "random 4 KiB reads through shared memory against fio io_uring O_DIRECT",
     set_up: |setup| set_up(setup, 4096, 32, |operations, _| operations),
 };

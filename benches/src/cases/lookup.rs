@@ -15,6 +15,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "index-lookup", unit: "lookups/s", target: 0.5 },
+    needs_node: false,
+    has_rival: true,
     about: "extents looked up by one core, of 10 million against of 10 thousand (stretch 0.8)",
     set_up,
 };

@@ -27,6 +27,10 @@ pub struct Case {
     pub terms: Terms,
     /// One line for people.
     pub about: &'static str,
+    /// Whether it runs a node, and so needs the node's binary.
+    pub needs_node: bool,
+    /// Whether it is against a rival, rather than a limit.
+    has_rival: bool,
     set_up: fn(&Setup) -> Result<Contest, Setback>,
 }
 
@@ -90,7 +94,7 @@ impl Case {
     }
 
     fn try_run(&self, setup: &Setup, rivals_only: bool) -> Result<Line, Setback> {
-        if rivals_only && self.is_limit() {
+        if rivals_only && !self.has_rival {
             return Err(Setback::Skipped("this case has a limit instead of a rival".to_owned()));
         }
         Ok(match (self.set_up)(setup)? {
@@ -106,29 +110,6 @@ impl Case {
                 Line::Verdict(verdict)
             }
         })
-    }
-
-    /// Whether it runs a node, and so needs the node's binary.
-    #[must_use]
-    pub fn needs_node(&self) -> bool {
-        let without = [
-            nvme::PASSTHROUGH,
-            nvme::VFIO,
-            nvme::VFIO_VERIFIED,
-            nvme::DOORBELLS,
-            checked::VERIFIED,
-            checked::UNVERIFIED,
-            lookup::CASE,
-            recovery::SPEED,
-            recovery::MEMORY,
-            crc::CASE,
-        ];
-        without.iter().all(|case| case.terms.case != self.terms.case)
-    }
-
-    fn is_limit(&self) -> bool {
-        let limits = [idle::CASE, start::CASE, recovery::MEMORY, nvme::DOORBELLS];
-        limits.iter().any(|limit| limit.terms.case == self.terms.case)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "tcp-read-4k-nbd", unit: "reads/s", target: 1.5 },
+    needs_node: true,
+    has_rival: true,
     about: "random 4 KiB reads over TCP against the fastest of nbdkit and qemu-nbd",
     set_up,
 };

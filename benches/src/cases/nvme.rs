@@ -21,6 +21,8 @@ pub(super) const CORE: usize = 1;
 /// Our passthrough queue.
 pub(super) const PASSTHROUGH: Case = Case {
     terms: Terms { case: "passthru-read-4k", unit: "reads/s", target: 1.0 },
+    needs_node: false,
+    has_rival: true,
     about: "random 4 KiB reads by NVMe passthrough against fio's best on the same namespace, one core each",
     set_up: set_up_passthrough,
 };
@@ -28,6 +30,8 @@ pub(super) const PASSTHROUGH: Case = Case {
 /// Our driver, on a controller that costs nothing.
 pub(super) const VFIO: Case = Case {
     terms: Terms { case: "vfio-read-4k", unit: "reads/s", target: 3.0 },
+    needs_node: false,
+    has_rival: true,
     about: "random 4 KiB reads by our own NVMe driver against fio's best on an equal controller of the kernel's (stretch 4)",
     set_up: |setup| set_up_vfio(setup, &VFIO, false),
 };
@@ -35,6 +39,8 @@ pub(super) const VFIO: Case = Case {
 /// The same on a controller that keeps its data, which is compared.
 pub(super) const VFIO_VERIFIED: Case = Case {
     terms: Terms { case: "vfio-read-4k-file", unit: "reads/s", target: 1.5 },
+    needs_node: false,
+    has_rival: true,
     about: "the same on controllers that keep data, and every block that we read is compared (stretch 1.8)",
     set_up: |setup| set_up_vfio(setup, &VFIO_VERIFIED, true),
 };
@@ -42,6 +48,8 @@ pub(super) const VFIO_VERIFIED: Case = Case {
 /// How seldom our driver rings.
 pub(super) const DOORBELLS: Case = Case {
     terms: Terms { case: "vfio-doorbells", unit: "doorbells/read", target: 1.0 },
+    needs_node: false,
+    has_rival: false,
     about: "submission doorbells a read at depth 32: at most 1/8 (stretch 1/24)",
     set_up: set_up_doorbells,
 };

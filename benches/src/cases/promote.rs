@@ -14,6 +14,8 @@ use crate::{clock, files};
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "promote-dir", unit: "MB/s", target: 0.8 },
+    needs_node: true,
+    has_rival: true,
     about: "a durable promote of a cold directory against cp -r and sync -f",
     set_up,
 };

@@ -16,6 +16,8 @@ use crate::verdict::Setback;
 
 pub(super) const SPEED: Case = Case {
     terms: Terms { case: "recovery-10m", unit: "MB/s", target: 0.7 },
+    needs_node: false,
+    has_rival: true,
     about: "recovering 10 million extents against fio reading the same tables in order (stretch \
             0.95)",
     set_up: set_up_speed,
@@ -23,6 +25,8 @@ pub(super) const SPEED: Case = Case {
 
 pub(super) const MEMORY: Case = Case {
     terms: Terms { case: "memory-per-extent", unit: "bytes", target: 1.0 },
+    needs_node: false,
+    has_rival: false,
     about: "memory of each of 10 million extents besides checksums: at most 200 bytes (stretch 96)",
     set_up: set_up_memory,
 };

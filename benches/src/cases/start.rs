@@ -13,6 +13,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "start", unit: "s", target: 1.0 },
+    needs_node: true,
+    has_rival: false,
     about: "from starting the program to serving, with 100,000 resident extents: at most 1 s",
     set_up,
 };

@@ -14,6 +14,8 @@ use crate::verdict::Setback;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "tcp-read-1m", unit: "MB/s", target: 0.70 },
+    needs_node: true,
+    has_rival: true,
     about: "random 1 MiB reads over TCP against the lesser of fio on the file and iperf3",
     set_up,
 };

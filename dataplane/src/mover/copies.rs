@@ -10,11 +10,7 @@ use tokio::sync::oneshot;
 use super::{Mover, stopped};
 use crate::bugs::{self, Bug};
 use crate::inbox::Message;
-
-/// Which copy is read, look after look, before both are believed to be damaged.
-const LOOKS: [usize; 6] = [0, 0, 1, 1, 0, 1];
-/// The same where there is one.
-const LOOKS_AT_ONE: [usize; 3] = [0; 3];
+use crate::looks::{Looks, Next};
 
 /// An extent and its second copy, if it has one.
 pub(super) struct Copies {
@@ -86,29 +82,34 @@ impl Mover {
         buffer: Buffer,
     ) -> Result<Sound> {
         let bytes = blocks.len() * self.tier.checksum_block_bytes() as usize;
-        let looks = if copies.second.is_some() { &LOOKS[..] } else { &LOOKS_AT_ONE[..] };
+        let has_copy = copies.second.is_some();
+        let mut looks = Looks::default();
         let mut buffer = Some(buffer);
-        let mut errors: [Option<Error>; 2] = [None, None];
-        for which in looks {
-            let from = if *which == 1 { copies.second.as_ref() } else { None };
-            let from = from.unwrap_or(&copies.first).clone();
+        let mut unread = None;
+        loop {
+            let second = copies.second.as_ref().filter(|_| looks.second);
+            let from = second.unwrap_or(&copies.first).clone();
             let into = match buffer.take() {
                 Some(buffer) => buffer,
                 None => self.buffers.take(bytes).await,
             };
-            match self.load_blocks(from, blocks.clone(), into).await {
-                Ok(buffer) => return Ok(Sound { buffer, second: *which == 1 }),
-                Err(error) if is_damage(&error) => {
-                    tracing::warn!(%error, copy = which, "reading a dirty extent failed: once more");
-                    errors[*which] = Some(error);
-                }
+            let error = match self.load_blocks(from, blocks.clone(), into).await {
+                Ok(buffer) => return Ok(Sound { buffer, second: looks.second }),
+                Err(error) if is_damage(&error) => error,
                 Err(error) => return Err(error),
+            };
+            tracing::warn!(%error, second = looks.second, "reading a dirty extent failed");
+            let unreadable = error.kind() == Kind::Io;
+            match looks.after(unreadable, has_copy) {
+                Next::Again(again) => looks = again,
+                Next::Lost => return Err(error),
+                // It may be sound, whatever the other one is.
+                Next::Unreadable => return Err(unread.unwrap_or(error)),
+            }
+            if unreadable {
+                unread = Some(error);
             }
         }
-        let mut errors: Vec<Error> = errors.into_iter().flatten().collect();
-        // What a device could not read may be sound.
-        let unreadable = errors.iter().position(|error| error.kind() == Kind::Io);
-        Err(errors.swap_remove(unreadable.unwrap_or(0)))
     }
 
     /// Has a shard write blocks of an extent where they stand, since what stands there does not hold.

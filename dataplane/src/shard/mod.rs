@@ -15,8 +15,8 @@
 mod commit;
 mod descriptor;
 mod draft;
-mod looks;
 mod open;
+mod part;
 mod read;
 mod recall;
 mod session;

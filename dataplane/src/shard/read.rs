@@ -11,12 +11,13 @@ use nvme_tier::{Extent, FileGeneration, Mark, State};
 use rdma::{Fabric, SessionId, Transfer};
 
 use super::descriptor::Needs;
-use super::looks::{Looks, Part};
 use super::open::gone;
+use super::part::Part;
 use super::recall::Damage;
 use super::session::Handle;
 use super::{CHUNK_BYTES, Caller, Op, Request, Shard, ZERO_BYTES};
 use crate::bugs::{self, Bug};
+use crate::looks::Looks;
 use crate::slots::Key;
 
 /// A READ on its way.

@@ -7,12 +7,13 @@ use extent::wire::Served;
 use extent::{Error, Kind, Result};
 use nvme_tier::{Extent, FileGeneration, Mark, State};
 
-use super::looks::{Next, Part};
 use super::open::busy_mover;
+use super::part::Part;
 use super::read::{ReadOp, Step};
 use super::{Op, Request, Shard};
 use crate::bugs::{self, Bug};
 use crate::inbox::Fetched;
+use crate::looks::Next;
 use crate::mover::Demand;
 use crate::slots::Key;
 
@@ -82,7 +83,7 @@ impl Shard {
         let tier = &self.node.tier;
         let has_copy = generation.copy(extent.index()).is_some();
         let elsewhere = !has_copy && generation.is_twice() && tier.is_incomplete();
-        match part.looks.after(&damage, has_copy) {
+        match part.looks.after(!matches!(damage, Damage::Checksum), has_copy) {
             Next::Again(looks) => {
                 let block = u64::from(tier.checksum_block_bytes());
                 let part = Part { looks, ..part };

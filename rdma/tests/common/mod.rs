@@ -1,6 +1,7 @@
 //! A tiny node over any transport, and a client that drives any channel against it.
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub(crate) mod crowd;
 pub(crate) mod network;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -354,6 +355,15 @@ impl<C: Channel> TestClient<C> {
     pub(crate) fn segment(&self, at: usize, length: usize) -> Segment {
         let length = u32::try_from(length).expect("small");
         Segment { address: at as u64, length, key: self.region.id().0 }
+    }
+
+    /// Cuts `0..length` at the given places into up to four segments, placed with gaps from `base`.
+    pub(crate) fn scattered(&self, base: usize, length: usize, cuts: &[usize]) -> Vec<Segment> {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (length + 1)).collect();
+        cuts.extend([0, length]);
+        cuts.sort_unstable();
+        let pieces = cuts.windows(2).enumerate();
+        pieces.map(|(i, ends)| self.segment(base + ends[0] + 7 * i, ends[1] - ends[0])).collect()
     }
 
     pub(crate) fn fill(&self, at: usize, bytes: &[u8]) {
