@@ -40,14 +40,26 @@ impl fmt::Display for Way {
     }
 }
 
+/// What [`choose`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// How checksums are computed from now on.
+    pub way: Way,
+    /// How long 4 KiB take with instructions.
+    pub instructions: Duration,
+    /// How long they take by tables.
+    pub tables: Duration,
+}
+
 /// Tries both ways on a few blocks and takes the faster one from now on, in all threads: instructions
 /// that are emulated, as in a guest whose host lacks them, are slower than tables. `now` is the time by a
 /// clock that never goes back. Takes about 20 µs.
-pub fn choose(mut now: impl FnMut() -> Duration) -> Way {
+pub fn choose(mut now: impl FnMut() -> Duration) -> Choice {
     let instructions = fastest(&mut now, by_instructions);
     let tables = fastest(&mut now, tables::crc32c);
-    BY_TABLES.store(tables < instructions, Ordering::Relaxed);
-    if tables < instructions { Way::Tables } else { Way::Instructions }
+    let way = if tables < instructions { Way::Tables } else { Way::Instructions };
+    BY_TABLES.store(way == Way::Tables, Ordering::Relaxed);
+    Choice { way, instructions, tables }
 }
 
 /// The shortest of a few times that one block took: whatever interrupts only makes it longer.
@@ -125,11 +137,13 @@ mod tests {
                 time += Duration::from_micros(if asked % 2 == 0 { step } else { 0 });
                 time
             };
-            assert_eq!(choose(now), way);
+            let (instructions, tables) =
+                (Duration::from_micros(first), Duration::from_micros(second));
+            assert_eq!(choose(now), Choice { way, instructions, tables });
             assert_eq!(crc32c(&bytes), before);
         }
         // Of two that are alike the processor's own.
-        assert_eq!(choose(|| Duration::ZERO), Way::Instructions);
+        assert_eq!(choose(|| Duration::ZERO).way, Way::Instructions);
     }
 
     #[test]

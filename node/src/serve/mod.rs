@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use control::Control;
 use dataplane::{Handle, Node};
+use extent::checksum::{Choice, choose};
 use extent::{Error, Kind, Result};
 pub(crate) use media::{create_file, work_pool};
 use rdma::{Listener, ListenerOptions, ShmOptions};
@@ -57,8 +58,8 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
 
 fn choose_checksums() {
     let begin = clock::now();
-    let way = extent::checksum::choose(|| begin.elapsed());
-    tracing::info!(%way, "chose how to compute checksums");
+    let Choice { way, instructions, tables } = choose(|| begin.elapsed());
+    tracing::info!(%way, ?instructions, ?tables, "chose how to compute checksums of 4 KiB");
 }
 
 /// A node that serves.
