@@ -6,6 +6,7 @@
 //! is for the processor alone: tables too large for anything but huge pages.
 
 mod arena;
+mod heap;
 mod memory;
 mod pool;
 mod prefetch;
@@ -13,6 +14,7 @@ mod region;
 mod run;
 mod verify;
 
+pub use heap::merge_heap;
 pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
 pub use prefetch::prefetch;

@@ -8,12 +8,21 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use extent::checksum::Choice;
 use extent::{Error, Kind, Result};
+
+use crate::clock;
 
 /// Whether this process is root's.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Times both ways to compute checksums on this processor, and takes the faster one from now on.
+pub(crate) fn choose_checksums() -> Choice {
+    let begin = clock::now();
+    extent::checksum::choose(|| begin.elapsed())
 }
 
 /// The number of the user of this name.

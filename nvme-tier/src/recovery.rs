@@ -32,6 +32,9 @@ use crate::{Done, File, FileGeneration, Ledger, State, Tier, TierOptions};
 
 use complete::{Unfinished, complete};
 
+/// From so many extents on, finding one is mostly waiting for the page that it is on.
+const MANY_EXTENTS: u64 = 1_000_000;
+
 /// A tier that was on the devices, ready to run.
 #[derive(Debug)]
 pub struct Recovered {
@@ -137,13 +140,18 @@ pub fn recover_without(
     }
     let Rebuild { space, evictor, book, erasures, dirty, unfinished, .. } = rebuild;
     let repairs = repairs(&scan);
+    let superblocks = std::mem::take(&mut scan.superblocks);
+    drop((scan, files));
+    if tier.usage().resident_extents >= MANY_EXTENTS {
+        dma::merge_heap();
+    }
     let report = RecoveryReport {
         files: tier.index.read().len() as u64,
         dirty_files: dirty,
         extents: tier.usage().resident_extents,
         bytes: tier.usage().resident_bytes,
         quarantined,
-        findings: scan.findings,
+        findings,
         elapsed: begun.elapsed(),
     };
     let mut ledger = Ledger::new(Parts {
@@ -152,7 +160,7 @@ pub fn recover_without(
         evictor,
         book,
         io,
-        superblocks: scan.superblocks,
+        superblocks,
         erasures,
         repairs,
     });

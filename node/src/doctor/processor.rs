@@ -1,5 +1,7 @@
 //! The kernel and its processors.
 
+use extent::checksum::{Choice, Way};
+
 use super::Finding;
 use crate::system;
 
@@ -36,34 +38,37 @@ pub(super) fn cores() -> Finding {
 }
 
 pub(super) fn checksums() -> Finding {
-    #[cfg(target_arch = "x86_64")]
-    let (have, want) = (
-        [
-            ("sse4.2", is_x86_feature_detected!("sse4.2")),
-            ("pclmulqdq", is_x86_feature_detected!("pclmulqdq")),
-            ("vpclmulqdq", is_x86_feature_detected!("vpclmulqdq")),
-        ],
-        2,
-    );
-    #[cfg(target_arch = "aarch64")]
-    let (have, want) = (
-        [
-            ("crc", std::arch::is_aarch64_feature_detected!("crc")),
-            ("pmull", std::arch::is_aarch64_feature_detected!("pmull")),
-        ],
-        2,
-    );
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let (have, want): ([(&str, bool); 0], usize) = ([], 2);
-    let names: Vec<&str> = have.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
-    if names.len() >= want {
-        return Finding::ok("crc32c", format!("in hardware ({})", names.join(", ")));
+    let Choice { way, instructions, tables } = system::choose_checksums();
+    let names = checksum_instructions().join(", ");
+    let found =
+        format!("4 KiB in {instructions:?} by instructions ({names}), {tables:?} by tables");
+    match way {
+        Way::Instructions if !names.is_empty() => Finding::ok("crc32c", found),
+        _ => Finding::warn(
+            "crc32c",
+            found,
+            "every read is verified: without these instructions, or where they are emulated, \
+             checksums bound its speed",
+        ),
     }
-    Finding::warn(
-        "crc32c",
-        format!("only {names:?} in hardware"),
-        "every read is verified: without these instructions checksums bound its speed",
-    )
+}
+
+/// Those of use for checksums that the processor has.
+fn checksum_instructions() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let have = [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("pclmulqdq", is_x86_feature_detected!("pclmulqdq")),
+        ("vpclmulqdq", is_x86_feature_detected!("vpclmulqdq")),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let have = [
+        ("crc", std::arch::is_aarch64_feature_detected!("crc")),
+        ("pmull", std::arch::is_aarch64_feature_detected!("pmull")),
+    ];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let have: [(&str, bool); 0] = [];
+    have.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
 }
 
 #[cfg(test)]

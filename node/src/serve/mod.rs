@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use control::Control;
 use dataplane::{Handle, Node};
-use extent::checksum::{Choice, choose};
+use extent::checksum::Choice;
 use extent::{Error, Kind, Result};
 pub(crate) use media::{create_file, work_pool};
 use rdma::{Listener, ListenerOptions, ShmOptions};
@@ -26,7 +26,7 @@ use crate::cli::{Global, ServeArgs};
 use crate::config::{Config, Settings};
 use crate::notify::Notifier;
 use crate::output::Output;
-use crate::{clock, logs, metrics, notify, system};
+use crate::{logs, metrics, notify, system};
 
 /// The control database, in the state directory.
 const CONTROL_DATABASE: &str = "control.redb";
@@ -57,8 +57,7 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
 }
 
 fn choose_checksums() {
-    let begin = clock::now();
-    let Choice { way, instructions, tables } = choose(|| begin.elapsed());
+    let Choice { way, instructions, tables } = system::choose_checksums();
     tracing::info!(%way, ?instructions, ?tables, "chose how to compute checksums of 4 KiB");
 }
 
