@@ -4,6 +4,7 @@ use extent::{Error, Kind};
 
 use crate::SessionId;
 
+use super::super::provider::{CmId as _, Provider, QueuePair as _};
 use super::{VerbsTransport, queue};
 
 /// Ticks before a client that says nothing is asked whether it is there, and before one is given up that
@@ -13,7 +14,8 @@ const ESTABLISH_TICKS: u32 = 2;
 /// How often a turn's worth of completions is taken before a queue pair goes.
 const DRAIN_TURNS: usize = 256;
 
-impl VerbsTransport {
+#[expect(private_bounds, reason = "as of the type")]
+impl<P: Provider> VerbsTransport<P> {
     /// Ends a session's connection. Its queue pair follows a little later, and then its transfers.
     pub(super) fn end(&mut self, id: SessionId, reason: Error) {
         let Some(session) = self.slots.remove(id) else { return };
