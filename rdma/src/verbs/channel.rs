@@ -126,8 +126,8 @@ impl<P: Provider> VerbsChannel<P> {
         let replies = u32::from(credits) + 1;
         // A power of two, so that a place of the queue keeps its number whatever was sent before.
         let depth = 1 << replies.min(limits.queue_depth).ilog2();
-        let domain = P::ProtectionDomain::new(adapter)?;
-        let queue = P::CompletionQueue::new(adapter, 2 * replies)?;
+        let domain = P::ProtectionDomain::new(&adapter)?;
+        let queue = P::CompletionQueue::new(&adapter, 2 * replies)?;
         let bytes = u32::try_from(MESSAGE_BYTES).expect("short");
         let slots = Receives::Own(Slots::new(&domain, bytes, replies)?);
         let pair = P::QueuePair::new(id, &domain, &queue, slots, depth)?;
@@ -154,6 +154,13 @@ impl<P: Provider> VerbsChannel<P> {
             polls: 0,
             over: None,
         })
+    }
+
+    /// Whether the node has answered, if it is a node.
+    pub(super) fn is_welcome(&self) -> Result<bool> {
+        let Some(event) = self.events.next()? else { return Ok(false) };
+        let answer = judge(event, CmEventKind::Established)?;
+        Welcome::parse(&answer.private_data).map(|_| true)
     }
 
     fn check_open(&self) -> Result<()> {
@@ -383,6 +390,11 @@ pub(super) fn await_event(
             channel.next()?.ok_or_else(late)?
         }
     };
+    judge(event, wanted)
+}
+
+/// What another event says than the one that is waited for.
+fn judge<C>(event: CmEvent<C>, wanted: CmEventKind) -> Result<CmEvent<C>> {
     if event.kind == wanted {
         return Ok(event);
     }

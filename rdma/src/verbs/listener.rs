@@ -69,6 +69,12 @@ impl VerbsListener {
 
 #[expect(private_bounds, reason = "as of the type")]
 impl<P: Provider> VerbsListener<P> {
+    /// Hears what comes on a channel to an id that listens already.
+    pub(super) fn over(channel: Arc<P::EventChannel>, id: P::CmId) -> Self {
+        let listening = HashMap::from([(id.number(), id)]);
+        Self { channel, listening, addresses: Vec::new() }
+    }
+
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

@@ -26,6 +26,7 @@ mod rdma_core;
 mod receive;
 mod send_queue;
 mod session;
+pub(crate) mod sim;
 mod tenant;
 mod transport;
 

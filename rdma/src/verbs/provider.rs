@@ -39,7 +39,7 @@ pub(super) trait Provider: Debug + Sized + Send + Sync + 'static {
     fn ticker(&self, seconds: libc::time_t) -> Result<Self::Ticker>;
 }
 
-pub(super) trait Adapter: Copy + PartialEq + Debug + Send {
+pub(super) trait Adapter: Clone + PartialEq + Debug + Send {
     /// The kernel's name for it, such as `mlx5_0`.
     fn name(&self) -> String;
 
@@ -88,7 +88,7 @@ pub(super) trait CmId<P: Provider>: Debug + Send + Sized {
 }
 
 pub(super) trait ProtectionDomain<P: Provider>: Debug + Send + Sync + Sized {
-    fn new(adapter: P::Adapter) -> Result<Arc<Self>>;
+    fn new(adapter: &P::Adapter) -> Result<Arc<Self>>;
 }
 
 pub(super) trait MemoryRegion<P: Provider>: Debug + Send + Sync + Sized {
@@ -115,7 +115,7 @@ pub(super) trait MemoryRegion<P: Provider>: Debug + Send + Sync + Sized {
 pub(super) trait CompletionQueue<P: Provider>: Debug + Send + Sync + Sized {
     /// A queue of at least `capacity` entries. More completions than that must never be due: a queue
     /// that overflows takes its queue pairs with it.
-    fn new(adapter: P::Adapter, capacity: u32) -> Result<Arc<Self>>;
+    fn new(adapter: &P::Adapter, capacity: u32) -> Result<Arc<Self>>;
 
     /// Takes what has completed, at most a batch. Whether there may be more.
     fn poll(&self, out: &mut Vec<WorkCompletion>) -> Result<bool>;

@@ -116,8 +116,8 @@ impl provider::CmId<RdmaCore> for CmId {
 
 impl provider::ProtectionDomain<RdmaCore> for ProtectionDomain {
     #[inline]
-    fn new(adapter: Adapter) -> Result<Arc<Self>> {
-        ProtectionDomain::new(adapter)
+    fn new(adapter: &Adapter) -> Result<Arc<Self>> {
+        ProtectionDomain::new(*adapter)
     }
 }
 
@@ -150,8 +150,8 @@ impl provider::MemoryRegion<RdmaCore> for MemoryRegion {
 
 impl provider::CompletionQueue<RdmaCore> for CompletionQueue {
     #[inline]
-    fn new(adapter: Adapter, capacity: u32) -> Result<Arc<Self>> {
-        CompletionQueue::new(adapter, capacity)
+    fn new(adapter: &Adapter, capacity: u32) -> Result<Arc<Self>> {
+        CompletionQueue::new(*adapter, capacity)
     }
 
     #[inline]

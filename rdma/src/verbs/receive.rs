@@ -59,6 +59,11 @@ impl<P: Provider> Slots<P> {
         Local { address, length, key: self.memory.local_key() }
     }
 
+    /// All of a slot, likewise.
+    pub(super) fn whole(&self, slot: u32) -> Local {
+        self.local(slot, self.slot_bytes)
+    }
+
     fn window(&self, slot: u32, length: usize) -> Window {
         let offset = u64::from(slot) * u64::from(self.slot_bytes);
         let region = Arc::clone(self.memory.region());
@@ -84,7 +89,8 @@ impl Slots {
             let empty = ffi::ibv_recv_wr { wr_id: 0, next: none(), sg_list: none(), num_sge: 1 };
             let mut list = [empty; BATCH];
             for (slot, element) in slots.iter().zip(&mut elements) {
-                *element = self.element(*slot, self.slot_bytes);
+                let Local { address: addr, length, key: lkey } = self.whole(*slot);
+                *element = ffi::ibv_sge { addr, length, lkey };
             }
             let mut next = none();
             let entries = slots.iter().zip(&mut elements).zip(&mut list);

@@ -56,8 +56,8 @@ impl<P: Provider> Tenant<P> {
                 limits.shared_receives
             )));
         }
-        let domain = P::ProtectionDomain::new(adapter)?;
-        let queue = P::CompletionQueue::new(adapter, receives + sends)?;
+        let domain = P::ProtectionDomain::new(&adapter)?;
+        let queue = P::CompletionQueue::new(&adapter, receives + sends)?;
         let bytes = u32::try_from(LONG_REQUEST_BYTES).expect("short");
         let shared = P::SharedReceiveQueue::new(&domain, bytes, receives)?;
         Ok(Self {
@@ -73,8 +73,8 @@ impl<P: Provider> Tenant<P> {
         })
     }
 
-    pub(super) fn adapter(&self) -> P::Adapter {
-        self.adapter
+    pub(super) fn adapter(&self) -> &P::Adapter {
+        &self.adapter
     }
 
     pub(super) fn limits(&self) -> Limits {
