@@ -1,11 +1,11 @@
-//! Mistakes that this crate does not make, for tests to make on purpose: as in `nvme_tier`'s module
-//! of the same name, and under the same feature.
+//! Mistakes that this crate does not make, for tests to make on purpose: see
+//! [`extent::mistakes`].
 #![cfg_attr(
     not(feature = "seeded-bugs"),
     allow(unreachable_pub, reason = "only with the feature is this module public")
 )]
 
-nvme_tier::mistakes! {
+extent::mistakes! {
     /// What a device read is not compared with its checksums.
     ReadUnverified,
     /// What is read without its checksums in memory is served before its descriptor is there.

@@ -4,6 +4,10 @@
 //! fabrics behind them are RDMA verbs ([`verbs`]), shared memory ([`shm`]), TCP ([`tcp`]) and, for
 //! tests, a simulated one ([`sim`]). [`Fabrics`] joins the real ones into one transport, and a [`Listener`] feeds it.
 
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 mod channel;
 mod fabrics;
 mod inbox;
@@ -25,4 +29,11 @@ pub use shm::{PeerPolicy, ShmChannel, ShmConnection, ShmOptions, ShmTransport};
 pub use sim::{SimChannel, SimFabric, SimTransport};
 pub use tcp::{TcpChannel, TcpTransport};
 pub use transport::{Event, Fabric, SessionId, Token, Transfer, Transport};
+pub use verbs::sim::{
+    SimVerbs, SimVerbsChannel, SimVerbsConnecting, SimVerbsOptions, SimVerbsTransport,
+    SimVerbsUsage,
+};
 pub use verbs::{RdmaDevice, VerbsChannel, VerbsOptions, VerbsTransport};
+
+/// Whether this build can make mistakes on purpose: never one that serves anybody.
+pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");

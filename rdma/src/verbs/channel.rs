@@ -17,12 +17,17 @@ use extent::{Error, Kind, Result};
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
-use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
+use super::completion::{WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
 use super::greeting::{Hello, Refusal, Welcome};
-use super::memory::{MemoryRegion, ProtectionDomain, Rights};
+use super::memory::Rights;
 use super::options::VerbsOptions;
-use super::queue_pair::{QueuePair, Receives};
+use super::provider::{
+    Adapter as _, CmId as _, CompletionQueue as _, EventChannel as _, MemoryRegion as _,
+    ProtectionDomain as _, Provider, QueuePair as _,
+};
+use super::queue_pair::Receives;
+use super::rdma_core::RdmaCore;
 use super::receive::{RECEIVE, Slots};
 use super::send_queue::{MESSAGE_BYTES, Message, SendQueue, Work};
 
@@ -35,22 +40,24 @@ const CM_EVERY: u32 = 1024;
 
 /// A session over RDMA, seen from the client. Memory that it allocates is registered once, and the
 /// node reads and writes it; dropping the channel ends that before the memory is given back.
-pub struct VerbsChannel {
+#[expect(private_bounds, reason = "what it stands on is nobody's choice but this module's")]
+pub struct VerbsChannel<P: Provider = RdmaCore> {
     // In this order: the queue pair goes before what it used.
-    pair: QueuePair,
+    pair: P::QueuePair,
     send: SendQueue,
-    memory: HashMap<u32, MemoryRegion>,
-    queue: Arc<CompletionQueue>,
-    domain: Arc<ProtectionDomain>,
-    events: Arc<EventChannel>,
-    epoll: Epoll,
+    memory: HashMap<u32, P::MemoryRegion>,
+    queue: Arc<P::CompletionQueue>,
+    domain: Arc<P::ProtectionDomain>,
+    events: Arc<P::EventChannel>,
+    /// Where there are no descriptors to sleep on, nobody sleeps.
+    epoll: Option<Epoll>,
     completions: Vec<WorkCompletion>,
     free_receives: Vec<u32>,
     polls: u32,
     over: Option<Error>,
 }
 
-impl fmt::Debug for VerbsChannel {
+impl<P: Provider> fmt::Debug for VerbsChannel<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerbsChannel").field("over", &self.over).finish_non_exhaustive()
     }
@@ -92,21 +99,38 @@ impl VerbsChannel {
         let events = EventChannel::new()?;
         let id = CmId::new(&events)?;
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        options.apply(&id);
+        options.apply::<RdmaCore>(&id);
         id.resolve_address(address, timeout_ms)?;
         await_event(&events, CmEventKind::AddressResolved, timeout)?;
         id.resolve_route(timeout_ms)?;
         await_event(&events, CmEventKind::RouteResolved, timeout)?;
+        let channel = Self::ask(id, events, credits)?;
+        let answer = await_event(&channel.events, CmEventKind::Established, timeout)?;
+        Welcome::parse(&answer.private_data)?;
+        Ok(channel)
+    }
+
+    /// Something to sleep on after [`Channel::poll`], for those who wait for several channels.
+    #[must_use]
+    pub fn readiness(&self) -> BorrowedFd<'_> {
+        self.epoll.as_ref().map_or_else(|| self.queue.as_fd(), AsFd::as_fd)
+    }
+}
+
+#[expect(private_bounds, reason = "as of the type")]
+impl<P: Provider> VerbsChannel<P> {
+    /// Asks the node that an id found a way to. [`CmEventKind::Established`] follows, with its answer.
+    pub(super) fn ask(id: P::CmId, events: Arc<P::EventChannel>, credits: u16) -> Result<Self> {
         let adapter = id.adapter()?;
         let limits = adapter.limits()?;
         let replies = u32::from(credits) + 1;
         // A power of two, so that a place of the queue keeps its number whatever was sent before.
         let depth = 1 << replies.min(limits.queue_depth).ilog2();
-        let domain = ProtectionDomain::new(adapter)?;
-        let queue = CompletionQueue::new(adapter, 2 * replies)?;
+        let domain = P::ProtectionDomain::new(&adapter)?;
+        let queue = P::CompletionQueue::new(&adapter, 2 * replies)?;
         let bytes = u32::try_from(MESSAGE_BYTES).expect("short");
         let slots = Receives::Own(Slots::new(&domain, bytes, replies)?);
-        let pair = QueuePair::new(id, &domain, &queue, slots, depth)?;
+        let pair = P::QueuePair::new(id, &domain, &queue, slots, depth)?;
         pair.post_receives(&(0..replies).collect::<Vec<_>>())?;
         let parameters = ConnectionParameters {
             private_data: &Hello::new(replies).encode(),
@@ -115,14 +139,8 @@ impl VerbsChannel {
             // A node gives up a client that posts no receives.
             peer_patience: 6,
         };
+        let epoll = watch::<P>(&queue, &events)?;
         pair.id().connect(parameters)?;
-        let answer = await_event(&events, CmEventKind::Established, timeout)?;
-        Welcome::parse(&answer.private_data)?;
-        let epoll = Epoll::new().and_then(|epoll| {
-            epoll.add(queue.as_fd(), libc::EPOLLIN, 0)?;
-            epoll.add(events.as_fd(), libc::EPOLLIN, 1)?;
-            Ok(epoll)
-        });
         Ok(Self {
             pair,
             send: SendQueue::new(0, depth),
@@ -130,7 +148,7 @@ impl VerbsChannel {
             queue,
             domain,
             events,
-            epoll: epoll.map_err(|e| Error::io("watching an RDMA connection", e))?,
+            epoll,
             completions: Vec::new(),
             free_receives: Vec::new(),
             polls: 0,
@@ -138,10 +156,11 @@ impl VerbsChannel {
         })
     }
 
-    /// Something to sleep on after [`Channel::poll`], for those who wait for several channels.
-    #[must_use]
-    pub fn readiness(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+    /// Whether the node has answered, if it is a node.
+    pub(super) fn is_welcome(&self) -> Result<bool> {
+        let Some(event) = self.events.next()? else { return Ok(false) };
+        let answer = judge(event, CmEventKind::Established)?;
+        Welcome::parse(&answer.private_data).map(|_| true)
     }
 
     fn check_open(&self) -> Result<()> {
@@ -260,7 +279,7 @@ impl VerbsChannel {
     }
 }
 
-impl Channel for VerbsChannel {
+impl<P: Provider> Channel for VerbsChannel<P> {
     fn fabric(&self) -> Fabric {
         Fabric::Verbs
     }
@@ -271,7 +290,7 @@ impl Channel for VerbsChannel {
             return Err(Kind::Busy.error(format!("{MAX_REGIONS} regions are registered already")));
         }
         let region = Region::anonymous(length, HugePages::Try)?;
-        let memory = MemoryRegion::new(&self.domain, &region, Rights::Remote)?;
+        let memory = P::MemoryRegion::new(&self.domain, &region, Rights::Remote)?;
         self.memory.insert(region.id().0, memory);
         Ok(region)
     }
@@ -322,8 +341,10 @@ impl Channel for VerbsChannel {
         if !self.completions.is_empty() {
             return Ok(());
         }
-        sys::wait_for(self.epoll.as_fd(), libc::POLLIN, timeout)
-            .map_err(|e| Error::io("waiting for the node", e))?;
+        if let Some(epoll) = &self.epoll {
+            sys::wait_for(epoll.as_fd(), libc::POLLIN, timeout)
+                .map_err(|e| Error::io("waiting for the node", e))?;
+        }
         self.queue.clear();
         // The next poll listens.
         self.polls = CM_EVERY;
@@ -331,10 +352,26 @@ impl Channel for VerbsChannel {
     }
 }
 
-impl Drop for VerbsChannel {
+impl<P: Provider> Drop for VerbsChannel<P> {
     fn drop(&mut self) {
         self.pair.id().disconnect();
     }
+}
+
+/// What to sleep on for completions and events, where there is something.
+fn watch<P: Provider>(
+    queue: &P::CompletionQueue,
+    events: &P::EventChannel,
+) -> Result<Option<Epoll>> {
+    let (Some(queue), Some(events)) = (queue.readiness(), events.readiness()) else {
+        return Ok(None);
+    };
+    let epoll = Epoll::new().and_then(|epoll| {
+        epoll.add(queue, libc::EPOLLIN, 0)?;
+        epoll.add(events, libc::EPOLLIN, 1)?;
+        Ok(epoll)
+    });
+    epoll.map(Some).map_err(|e| Error::io("watching an RDMA connection", e))
 }
 
 /// Waits for one event; every other is a failure.
@@ -353,6 +390,11 @@ pub(super) fn await_event(
             channel.next()?.ok_or_else(late)?
         }
     };
+    judge(event, wanted)
+}
+
+/// What another event says than the one that is waited for.
+fn judge<C>(event: CmEvent<C>, wanted: CmEventKind) -> Result<CmEvent<C>> {
     if event.kind == wanted {
         return Ok(event);
     }

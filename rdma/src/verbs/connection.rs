@@ -119,12 +119,12 @@ impl Drop for EventChannel {
 
 /// What RDMA CM told.
 #[derive(Debug)]
-pub(super) struct CmEvent {
+pub(super) struct CmEvent<C = CmId> {
     pub(super) kind: CmEventKind,
     /// [`CmId::number`] of the id it is about.
     pub(super) id: usize,
     /// The new connection of a request.
-    pub(super) request: Option<CmId>,
+    pub(super) request: Option<C>,
     pub(super) status: i32,
     pub(super) private_data: Vec<u8>,
     /// RDMA READs that the other side is ready to answer at a time.
@@ -133,7 +133,7 @@ pub(super) struct CmEvent {
     pub(super) peer_patience: u8,
 }
 
-impl CmEvent {
+impl<C> CmEvent<C> {
     /// librdmacm's name for the event.
     pub(super) fn name(&self) -> String {
         let Ok(library) = ffi::library() else { return String::new() };

@@ -9,6 +9,8 @@ use extent::{Error, Kind, Result};
 
 use super::connection::{CmEventKind, CmId, EventChannel};
 use super::greeting::{Hello, Refusal};
+use super::provider::{CmId as _, EventChannel as _, Provider};
+use super::rdma_core::RdmaCore;
 
 /// Requests that the kernel holds until they are looked at.
 const BACKLOG: libc::c_int = 512;
@@ -18,25 +20,28 @@ const FOR_EVER: u8 = 7;
 
 /// A client that asked to connect and said what a client says.
 #[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(super) id: CmId,
+#[expect(private_bounds, reason = "what it stands on is nobody's choice but this module's")]
+pub(crate) struct Incoming<P: Provider = RdmaCore> {
+    pub(super) id: P::CmId,
     /// RDMA READs that it answers at a time.
     pub(super) peer_reads: u8,
 }
 
-impl Incoming {
+#[expect(private_bounds, reason = "as of the type")]
+impl<P: Provider> Incoming<P> {
     /// Turns the client away.
     pub(crate) fn reject(&self, reason: &Error) {
-        reject(&self.id, reason);
+        reject::<P>(&self.id, reason);
     }
 }
 
 /// Listens at addresses of RDMA devices.
 #[derive(Debug)]
-pub(crate) struct VerbsListener {
-    channel: Arc<EventChannel>,
+#[expect(private_bounds, reason = "what it stands on is nobody's choice but this module's")]
+pub(crate) struct VerbsListener<P: Provider = RdmaCore> {
+    channel: Arc<P::EventChannel>,
     /// The listening ids, and where they listen.
-    listening: HashMap<usize, CmId>,
+    listening: HashMap<usize, P::CmId>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -60,6 +65,15 @@ impl VerbsListener {
         }
         Ok(Self { channel, listening, addresses })
     }
+}
+
+#[expect(private_bounds, reason = "as of the type")]
+impl<P: Provider> VerbsListener<P> {
+    /// Hears what comes on a channel to an id that listens already.
+    pub(super) fn over(channel: Arc<P::EventChannel>, id: P::CmId) -> Self {
+        let listening = HashMap::from([(id.number(), id)]);
+        Self { channel, listening, addresses: Vec::new() }
+    }
 
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -67,7 +81,7 @@ impl VerbsListener {
 
     /// The next client, if one knocked: call it again while the descriptor is readable. Those that say
     /// nothing sensible are turned away here.
-    pub(crate) fn accept(&self) -> Result<Option<Incoming>> {
+    pub(crate) fn accept(&self) -> Result<Option<Incoming<P>>> {
         let Some(event) = self.channel.next()? else { return Ok(None) };
         let (peer_reads, peer_patience) = (event.peer_reads, event.peer_patience);
         let Some(id) = event.request else {
@@ -82,7 +96,7 @@ impl VerbsListener {
             Ok(()) => Ok(Some(Incoming { id, peer_reads })),
             Err(error) => {
                 tracing::info!(%error, peer = id.peer(), "an RDMA client was turned away");
-                reject(&id, &error);
+                reject::<P>(&id, &error);
                 Ok(None)
             }
         }
@@ -108,6 +122,6 @@ fn check(peer_reads: u8, peer_patience: u8) -> Result<()> {
 }
 
 /// Tells a client why it is turned away.
-pub(super) fn reject(id: &CmId, reason: &Error) {
+pub(super) fn reject<P: Provider>(id: &P::CmId, reason: &Error) {
     id.reject(&Refusal::encode(reason));
 }

@@ -20,10 +20,13 @@ mod hostile;
 mod listener;
 mod memory;
 mod options;
+mod provider;
 mod queue_pair;
+mod rdma_core;
 mod receive;
 mod send_queue;
 mod session;
+pub(crate) mod sim;
 mod tenant;
 mod transport;
 

@@ -1,4 +1,4 @@
-use super::connection::CmId;
+use super::provider::{CmId, Provider};
 
 /// How connections behave on the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +19,7 @@ impl Default for VerbsOptions {
 }
 
 impl VerbsOptions {
-    pub(super) fn apply(&self, id: &CmId) {
+    pub(super) fn apply<P: Provider>(&self, id: &P::CmId) {
         if let Some(class) = self.traffic_class {
             id.set_traffic_class(class);
         }

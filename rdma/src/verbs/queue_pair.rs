@@ -10,7 +10,9 @@ use super::completion::CompletionQueue;
 use super::connection::CmId;
 use super::ffi;
 use super::memory::ProtectionDomain;
-use super::receive::{SharedReceiveQueue, Slots, post_to};
+use super::provider::Provider;
+use super::rdma_core::RdmaCore;
+use super::receive::{Slots, post_to};
 use super::send_queue::{BATCH, MESSAGE_BYTES, Posting, Wire, Work};
 
 /// How long the other side waits where it finds no receive: 0.64 ms (InfiniBand specification, volume
@@ -19,11 +21,11 @@ const RECEIVER_PAUSE: u8 = 12;
 
 /// Where a queue pair's messages come in.
 #[derive(Debug)]
-pub(super) enum Receives {
+pub(super) enum Receives<P: Provider = RdmaCore> {
     /// Places that it shares with others.
-    Shared(Arc<SharedReceiveQueue>),
+    Shared(Arc<P::SharedReceiveQueue>),
     /// Its own.
-    Own(Slots),
+    Own(Slots<P>),
 }
 
 /// A connection that can be sent over. Dropping it destroys it, and then the device uses none of the

@@ -9,7 +9,10 @@ use extent::Result;
 
 use super::adapter::{check, made, none};
 use super::ffi;
-use super::memory::{MemoryRegion, ProtectionDomain, Rights};
+use super::memory::{ProtectionDomain, Rights};
+use super::provider::{MemoryRegion as _, Provider};
+use super::rdma_core::RdmaCore;
+use super::send_queue::Local;
 
 /// What the ids of receives have set, and those of sends have not.
 pub(super) const RECEIVE: u64 = 1 << 63;
@@ -18,16 +21,20 @@ const BATCH: usize = 32;
 
 /// Places of one size in one region, each named by its number.
 #[derive(Debug)]
-pub(super) struct Slots {
-    memory: MemoryRegion,
+pub(super) struct Slots<P: Provider = RdmaCore> {
+    memory: P::MemoryRegion,
     slot_bytes: u32,
     count: u32,
 }
 
-impl Slots {
-    pub(super) fn new(domain: &Arc<ProtectionDomain>, slot_bytes: u32, count: u32) -> Result<Self> {
+impl<P: Provider> Slots<P> {
+    pub(super) fn new(
+        domain: &Arc<P::ProtectionDomain>,
+        slot_bytes: u32,
+        count: u32,
+    ) -> Result<Self> {
         let region = Region::anonymous(slot_bytes as usize * count as usize, HugePages::Never)?;
-        let memory = MemoryRegion::new(domain, &region, Rights::Local)?;
+        let memory = P::MemoryRegion::new(domain, &region, Rights::Local)?;
         Ok(Self { memory, slot_bytes, count })
     }
 
@@ -46,19 +53,29 @@ impl Slots {
     }
 
     /// A slot's first bytes as a work request names them.
-    pub(super) fn element(&self, slot: u32, length: u32) -> ffi::ibv_sge {
+    pub(super) fn local(&self, slot: u32, length: u32) -> Local {
         let offset = slot as usize * self.slot_bytes as usize;
-        ffi::ibv_sge {
-            addr: self.memory.address(offset, length as usize),
-            length,
-            lkey: self.memory.local_key(),
-        }
+        let address = self.memory.address(offset, length as usize);
+        Local { address, length, key: self.memory.local_key() }
+    }
+
+    /// All of a slot, likewise.
+    pub(super) fn whole(&self, slot: u32) -> Local {
+        self.local(slot, self.slot_bytes)
     }
 
     fn window(&self, slot: u32, length: usize) -> Window {
         let offset = u64::from(slot) * u64::from(self.slot_bytes);
         let region = Arc::clone(self.memory.region());
         Window::new(region, offset, length).expect("slots lie in their region")
+    }
+}
+
+impl Slots {
+    /// A slot's first bytes as rdma-core takes them.
+    pub(super) fn element(&self, slot: u32, length: u32) -> ffi::ibv_sge {
+        let Local { address: addr, length, key: lkey } = self.local(slot, length);
+        ffi::ibv_sge { addr, length, lkey }
     }
 
     /// Calls `post` with lists of receives into the slots.
@@ -72,7 +89,8 @@ impl Slots {
             let empty = ffi::ibv_recv_wr { wr_id: 0, next: none(), sg_list: none(), num_sge: 1 };
             let mut list = [empty; BATCH];
             for (slot, element) in slots.iter().zip(&mut elements) {
-                *element = self.element(*slot, self.slot_bytes);
+                let Local { address: addr, length, key: lkey } = self.whole(*slot);
+                *element = ffi::ibv_sge { addr, length, lkey };
             }
             let mut next = none();
             let entries = slots.iter().zip(&mut elements).zip(&mut list);

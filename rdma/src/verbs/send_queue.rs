@@ -17,6 +17,7 @@ use extent::Result;
 use extent::wire::{MAX_BODY_BYTES, MAX_CREDITS, REPLY_BYTES};
 
 use crate::Token;
+use crate::bugs::{self, Bug};
 
 /// Work requests handed to the device in one call.
 pub(super) const BATCH: usize = 32;
@@ -128,6 +129,9 @@ impl SendQueue {
 
     pub(super) fn push(&mut self, work: Work) {
         self.messages += usize::from(matches!(work, Work::Send(_)));
+        if bugs::is(Bug::ReplyOvertakes) && matches!(work, Work::Send(_)) {
+            return self.waiting.push_front(work);
+        }
         self.waiting.push_back(work);
     }
 
@@ -192,6 +196,7 @@ impl SendQueue {
             // Nothing that is with the device: it completed before, or is no number of ours.
             return 0;
         }
+        let count = if bugs::is(Bug::AllEndWithOne) { self.posted() } else { count };
         self.posted.drain(..count as usize).for_each(|work| work.end(ended));
         self.first_posted = self.first_posted.wrapping_add(count);
         count

@@ -9,7 +9,8 @@ use extent::{Error, Kind, Result};
 use crate::slots::{LOW_BITS, Numbered};
 use crate::{Event, SessionId, Token, Transfer};
 
-use super::queue_pair::QueuePair;
+use super::provider::Provider;
+use super::rdma_core::RdmaCore;
 use super::send_queue::{Ended, Local, MESSAGE_BYTES, Message, Remote, SendQueue, Work};
 
 /// The most bytes of one work request: few, long ones keep the device's queues short.
@@ -17,10 +18,10 @@ const SLICE_BYTES: u32 = 1 << 20;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct Session<P: Provider = RdmaCore> {
     id: SessionId,
     pub(super) tenant: usize,
-    pair: QueuePair,
+    pair: P::QueuePair,
     pub(super) send: SendQueue,
     /// Whether it is on the list of those to post for, or of those that wait for room.
     pub(super) is_dirty: bool,
@@ -32,8 +33,8 @@ pub(super) struct Session {
     pub(super) closing: Option<Error>,
 }
 
-impl Session {
-    pub(super) fn new(id: SessionId, tenant: usize, pair: QueuePair, depth: u32) -> Self {
+impl<P: Provider> Session<P> {
+    pub(super) fn new(id: SessionId, tenant: usize, pair: P::QueuePair, depth: u32) -> Self {
         let serial = low(id);
         Self {
             id,
@@ -47,7 +48,7 @@ impl Session {
         }
     }
 
-    pub(super) fn pair(&self) -> &QueuePair {
+    pub(super) fn pair(&self) -> &P::QueuePair {
         &self.pair
     }
 
@@ -117,7 +118,7 @@ fn low(id: SessionId) -> u32 {
     u32::try_from(id.0 & u64::from(LOW_BITS)).expect("masked")
 }
 
-impl Numbered for Session {
+impl<P: Provider> Numbered for Session<P> {
     fn id(&self) -> SessionId {
         self.id
     }

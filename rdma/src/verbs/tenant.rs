@@ -1,19 +1,22 @@
 //! What the sessions of one tenant over one device share: a protection domain, a completion queue,
 //! receives and registered memory. What belongs to one tenant is of no use to another's connections.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dma::{Region, RegionId, Span};
 use extent::wire::LONG_REQUEST_BYTES;
 use extent::{Kind, Result};
 
-use super::adapter::{Adapter, Limits};
-use super::completion::{CompletionQueue, WorkCompletion};
-use super::connection::CmId;
-use super::memory::{MemoryRegion, ProtectionDomain, Rights};
-use super::queue_pair::{QueuePair, Receives};
-use super::receive::SharedReceiveQueue;
+use super::adapter::Limits;
+use super::completion::WorkCompletion;
+use super::memory::Rights;
+use super::provider::{
+    Adapter as _, CompletionQueue as _, MemoryRegion as _, ProtectionDomain as _, Provider,
+    QueuePair as _, SharedReceiveQueue as _,
+};
+use super::queue_pair::Receives;
+use super::rdma_core::RdmaCore;
 use super::send_queue::Local;
 
 /// Requests that may have come and not been looked at, if the device takes so many.
@@ -25,13 +28,13 @@ const DEPTH: u32 = 128;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Tenant {
-    adapter: Adapter,
+pub(super) struct Tenant<P: Provider = RdmaCore> {
+    adapter: P::Adapter,
     limits: Limits,
-    domain: Arc<ProtectionDomain>,
-    queue: Arc<CompletionQueue>,
-    receives: Arc<SharedReceiveQueue>,
-    registered: Vec<(RegionId, MemoryRegion)>,
+    domain: Arc<P::ProtectionDomain>,
+    queue: Arc<P::CompletionQueue>,
+    receives: Arc<P::SharedReceiveQueue>,
+    registered: Vec<(RegionId, P::MemoryRegion)>,
     /// Entries of the completion queue that nothing is due for: what may still be posted.
     pub(super) room: u32,
     /// Whether its completion queue failed: nothing comes of it any more.
@@ -40,8 +43,8 @@ pub(super) struct Tenant {
     armed: bool,
 }
 
-impl Tenant {
-    pub(super) fn new(adapter: Adapter) -> Result<Self> {
+impl<P: Provider> Tenant<P> {
+    pub(super) fn new(adapter: P::Adapter) -> Result<Self> {
         let limits = adapter.limits()?;
         let receives = RECEIVES.min(limits.shared_receives).min(limits.completions / 4);
         let sends = SENDS.min(limits.completions.saturating_sub(receives));
@@ -53,10 +56,10 @@ impl Tenant {
                 limits.shared_receives
             )));
         }
-        let domain = ProtectionDomain::new(adapter)?;
-        let queue = CompletionQueue::new(adapter, receives + sends)?;
+        let domain = P::ProtectionDomain::new(&adapter)?;
+        let queue = P::CompletionQueue::new(&adapter, receives + sends)?;
         let bytes = u32::try_from(LONG_REQUEST_BYTES).expect("short");
-        let shared = SharedReceiveQueue::new(&domain, bytes, receives)?;
+        let shared = P::SharedReceiveQueue::new(&domain, bytes, receives)?;
         Ok(Self {
             adapter,
             limits,
@@ -70,23 +73,23 @@ impl Tenant {
         })
     }
 
-    pub(super) fn adapter(&self) -> Adapter {
-        self.adapter
+    pub(super) fn adapter(&self) -> &P::Adapter {
+        &self.adapter
     }
 
     pub(super) fn limits(&self) -> Limits {
         self.limits
     }
 
-    pub(super) fn readiness(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+    pub(super) fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        self.queue.readiness()
     }
 
     /// A queue pair for a connection, and how many work requests it takes at a time.
-    pub(super) fn queue_pair(&self, id: CmId) -> Result<(QueuePair, u32)> {
+    pub(super) fn queue_pair(&self, id: P::CmId) -> Result<(P::QueuePair, u32)> {
         let depth = DEPTH.min(self.limits.queue_depth);
         let receives = Receives::Shared(Arc::clone(&self.receives));
-        Ok((QueuePair::new(id, &self.domain, &self.queue, receives, depth)?, depth))
+        Ok((P::QueuePair::new(id, &self.domain, &self.queue, receives, depth)?, depth))
     }
 
     /// Registers memory, with rights for work requests of this side only, unless it is already.
@@ -95,7 +98,7 @@ impl Tenant {
         if let Some((_, memory)) = known {
             return Ok(memory.local_key());
         }
-        let memory = MemoryRegion::new(&self.domain, region, Rights::Local)?;
+        let memory = P::MemoryRegion::new(&self.domain, region, Rights::Local)?;
         let key = memory.local_key();
         self.registered.push((region.id(), memory));
         Ok(key)

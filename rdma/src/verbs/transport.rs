@@ -10,15 +10,20 @@ use dma::{Region, Source, Target, Window};
 use extent::wire::{LONG_REQUEST_BYTES, REQUEST_BYTES, Reply, Segment};
 use extent::{Error, Kind, Result};
 
+use crate::bugs::{self, Bug};
 use crate::slots::{Numbered, Slots};
-use crate::sys::{Epoll, Ticker};
+use crate::sys::Epoll;
 use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
-use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
+use super::connection::{CmEvent, CmEventKind, ConnectionParameters};
 use super::greeting::Welcome;
 use super::listener::Incoming;
 use super::options::VerbsOptions;
+use super::provider::{
+    Adapter as _, CmId as _, EventChannel as _, Provider, QueuePair as _, Ticker as _,
+};
+use super::rdma_core::RdmaCore;
 use super::receive::RECEIVE;
 use super::send_queue::Ended;
 use super::session::{Memory, Session, event, gone};
@@ -30,8 +35,8 @@ const TURN: usize = 128;
 const CM_EVERY: u32 = 1024;
 /// Seconds of a tick, by which silence is measured.
 const TICK_S: libc::time_t = 10;
-/// Polls between the end of a connection and that of its queue pair: its last completions have come then,
-/// and with them the receives that they used.
+/// Polls between the end of a connection and that of its queue pair, of which there may be twice as many: its
+/// last completions have come then, and with them the receives that they used.
 const BURY_EVERY: u32 = 64;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
@@ -41,12 +46,13 @@ const READS_OUT: u8 = 16;
 
 /// One shard's RDMA sessions: reliable connections that share receives and a completion queue for
 /// each device. See [`crate::verbs`].
-pub struct VerbsTransport {
+#[expect(private_bounds, reason = "what it stands on is nobody's choice but this module's")]
+pub struct VerbsTransport<P: Provider = RdmaCore> {
     options: VerbsOptions,
-    channel: Arc<EventChannel>,
+    channel: Arc<P::EventChannel>,
     epoll: Epoll,
-    slots: Slots<Session>,
-    tenants: Vec<Tenant>,
+    slots: Slots<Session<P>>,
+    tenants: Vec<Tenant<P>>,
     /// Sessions by tenant and the number of their queue pair.
     pairs: HashMap<(usize, u32), SessionId>,
     /// Sessions by the number of their id.
@@ -57,9 +63,11 @@ pub struct VerbsTransport {
     dirty: VecDeque<SessionId>,
     starved: VecDeque<SessionId>,
     /// Sessions that have ended, but for their queue pairs, and why.
-    dying: Vec<(Session, Error)>,
+    dying: Vec<(Session<P>, Error)>,
+    /// Those among them whose queue pairs go next.
+    dead: Vec<(Session<P>, Error)>,
     dying_polls: u32,
-    ticker: Ticker,
+    ticker: P::Ticker,
     events: Vec<Event>,
     completions: Vec<WorkCompletion>,
     ended: Vec<Ended>,
@@ -68,9 +76,6 @@ pub struct VerbsTransport {
 }
 
 impl VerbsTransport {
-    /// The most sessions of one transport.
-    pub const MAX_SESSIONS: usize = Slots::<Session>::MAX;
-
     /// A transport without sessions, whose sessions are numbered from `base` (see
     /// [`SessionId::base`]).
     ///
@@ -78,15 +83,24 @@ impl VerbsTransport {
     /// [`Kind::Unsupported`] if there is no RDMA device or library; [`Kind::Denied`] without the
     /// right to use it.
     pub fn new(base: SessionId, options: VerbsOptions) -> Result<Self> {
-        let channel = EventChannel::new()?;
+        Self::over(&RdmaCore, base, options)
+    }
+}
+
+#[expect(private_bounds, reason = "as of the type")]
+impl<P: Provider> VerbsTransport<P> {
+    /// The most sessions of one transport.
+    pub const MAX_SESSIONS: usize = Slots::<Session>::MAX;
+
+    pub(super) fn over(provider: &P, base: SessionId, options: VerbsOptions) -> Result<Self> {
+        let channel = provider.event_channel()?;
         let epoll = Epoll::new().map_err(|e| Error::io("making an epoll instance", e))?;
-        epoll
-            .add(channel.as_fd(), libc::EPOLLIN, 0)
-            .map_err(|e| Error::io("watching RDMA CM", e))?;
-        let ticker = Ticker::new(TICK_S).and_then(|ticker| {
-            epoll.add(ticker.as_fd(), libc::EPOLLIN, 0)?;
-            Ok(ticker)
-        });
+        let ticker = provider.ticker(TICK_S)?;
+        for descriptor in [channel.readiness(), ticker.readiness()].into_iter().flatten() {
+            epoll
+                .add(descriptor, libc::EPOLLIN, 0)
+                .map_err(|e| Error::io("watching RDMA CM and a timer", e))?;
+        }
         Ok(Self {
             options,
             channel,
@@ -99,8 +113,9 @@ impl VerbsTransport {
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
             dying: Vec::new(),
+            dead: Vec::new(),
             dying_polls: 0,
-            ticker: ticker.map_err(|e| Error::io("making a timer", e))?,
+            ticker,
             events: Vec::new(),
             completions: Vec::new(),
             ended: Vec::new(),
@@ -114,7 +129,7 @@ impl VerbsTransport {
     /// # Errors
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
     /// device cannot do. The client is told, unless that is to make a queue pair.
-    pub(crate) fn adopt(&mut self, incoming: Incoming) -> Result<()> {
+    pub(crate) fn adopt(&mut self, incoming: Incoming<P>) -> Result<()> {
         let Incoming { mut id, peer_reads } = incoming;
         let ready = self.tenant_of(&id).and_then(|tenant| {
             if self.sessions() == Self::MAX_SESSIONS {
@@ -122,11 +137,11 @@ impl VerbsTransport {
                     Kind::Busy.error("too many RDMA sessions on one shard: use more shards")
                 );
             }
-            self.options.apply(&id);
+            self.options.apply::<P>(&id);
             id.migrate(&self.channel)?;
             Ok(tenant)
         });
-        let tenant = ready.inspect_err(|error| super::listener::reject(&id, error))?;
+        let tenant = ready.inspect_err(|error| super::listener::reject::<P>(&id, error))?;
         let peer = id.peer();
         let number = id.number();
         let reads_out = READS_OUT.min(self.tenants[tenant].limits().reads_out).min(peer_reads);
@@ -140,13 +155,18 @@ impl VerbsTransport {
             peer_patience: 7,
         };
         let accepted = pair.id().accept(parameters).and_then(|()| pair.settle());
-        accepted.inspect_err(|error| super::listener::reject(pair.id(), error))?;
+        accepted.inspect_err(|error| super::listener::reject::<P>(pair.id(), error))?;
         let session = self.slots.next();
         self.pairs.insert((tenant, pair.number()), session);
         self.ids.insert(number, session);
         self.slots.insert(Session::new(session, tenant, pair, depth));
         self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
         Ok(())
+    }
+
+    /// Work requests that could be posted over all devices together.
+    pub(super) fn room(&self) -> u32 {
+        self.tenants.iter().map(|tenant| tenant.room).sum()
     }
 
     /// The key of the first memory that it registered.
@@ -156,21 +176,24 @@ impl VerbsTransport {
     }
 
     /// What sessions over the device of an id share, made at the first.
-    fn tenant_of(&mut self, id: &CmId) -> Result<usize> {
+    fn tenant_of(&mut self, id: &P::CmId) -> Result<usize> {
         let adapter = id.adapter()?;
-        let same = |tenant: &Tenant| tenant.adapter() == adapter && !tenant.is_broken;
+        let same = |tenant: &Tenant<P>| *tenant.adapter() == adapter && !tenant.is_broken;
         let known = self.tenants.iter().position(same);
         if let Some(index) = known {
             return Ok(index);
         }
+        let name = adapter.name();
         let mut tenant = Tenant::new(adapter)?;
         for region in &self.regions {
             tenant.register(region)?;
         }
-        self.epoll
-            .add(tenant.readiness(), libc::EPOLLIN, 0)
-            .map_err(|e| Error::io("watching completions", e))?;
-        tracing::info!(device = adapter.name(), "serving over RDMA");
+        if let Some(descriptor) = tenant.readiness() {
+            self.epoll
+                .add(descriptor, libc::EPOLLIN, 0)
+                .map_err(|e| Error::io("watching completions", e))?;
+        }
+        tracing::info!(device = name, "serving over RDMA");
         self.tenants.push(tenant);
         Ok(self.tenants.len() - 1)
     }
@@ -212,7 +235,7 @@ impl VerbsTransport {
         // Of a session that is over, there may still be some in the queue.
         let Some(session) = self.slots.find_low(low) else { return };
         let id = session.id();
-        if completion.status != WorkStatus::SUCCESS {
+        if completion.status != WorkStatus::SUCCESS && !bugs::is(Bug::FailureIgnored) {
             return self.end(id, completion.status.error());
         }
         let count = session.send.complete(completion.id, &mut self.ended);
@@ -230,7 +253,9 @@ impl VerbsTransport {
 
     fn on_received(&mut self, tenant: usize, completion: WorkCompletion) {
         let slot = u32::try_from(completion.id & u64::from(u32::MAX)).expect("masked");
-        self.free_receives.push(slot);
+        if completion.status == WorkStatus::SUCCESS || !bugs::is(Bug::ReceiveForgotten) {
+            self.free_receives.push(slot);
+        }
         let Some(&session) = self.pairs.get(&(tenant, completion.queue_pair)) else { return };
         if completion.status != WorkStatus::SUCCESS {
             return self.end(session, completion.status.error());
@@ -264,7 +289,7 @@ impl VerbsTransport {
         }
     }
 
-    fn on_cm_event(&mut self, event: &CmEvent) {
+    fn on_cm_event(&mut self, event: &CmEvent<P::CmId>) {
         let Some(&id) = self.ids.get(&event.id) else { return };
         match event.kind {
             CmEventKind::Established => {
@@ -346,7 +371,7 @@ impl VerbsTransport {
     }
 }
 
-impl Transport for VerbsTransport {
+impl<P: Provider> Transport for VerbsTransport<P> {
     fn poll(&mut self, events: &mut Vec<Event>) {
         self.polls += 1;
         if self.polls >= CM_EVERY {
@@ -360,9 +385,9 @@ impl Transport for VerbsTransport {
             self.look(tenant);
         }
         self.flush();
-        if !self.dying.is_empty() {
+        if !self.dying.is_empty() || !self.dead.is_empty() {
             self.dying_polls += 1;
-            if self.dying_polls >= BURY_EVERY {
+            if self.dying_polls >= BURY_EVERY || ending::is_hasty() {
                 self.bury();
             }
         }
@@ -408,7 +433,7 @@ impl Transport for VerbsTransport {
     }
 
     fn sessions(&self) -> usize {
-        self.slots.len() + self.dying.len()
+        self.slots.len() + self.dying.len() + self.dead.len()
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
@@ -417,8 +442,9 @@ impl Transport for VerbsTransport {
     }
 
     fn arm(&mut self) -> bool {
-        if !self.dying.is_empty() {
-            self.bury();
+        if !self.dying.is_empty() || !self.dead.is_empty() {
+            // Their last completions are yet to come: a few polls more.
+            return false;
         }
         let mut quiet = true;
         for index in 0..self.tenants.len() {
@@ -444,16 +470,17 @@ impl Transport for VerbsTransport {
     }
 }
 
-impl Drop for VerbsTransport {
+impl<P: Provider> Drop for VerbsTransport<P> {
     fn drop(&mut self) {
         for id in self.slots.ids() {
             self.end(id, Kind::Disconnected.error("the node is shutting down"));
         }
         self.bury();
+        self.bury();
     }
 }
 
-fn queue(session: &mut Session, list: &mut VecDeque<SessionId>) {
+fn queue<P: Provider>(session: &mut Session<P>, list: &mut VecDeque<SessionId>) {
     if !session.is_dirty {
         session.is_dirty = true;
         list.push_back(session.id());

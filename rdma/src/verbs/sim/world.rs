@@ -1,0 +1,161 @@
+//! Everything on a simulated network, and the order in which it happens.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dma::{Region, Window};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::memory::Rights;
+use super::super::send_queue::Local;
+use super::connection::{Id, IdRef, Told};
+use super::options::SimVerbsOptions;
+use super::pair::Pair;
+use super::queue::{PairRef, Queue, Receive, ReceiveQueue};
+
+/// Shared by all ends.
+pub(super) type Shared = Arc<Mutex<World>>;
+
+/// A test that panicked while it held the lock has failed already; the others may go on.
+pub(super) fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) rng: SmallRng,
+    /// Looks at completion queues so far.
+    pub(super) clock: u64,
+    pub(super) options: SimVerbsOptions,
+    /// What is yet to happen, by time and then by the order in which it was caused.
+    agenda: BTreeMap<(u64, u64), Due>,
+    /// Numbers so far: of causes, and of what may not be mistaken for another.
+    serial: u64,
+    pub(super) memory: HashMap<u32, Registered>,
+    pub(super) domains: usize,
+    pub(super) queues: HashMap<u32, Queue>,
+    pub(super) shared: HashMap<u32, ReceiveQueue>,
+    pub(super) pairs: BTreeMap<u32, Pair>,
+    /// Numbers of queue pairs that are gone.
+    pub(super) free_pairs: Vec<u32>,
+    pub(super) ids: BTreeMap<usize, Id>,
+    pub(super) free_ids: Vec<usize>,
+    /// Events that were not taken yet, of each channel.
+    pub(super) channels: BTreeMap<u32, VecDeque<(IdRef, Told)>>,
+    /// The ids that listen, of each shard.
+    pub(super) listeners: Vec<usize>,
+    /// How each status was told how often.
+    pub(super) statuses: BTreeMap<u32, u64>,
+}
+
+/// What happens next.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// The device works on a queue pair's next work request.
+    Execute(PairRef),
+    /// The other side acknowledged the first that was worked on.
+    Acknowledge(PairRef),
+    /// What is left of a broken queue pair ends.
+    Flush(PairRef),
+    /// The completion of a receive is written.
+    Received(PairRef),
+    /// Somebody is told of a connection.
+    Tell(IdRef, Told),
+}
+
+/// Memory that a device knows.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) domain: u32,
+    pub(super) rights: Rights,
+    pub(super) region: Arc<Region>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, options: SimVerbsOptions) -> Self {
+        Self {
+            rng: SmallRng::seed_from_u64(seed),
+            clock: 0,
+            options,
+            agenda: BTreeMap::new(),
+            serial: 0,
+            memory: HashMap::new(),
+            domains: 0,
+            queues: HashMap::new(),
+            shared: HashMap::new(),
+            pairs: BTreeMap::new(),
+            free_pairs: Vec::new(),
+            ids: BTreeMap::new(),
+            free_ids: Vec::new(),
+            channels: BTreeMap::new(),
+            listeners: Vec::new(),
+            statuses: BTreeMap::new(),
+        }
+    }
+
+    /// A number that nothing else has.
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// The same, where few are made.
+    pub(super) fn next_number(&mut self) -> u32 {
+        u32::try_from(self.next_serial()).expect("a test makes few of them")
+    }
+
+    pub(super) fn chance(&mut self, chance: f64) -> bool {
+        chance > 0.0 && self.rng.random_bool(chance)
+    }
+
+    /// A time that is soon.
+    pub(super) fn soon(&mut self) -> u64 {
+        self.clock + self.rng.random_range(0..=self.options.delay)
+    }
+
+    pub(super) fn schedule(&mut self, at: u64, due: Due) {
+        let serial = self.next_serial();
+        self.agenda.insert((at, serial), due);
+    }
+
+    /// Time passes: whatever is due happens.
+    pub(super) fn step(&mut self) {
+        self.clock += 1;
+        while let Some(next) = self.agenda.first_entry() {
+            if next.key().0 > self.clock {
+                return;
+            }
+            match next.remove() {
+                Due::Execute(pair) => self.execute(pair),
+                Due::Acknowledge(pair) => self.acknowledge(pair),
+                Due::Flush(pair) => self.flush(pair),
+                Due::Received(pair) => self.received(pair),
+                Due::Tell(id, told) => self.tell(id, told),
+            }
+        }
+    }
+
+    /// Memory of a domain by its key, if all of it is there and may be used so.
+    pub(super) fn window(&self, domain: u32, place: Local, rights: Rights) -> Option<Window> {
+        let known = self.memory.get(&place.key)?;
+        if known.domain != domain || (rights == Rights::Remote && known.rights == Rights::Local) {
+            return None;
+        }
+        let base = known.region.base().addr().get() as u64;
+        let offset = place.address.checked_sub(base)?;
+        Window::new(Arc::clone(&known.region), offset, place.length as usize).ok()
+    }
+
+    /// Adds places for messages to a shared receive queue.
+    pub(super) fn post_shared(&mut self, number: u32, receives: &[Receive]) {
+        let queue = self.shared.get_mut(&number).expect("it is live");
+        queue.posted.extend(receives);
+        assert!(queue.posted.len() <= queue.capacity, "more receives than a queue has room for");
+        if let Some(completions) = queue.queue {
+            let completions = self.queues.get_mut(&completions).expect("queue pairs keep it");
+            completions.expect(receives.len());
+        }
+    }
+}
