@@ -115,6 +115,14 @@ impl Channel for FakeChannel {
         Ok(region)
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        if self.fabric == Fabric::SharedMemory {
+            return Err(Kind::Unsupported.error("memory of another session"));
+        }
+        self.node.node().regions.insert(region.id().0, Arc::clone(region));
+        Ok(())
+    }
+
     fn release(&mut self, region: &Arc<Region>) {
         self.node.node().regions.remove(&region.id().0).expect("released once");
     }
@@ -257,6 +265,7 @@ impl Node {
             extent_bytes: 1 << 20,
             resident_extents: 1,
             total_extents: 1,
+            identity: 0,
         };
         Ok(Reply { body: body.encode(), ..reply.clone() })
     }
