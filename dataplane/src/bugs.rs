@@ -5,7 +5,7 @@
     allow(unreachable_pub, reason = "only with the feature is this module public")
 )]
 
-nvme_tier::mistakes! {
+extent::mistakes! {
     /// What a device read is not compared with its checksums.
     ReadUnverified,
     /// What is read without its checksums in memory is served before its descriptor is there.

@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod codec;
 mod error;
 mod id;
+mod mistakes;
 mod range;
 mod version;
 pub mod wire;

@@ -38,6 +38,19 @@ impl<T> Slab<T> {
         Some(entry)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().flatten()
+    }
+
+    /// Everything in it, with its number.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.entries.iter().enumerate().filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
+    }
+
     /// Takes everything out, in the order of the numbers.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
         self.free.clear();
