@@ -115,6 +115,7 @@ impl Client {
         mut act: impl FnMut(&mut State) -> Result<T>,
     ) -> Result<T> {
         let mut state = self.lock();
+        state.session.wake();
         let outcome = act(&mut state);
         if !is_busy(&outcome) || state.session.is_connected() {
             return outcome;

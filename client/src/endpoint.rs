@@ -221,6 +221,11 @@ mod tests {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!(endpoint.to_string(), text);
         }
+        let rails: Endpoint = "rdma://a:1,b:2,tcp://[::1]:3,d:4".parse().expect("rails");
+        let [rdma, tcp] = [Endpoint::Rdma, Endpoint::Tcp] as [fn(String) -> Endpoint; 2];
+        let each = [(rdma, "a:1"), (rdma, "b:2"), (tcp, "[::1]:3"), (tcp, "d:4")];
+        assert_eq!(rails.rails(), each.map(|(rail, address)| rail(address.to_owned())));
+        assert_eq!(rails.to_string().parse::<Endpoint>().expect("its own words"), rails);
         let auto: Endpoint = "auto".parse().expect("auto");
         let tcp = Endpoint::DEFAULT_TCP.to_owned();
         assert_eq!(auto, Endpoint::Auto { state_dir: None, tcp });
@@ -233,6 +238,8 @@ mod tests {
             "tcp://:1",
             "tcp://h:70000",
             "http://h:1",
+            "tcp://h:1,",
+            "tcp://h:1,unix:/run",
         ] {
             assert_eq!(bad.parse::<Endpoint>().expect_err(bad).kind(), Kind::Invalid, "{bad}");
         }

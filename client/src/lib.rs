@@ -32,6 +32,8 @@ mod endpoint;
 mod fake;
 mod file;
 pub mod load;
+#[cfg(test)]
+mod losses;
 mod memory;
 mod options;
 mod session;

@@ -45,6 +45,12 @@ impl Session {
         while self.channel.is_some()
             && let Some(index) = self.next_unsent()
         {
+            if self.is_closed_already(index) {
+                self.pop_unsent();
+                let transfer = self.transfers.remove(index).expect("an unsent transfer is kept");
+                self.end(transfer, Ok(()));
+                continue;
+            }
             let handle = self.prepare(index);
             let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
             let Some(part) = transfer.peek(self.max_transfer_bytes) else {
@@ -83,6 +89,12 @@ impl Session {
             }
         }
         Ok(sent)
+    }
+
+    /// Whether it is a CLOSE of what went with a connection.
+    fn is_closed_already(&self, index: usize) -> bool {
+        let transfer = self.transfers.get(index).expect("an unsent transfer is kept");
+        matches!(transfer.operation, Operation::Close { handle } if self.files.is_lost(handle))
     }
 
     /// Finds out what a transfer needs of the present connection: the node's handle, 0 without one,

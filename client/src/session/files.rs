@@ -100,11 +100,18 @@ impl Files {
         }
     }
 
+    /// Whether no node has it open, and none will.
+    pub(super) fn is_lost(&self, number: u64) -> bool {
+        self.get(number).is_some_and(|file| {
+            matches!(file.state, State::Lost { .. } | State::InDoubt { .. } | State::Gone(_))
+        })
+    }
+
     /// A generation is committed: its handle reads from now on.
     pub(super) fn committed(&mut self, number: u64, node: Option<u64>, body: &OpenBody) {
         if let Some(file) = self.get_mut(number) {
             let node = match file.state {
-                State::Writer { node, .. } => Some(node),
+                State::Writer { node, .. } | State::Reader { node: Some(node), .. } => Some(node),
                 _ => node,
             };
             file.state = State::Reader { node, seen: Seen::of(body) };

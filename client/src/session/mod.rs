@@ -182,6 +182,13 @@ impl Session {
         self.redial.is_some()
     }
 
+    /// Somebody wants something: if the node was given up, it is looked for again.
+    pub(crate) fn wake(&mut self) {
+        if let Some(redial) = &mut self.redial {
+            redial.wake();
+        }
+    }
+
     /// Whether there is a connection, and everything that was open before is open again.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -216,10 +223,13 @@ impl Session {
             return Ok(memory);
         }
         let Some(channel) = &mut self.channel else {
-            if let Some(redial) = &mut self.redial {
-                redial.wake();
-            }
-            return Err(Kind::Busy.error("the session is connecting again: poll first"));
+            let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
+            return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
+                Kind::Disconnected
+                    .error(format!("the connection was lost, and not made again: {why}"))
+            } else {
+                Kind::Busy.error("the session is connecting again: poll first")
+            });
         };
         let wished = self.home.region_bytes(length);
         let region = match channel.allocate(wished) {
@@ -346,9 +356,7 @@ impl Session {
         if let Err(error) = self.check_over() {
             return Err(Refused { error, memory });
         }
-        if let Some(redial) = &mut self.redial {
-            redial.wake();
-        }
+        self.wake();
         if self.outstanding() >= self.options.queue {
             let error = Kind::Busy.error(format!(
                 "{} operations are outstanding, which is the session's limit: poll first",

@@ -12,6 +12,9 @@ use crate::clock;
 use crate::connector::{Connector, Dial};
 use crate::options::Reconnect;
 
+/// A connection that lasted so long was worth something, though nobody asked it for anything.
+const CALM: Duration = Duration::from_secs(1);
+
 type Dialed = Result<Box<dyn Channel>>;
 
 /// See the module.
@@ -81,7 +84,7 @@ impl Redial {
     /// A connection was lost that had lasted so long, or none came about.
     pub(super) fn on_failure(&mut self, reason: &Error, lasted: Duration) {
         let now = clock::now();
-        if lasted >= self.options.longest_pause && !lasted.is_zero() {
+        if lasted >= self.options.give_up_after.max(CALM) {
             self.on_answer();
         }
         let first = self.since.is_none();
@@ -100,6 +103,11 @@ impl Redial {
         } else {
             self.next_at = Some(now);
         }
+    }
+
+    /// Whether the node was given up.
+    pub(super) fn is_resting(&self) -> bool {
+        self.resting
     }
 
     /// Somebody wants something.
