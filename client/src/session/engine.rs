@@ -61,8 +61,9 @@ impl Session {
                 }
                 continue;
             };
+            let room = matches!(transfer.operation, Operation::Probe);
             let Some(channel) =
-                self.channel.as_mut().filter(|_| self.requests.len() < self.credits)
+                self.channel.as_mut().filter(|_| room || self.requests.len() < self.credits)
             else {
                 break;
             };
@@ -136,9 +137,11 @@ impl Session {
         let mut replies = std::mem::take(&mut self.replies);
         // Replies that came before the channel failed still count.
         let outcome = channel.poll(&mut replies);
+        let heard = !replies.is_empty();
         for reply in replies.drain(..) {
             self.on_reply(reply)?;
         }
+        self.listen(heard);
         self.replies = replies;
         outcome?;
         if self.link != Link::Up {
@@ -237,7 +240,8 @@ impl Session {
         let timeout = match self.link {
             Link::Reopening { .. } => timeout.min(LONGEST_NAP),
             Link::Greeting { until } => timeout.min(until.saturating_duration_since(clock::now())),
-            Link::Up | Link::Away => timeout,
+            Link::Up => timeout.min(self.longest_sleep()),
+            Link::Away => timeout,
         };
         match (&mut self.channel, &mut self.redial) {
             (Some(channel), _) => {

@@ -4,6 +4,7 @@ mod completed;
 mod engine;
 mod files;
 mod greeting;
+mod probe;
 mod recovery;
 mod redial;
 mod slab;
@@ -21,6 +22,7 @@ use rdma::{Channel, Fabric};
 use crate::arena::Home;
 use crate::{Memory, Options};
 use files::Files;
+use probe::Probe;
 use redial::Redial;
 use slab::Slab;
 use transfer::{Operation, Part, Transfer};
@@ -51,6 +53,7 @@ pub struct Session {
     why: Option<Error>,
     up_since: Option<Instant>,
     stats: SessionStats,
+    probe: Probe,
     files: Files,
     /// Files still to be opened again, and when to go on with that.
     reopening: VecDeque<u64>,
@@ -116,6 +119,7 @@ impl Session {
             why: None,
             up_since: None,
             stats: SessionStats::default(),
+            probe: Probe::default(),
             files: Files::new(),
             reopening: VecDeque::new(),
             resume_at: None,

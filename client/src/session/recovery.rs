@@ -77,7 +77,7 @@ impl Session {
         for mut transfer in self.transfers.drain() {
             transfer.is_tainted |= shared && !transfer.is_quiet();
             match transfer.operation {
-                Operation::Hello { .. } | Operation::Discard { .. } => {}
+                Operation::Hello { .. } | Operation::Discard { .. } | Operation::Probe => {}
                 Operation::Reopen { .. } => self.own_names.push(transfer.complete().1),
                 _ => transfers.push(transfer),
             }

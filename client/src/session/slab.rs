@@ -14,6 +14,10 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Keeps what `make` makes of its number.
     pub(super) fn insert(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {

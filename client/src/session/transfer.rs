@@ -30,6 +30,9 @@ pub(super) enum Operation {
     Reopen { handle: u64, generation: Generation },
     /// The session's own: gives back a handle of the node's that is not what it should be.
     Discard { node: u64 },
+    /// The session's own: asks for a sign of life, also beyond the credits, which costs the node
+    /// nothing but an answer.
+    Probe,
 }
 
 impl Operation {
@@ -45,13 +48,17 @@ impl Operation {
             | Self::Open(_)
             | Self::Hello { .. }
             | Self::Reopen { .. }
-            | Self::Discard { .. } => None,
+            | Self::Discard { .. }
+            | Self::Probe => None,
         }
     }
 
     /// Whether nobody but the session waits for it.
     pub(super) fn is_own(&self) -> bool {
-        matches!(self, Self::Hello { .. } | Self::Reopen { .. } | Self::Discard { .. })
+        matches!(
+            self,
+            Self::Hello { .. } | Self::Reopen { .. } | Self::Discard { .. } | Self::Probe
+        )
     }
 
     /// Whether it moves bytes of a file.
@@ -227,7 +234,7 @@ impl Transfer {
             Operation::Commit { length, .. } => (Command::Commit { handle, length }, None),
             Operation::Close { .. } => (Command::Close { handle }, None),
             Operation::Stat { .. } => (Command::Stat { handle }, None),
-            Operation::Ping => (Command::Ping, None),
+            Operation::Ping | Operation::Probe => (Command::Ping, None),
             Operation::Open(mode) => (open(mode), None),
             Operation::Hello { credits } => {
                 let versions = (wire::VERSION, wire::VERSION);
