@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dma::{ALIGN_BYTES, Region};
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ const MOST_GROWTH_BYTES: usize = 256 << 20;
 #[derive(Default)]
 pub(crate) struct Home {
     state: Mutex<State>,
+    /// Whether any of the regions is retired.
+    any_retired: AtomicBool,
 }
 
 #[derive(Default)]
@@ -31,6 +34,8 @@ struct Block {
     region: Arc<Region>,
     /// In order, and never touching.
     free: Vec<Range<usize>>,
+    /// Known to no node any more: kept while somebody has a piece of it, and never used again.
+    retired: bool,
 }
 
 impl Home {
@@ -39,7 +44,7 @@ impl Home {
         let reserved = length.checked_next_multiple_of(ALIGN_BYTES)?;
         let mut state = self.state.lock();
         state.blocks.iter_mut().find_map(|block| {
-            let range = block.carve(reserved)?;
+            let range = (!block.retired).then(|| block.carve(reserved))??;
             Some(Memory::new(Arc::clone(&block.region), range, length, self))
         })
     }
@@ -63,7 +68,7 @@ impl Home {
         let rest = end..region.length();
         let free = if rest.is_empty() { Vec::new() } else { vec![rest] };
         let memory = Memory::new(Arc::clone(&region), 0..end, length, self);
-        self.state.lock().blocks.push(Block { region, free });
+        self.state.lock().blocks.push(Block { region, free, retired: false });
         memory
     }
 
@@ -77,8 +82,37 @@ impl Home {
         let index = state.blocks.iter().position(of).expect("a region is kept while it is used");
         if state.blocks[index].give_back(range) {
             let block = state.blocks.swap_remove(index);
-            state.unused.push(block.region);
+            if !block.retired {
+                state.unused.push(block.region);
+            }
         }
+    }
+
+    /// The regions that a node knows, or is to be told of.
+    pub(crate) fn regions(&self) -> Vec<Arc<Region>> {
+        let state = self.state.lock();
+        let used = state.blocks.iter().filter(|block| !block.retired);
+        used.map(|block| Arc::clone(&block.region)).collect()
+    }
+
+    /// The node knows none of these regions any more, and shall not.
+    pub(crate) fn retire(&self, which: impl Fn(&Region) -> bool) {
+        let mut state = self.state.lock();
+        for block in state.blocks.iter_mut().filter(|block| which(&block.region)) {
+            block.retired = true;
+            self.any_retired.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a node may be told of this region.
+    pub(crate) fn is_retired(&self, region: &Arc<Region>) -> bool {
+        self.any_retired.load(Ordering::Relaxed)
+            && self
+                .state
+                .lock()
+                .blocks
+                .iter()
+                .any(|block| block.retired && Arc::ptr_eq(&block.region, region))
     }
 
     /// Regions of which nothing is used any more, to be unregistered.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use extent::{Kind, Result};
 
-use crate::client::BUSY_PAUSES;
+use crate::client::{Awaited, BUSY_PAUSES};
 use crate::file::Handle;
 use crate::session::{Completed, Ticket};
 use crate::state::{BatchId, State};
@@ -110,6 +110,16 @@ impl Batch {
         unused
     }
 
+    /// Nothing of what is left was taken for too long.
+    fn refuse_unsent(&mut self) -> Vec<Arc<Handle>> {
+        let refuse = |(place, fetch): (usize, Fetch)| {
+            let error = Kind::Busy.error("the session took no request for too long: try again");
+            self.ended.push_back((place, Fetched { result: Err(error), memory: fetch.memory }));
+            fetch.handle
+        };
+        self.unsent.drain(..).map(refuse).collect()
+    }
+
     fn take_in(&mut self, mut completed: Completed) {
         let memory = completed.memory.take().unwrap_or_default();
         let read = Read::of(&completed);
@@ -135,9 +145,12 @@ impl Iterator for Batch {
                 thread::sleep(BUSY_PAUSES.0);
             }
             let deadline = clock::now() + client.options().timeout;
-            let (completed, unused) = client.advance(deadline, |state| {
+            let (completed, unused) = client.advance(deadline, Awaited::All(self.id), |state| {
                 let completed = state.empty_inbox(self.id);
-                let unused = self.submit(state);
+                let mut unused = self.submit(state);
+                if self.sent.is_empty() && clock::now() >= deadline {
+                    unused.extend(self.refuse_unsent());
+                }
                 let news = !completed.is_empty() || !self.ended.is_empty();
                 news.then_some((completed, unused))
             });

@@ -1,12 +1,14 @@
 //! Reads into, and writes from, memory that the node cannot reach: through pieces of memory that
 //! it can, several of them on the way at once.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
 
+use crate::client::Awaited;
 use crate::file::Handle;
 use crate::session::{Completed, Refused, Session, Ticket};
 use crate::{Client, Memory, Read, clock};
@@ -83,7 +85,7 @@ where
     fn fill(&mut self, prepare: impl Fn(&mut Memory, &Range<usize>)) -> Result<()> {
         while self.next < self.length && self.in_flight.len() < CHUNKS_IN_FLIGHT {
             let chunk = self.next..self.length.min(self.next + CHUNK_BYTES);
-            let mut memory = self.client.lock().take_bounce(CHUNK_BYTES)?;
+            let mut memory = self.client.when_connected(|state| state.take_bounce(CHUNK_BYTES))?;
             // Without the lock: this may be a long copy.
             prepare(&mut memory, &chunk);
             let ticket = self.start(memory, &chunk)?;
@@ -96,14 +98,14 @@ where
     fn start(&self, memory: Memory, chunk: &Range<usize>) -> Result<Ticket> {
         let mut memory = Some(memory);
         let deadline = clock::now() + self.client.options().timeout;
-        self.client.advance(deadline, |state| {
+        self.client.advance(deadline, Awaited::Room, |state| {
             match (self.submit)(&mut state.session, memory.take()?, chunk) {
                 Ok(ticket) => {
                     state.expect(ticket);
                     state.session.kick();
                     Some(Ok(ticket))
                 }
-                Err(refused) if refused.error.kind() == Kind::Busy => {
+                Err(refused) if refused.error.kind() == Kind::Busy && clock::now() < deadline => {
                     memory = Some(refused.memory);
                     None
                 }
@@ -117,7 +119,9 @@ where
     fn next(&mut self) -> Result<Option<(Range<usize>, Completed)>> {
         let Some((ticket, chunk)) = self.in_flight.front().cloned() else { return Ok(None) };
         let deadline = clock::now() + self.client.options().timeout;
-        let mut completed = self.client.advance(deadline, |state| state.take(ticket));
+        let awaited = Cell::new(Some(ticket));
+        let mut completed =
+            self.client.advance(deadline, Awaited::One(&awaited), |state| state.take(ticket));
         self.in_flight.pop_front();
         if completed.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy) {
             let memory = completed.memory.take().unwrap_or_default();

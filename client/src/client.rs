@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rdma::Fabric;
 
 use crate::session::{Completed, Refused, Session, Ticket};
-use crate::state::State;
+use crate::state::{BatchId, State};
 use crate::{Batch, Endpoint, Fetch, File, Memory, Options, Writer, clock};
 
 /// The longest that a thread keeps the session to itself while it sleeps on it.
@@ -32,12 +33,37 @@ struct Shared {
     /// Threads that are about to take the lock.
     waiting: AtomicUsize,
     options: Options,
-    fabric: Fabric,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy)]
+pub(crate) enum Awaited<'a> {
+    /// Room, or a connection.
+    Room,
+    /// This operation, once it is submitted.
+    One(&'a Cell<Option<Ticket>>),
+    /// All operations of a batch.
+    All(BatchId),
+}
+
+/// What became of a client's connections.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClientStats {
+    /// Connections that were lost and made again.
+    pub reconnections: u64,
+    /// Requests that were sent again for that.
+    pub repeated_requests: u64,
+    /// The way to the node in use, or tried at the moment; `None` if the client does not connect
+    /// again.
+    pub rail: Option<String>,
 }
 
 impl Client {
     /// Connects to a node: through shared memory where that can be had, else over TCP.
     /// [`Client::fabric`] says which it became.
+    ///
+    /// A connection that is lost is made again, as [`Options::reconnect`] says, and calls do not
+    /// notice but for the time: only a generation that is being written is gone with it.
     ///
     /// # Errors
     /// [`Kind::Disconnected`] if nobody answers there; [`Kind::Denied`] if the node does not want
@@ -49,20 +75,30 @@ impl Client {
     /// A client over a session that was made elsewhere.
     #[must_use]
     pub fn over(session: Session, options: &Options) -> Self {
-        let fabric = session.fabric();
         let shared = Shared {
             state: Mutex::new(State::new(session)),
             waiting: AtomicUsize::new(0),
             options: options.clone(),
-            fabric,
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// How the node is reached.
+    /// How the node is reached: at the moment, since another connection may be another way.
     #[must_use]
     pub fn fabric(&self) -> Fabric {
-        self.shared.fabric
+        self.lock().session.fabric()
+    }
+
+    /// What became of its connections so far.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        let state = self.lock();
+        let stats = state.session.stats();
+        ClientStats {
+            reconnections: stats.connections.saturating_sub(1),
+            repeated_requests: stats.repeated,
+            rail: state.session.rail().map(|(_, name)| name),
+        }
     }
 
     /// Memory that the node reads and writes itself, without a copy where the fabric allows it.
@@ -70,7 +106,27 @@ impl Client {
     /// # Errors
     /// As [`Session::allocate`].
     pub fn alloc(&self, length: usize) -> Result<Memory> {
-        self.lock().session.allocate(length)
+        self.when_connected(|state| state.session.allocate(length))
+    }
+
+    /// Does what needs a connection, and waits for that if it is being made again.
+    pub(crate) fn when_connected<T>(
+        &self,
+        mut act: impl FnMut(&mut State) -> Result<T>,
+    ) -> Result<T> {
+        let mut state = self.lock();
+        state.session.wake();
+        let outcome = act(&mut state);
+        if !is_busy(&outcome) || state.session.is_connected() {
+            return outcome;
+        }
+        drop(state);
+        let deadline = clock::now() + self.shared.options.timeout;
+        self.advance(deadline, Awaited::Room, |state| {
+            let outcome = act(state);
+            let waits = is_busy(&outcome) && !state.session.is_connected();
+            (!waits || clock::now() >= deadline).then_some(outcome)
+        })
     }
 
     /// Opens the newest generation of a file. What was opened stays as it is, whatever is written
@@ -174,14 +230,14 @@ impl Client {
         deadline: Instant,
     ) -> Result<Completed, Refused> {
         let mut memory = Some(memory);
-        let mut ticket = None;
-        self.advance(deadline, |state| {
+        let ticket = Cell::new(None);
+        self.advance(deadline, Awaited::One(&ticket), |state| {
             if let Some(memory_now) = memory.take() {
                 match submit(&mut state.session, memory_now) {
                     Ok(taken) => {
                         state.expect(taken);
                         state.session.kick();
-                        ticket = Some(taken);
+                        ticket.set(Some(taken));
                     }
                     // The session's own queue is full of other threads' requests.
                     Err(refused)
@@ -192,15 +248,16 @@ impl Client {
                     Err(refused) => return Some(Err(refused)),
                 }
             }
-            state.take(ticket?).map(Ok)
+            state.take(ticket.get()?).map(Ok)
         })
     }
 
-    /// Drives the session until `ready` has an answer. When the deadline passes the session is
-    /// ended, upon which everything outstanding completes, and `ready` has one for sure.
+    /// Drives the session until `ready` has an answer. When the deadline passes, what is awaited is
+    /// given up, and completes: `ready` has an answer for sure, if it does not wait for room itself.
     pub(crate) fn advance<T>(
         &self,
         deadline: Instant,
+        awaited: Awaited<'_>,
         mut ready: impl FnMut(&mut State) -> Option<T>,
     ) -> T {
         let begin = clock::now();
@@ -212,10 +269,21 @@ impl Client {
             }
             let now = clock::now();
             if now >= deadline {
+                let tickets = match awaited {
+                    Awaited::Room => Vec::new(),
+                    Awaited::One(ticket) => ticket.get().into_iter().collect(),
+                    Awaited::All(batch) => state.under_way(batch),
+                };
                 let waited = now - begin;
-                state.session.tear_down(&Kind::Disconnected.error(format!(
-                    "no answer within {waited:?}; the session is given up, connect again"
-                )));
+                let reason = Kind::Disconnected.error(format!(
+                    "no answer within {waited:?}; the connection is given up, {}",
+                    if state.session.connects_again() {
+                        "what is asked for later makes another: is the node well?"
+                    } else {
+                        "and the session with it: connect again"
+                    }
+                ));
+                state.session.expire(&tickets, &reason);
             } else if self.shared.waiting.load(Ordering::Relaxed) != 0 {
                 MutexGuard::unlock_fair(state);
                 thread::yield_now();
@@ -229,4 +297,8 @@ impl Client {
     pub(crate) fn close(&self, handle: u64) {
         self.lock().close(handle);
     }
+}
+
+fn is_busy<T>(outcome: &Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
 }

@@ -7,6 +7,7 @@ use extent::{Error, Kind, Result};
 use rdma::shm::ShmChannel;
 use rdma::{Channel, TcpChannel, VerbsChannel};
 
+use crate::connector::EndpointConnector;
 use crate::{Options, Session};
 
 /// What shared memory grants at least.
@@ -29,6 +30,9 @@ pub enum Endpoint {
         /// Where to look next.
         tcp: String,
     },
+    /// Several ways to one node: `rdma://a:1,b:1`, or `rdma://a:1,tcp://b:2`. A connection that
+    /// fails is followed by one over the next.
+    Rails(Vec<Endpoint>),
 }
 
 impl Endpoint {
@@ -68,17 +72,51 @@ impl Endpoint {
                     error.kind().error(format!("no node found: {}", reasons.join("; ")))
                 })
             }
+            Self::Rails(rails) => first(rails, |rail| rail.channel(options)).map(|(_, it)| it),
         }
     }
 
-    /// Connects a channel and greets the node.
+    /// Connects a channel and greets the node, over the first rail where that works. The session
+    /// connects again when it loses its connection, as the options say.
     ///
     /// # Errors
     /// As [`Endpoint::channel`] and [`Session::connect`].
     pub fn session(&self, options: &Options) -> Result<Session> {
-        Session::connect(self.channel(options)?, options)
-            .map_err(|error| error.while_doing(format_args!("connecting to {self}")))
+        let connect = |rail: &Self| Session::connect(rail.channel(options)?, options);
+        let (rail, session) = first(self.rails(), connect)
+            .map_err(|error| error.while_doing(format_args!("connecting to {self}")))?;
+        Ok(session.reconnecting(Box::new(EndpointConnector::new(self, options)), rail))
     }
+
+    /// The ways to the node.
+    pub(crate) fn rails(&self) -> &[Self] {
+        match self {
+            Self::Rails(rails) => rails,
+            single => std::slice::from_ref(single),
+        }
+    }
+}
+
+/// The first rail that works, and what it gave.
+fn first<T>(
+    rails: &[Endpoint],
+    mut connect: impl FnMut(&Endpoint) -> Result<T>,
+) -> Result<(usize, T)> {
+    let mut reasons: Vec<Error> = Vec::new();
+    for (index, rail) in rails.iter().enumerate() {
+        match connect(rail) {
+            Ok(it) => return Ok((index, it)),
+            Err(error) => reasons.push(error),
+        }
+    }
+    let last = reasons.pop().unwrap_or_else(|| Kind::Invalid.error("an endpoint without a rail"));
+    if reasons.is_empty() {
+        return Err(last);
+    }
+    reasons.push(last);
+    let told: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    let kind = reasons.last().map_or(Kind::Disconnected, Error::kind);
+    Err(kind.error(format!("no rail works: {}", told.join("; "))))
 }
 
 impl FromStr for Endpoint {
@@ -101,11 +139,8 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(path.into()));
         }
-        if let Some(address) = text.strip_prefix("tcp://") {
-            return Ok(Self::Tcp(checked(address)?));
-        }
-        if let Some(address) = text.strip_prefix("rdma://") {
-            return Ok(Self::Rdma(checked(address)?));
+        if let Some((scheme @ ("tcp" | "rdma"), addresses)) = text.split_once("://") {
+            return rails(scheme, addresses);
         }
         Err(Kind::Invalid.error(format!(
             "{text:?} is not an endpoint: write unix:/path, tcp://host:port, rdma://host:port, or auto"
@@ -121,8 +156,27 @@ impl fmt::Display for Endpoint {
             Self::Rdma(address) => write!(f, "rdma://{address}"),
             Self::Auto { state_dir: None, tcp } => write!(f, "auto:,{tcp}"),
             Self::Auto { state_dir: Some(path), tcp } => write!(f, "auto:{},{tcp}", path.display()),
+            Self::Rails(rails) => {
+                for (index, rail) in rails.iter().enumerate() {
+                    write!(f, "{}{rail}", if index == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// Addresses one after the other; each may begin with another scheme, which then holds on.
+fn rails<'a>(mut scheme: &'a str, addresses: &'a str) -> Result<Endpoint> {
+    let mut rails = Vec::new();
+    for mut address in addresses.split(',') {
+        if let Some((other @ ("tcp" | "rdma"), rest)) = address.split_once("://") {
+            (scheme, address) = (other, rest);
+        }
+        let address = checked(address)?;
+        rails.push(if scheme == "tcp" { Endpoint::Tcp(address) } else { Endpoint::Rdma(address) });
+    }
+    Ok(if rails.len() == 1 { rails.remove(0) } else { Endpoint::Rails(rails) })
 }
 
 fn checked(address: &str) -> Result<String> {
@@ -167,6 +221,11 @@ mod tests {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!(endpoint.to_string(), text);
         }
+        let rails: Endpoint = "rdma://a:1,b:2,tcp://[::1]:3,d:4".parse().expect("rails");
+        let [rdma, tcp] = [Endpoint::Rdma, Endpoint::Tcp] as [fn(String) -> Endpoint; 2];
+        let each = [(rdma, "a:1"), (rdma, "b:2"), (tcp, "[::1]:3"), (tcp, "d:4")];
+        assert_eq!(rails.rails(), each.map(|(rail, address)| rail(address.to_owned())));
+        assert_eq!(rails.to_string().parse::<Endpoint>().expect("its own words"), rails);
         let auto: Endpoint = "auto".parse().expect("auto");
         let tcp = Endpoint::DEFAULT_TCP.to_owned();
         assert_eq!(auto, Endpoint::Auto { state_dir: None, tcp });
@@ -179,6 +238,8 @@ mod tests {
             "tcp://:1",
             "tcp://h:70000",
             "http://h:1",
+            "tcp://h:1,",
+            "tcp://h:1,unix:/run",
         ] {
             assert_eq!(bad.parse::<Endpoint>().expect_err(bad).kind(), Kind::Invalid, "{bad}");
         }

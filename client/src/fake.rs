@@ -2,7 +2,7 @@
 //! where it is told to.
 #![expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +16,16 @@ use extent::{ByteRange, FileName, Generation, Kind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use rdma::{Channel, Fabric};
 
+use crate::{Connector, Dial};
+
 /// The test's grip on a node.
 #[derive(Clone)]
 pub(crate) struct Fake(Arc<Mutex<Node>>);
 
 pub(crate) struct Node {
     pub(crate) files: HashMap<String, Vec<u8>>,
+    /// The number and the identity of each file's newest generation.
+    pub(crate) generations: HashMap<String, (u64, u128)>,
     pub(crate) handles: HashMap<u64, Handle>,
     pub(crate) credits: u16,
     pub(crate) max_transfer_bytes: u64,
@@ -36,24 +40,41 @@ pub(crate) struct Node {
     pub(crate) lose_after: Option<usize>,
     /// Flips a bit of every READ's bytes on their way.
     pub(crate) damage: bool,
+    /// Goes away instead of answering a COMMIT, which it has carried out or not.
+    pub(crate) lose_commit: Option<bool>,
+    /// Goes away whenever a READ begins here.
+    pub(crate) poison: Option<u64>,
+    /// Rails over which nobody can connect, and those tried so far.
+    pub(crate) dead_rails: HashSet<usize>,
+    pub(crate) dials: Vec<usize>,
     pub(crate) peak_in_flight: usize,
     pub(crate) requests: usize,
-    pub(crate) regions: HashMap<u32, Arc<Region>>,
+    pub(crate) regions: HashMap<(u64, u32), Arc<Region>>,
     pub(crate) channels: usize,
-    queued: Vec<Request>,
-    arrived: Vec<Request>,
-    next_handle: u64,
+    /// Sessions that the node knows no more.
+    lost: HashSet<u64>,
+    /// What its devices still write to: memory that was shared with it when it was lost.
+    late: Vec<Window>,
+    queued: Vec<(u64, Request)>,
+    arrived: Vec<(u64, Request)>,
+    next: u64,
 }
 
 pub(crate) struct Handle {
+    session: u64,
     name: String,
-    draft: Option<Vec<u8>>,
+    /// What it reads, or has written so far.
+    bytes: Arc<Vec<u8>>,
+    generation: u64,
+    identity: u128,
+    writes: bool,
 }
 
 impl Fake {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(Node {
             files: HashMap::new(),
+            generations: HashMap::new(),
             handles: HashMap::new(),
             credits: 8,
             max_transfer_bytes: 4096,
@@ -63,13 +84,19 @@ impl Fake {
             fail: None,
             lose_after: None,
             damage: false,
+            lose_commit: None,
+            poison: None,
+            dead_rails: HashSet::new(),
+            dials: Vec::new(),
             peak_in_flight: 0,
             requests: 0,
             regions: HashMap::new(),
             channels: 0,
+            lost: HashSet::new(),
+            late: Vec::new(),
             queued: Vec::new(),
             arrived: Vec::new(),
-            next_handle: 1,
+            next: 1,
         })))
     }
 
@@ -80,27 +107,76 @@ impl Fake {
     /// A file whose byte at `i` is a function of `i`.
     pub(crate) fn add_file(&self, name: &str, length: usize) -> Vec<u8> {
         let bytes: Vec<u8> = (0..length).map(|i| (i % 251) as u8 ^ (i >> 10) as u8).collect();
-        self.node().files.insert(name.to_owned(), bytes.clone());
+        self.node().put(name, bytes.clone());
         bytes
     }
 
     pub(crate) fn channel(&self, fabric: Fabric) -> Box<dyn Channel> {
-        self.node().channels += 1;
-        Box::new(FakeChannel { node: self.clone(), fabric })
+        let mut node = self.node();
+        node.channels += 1;
+        let session = node.number();
+        Box::new(FakeChannel { node: self.clone(), fabric, session })
+    }
+
+    /// Makes channels over so many rails.
+    pub(crate) fn connector(&self, fabric: Fabric, rails: usize) -> Box<dyn Connector> {
+        Box::new(FakeConnector { node: self.clone(), fabric, rails })
+    }
+
+    /// Starts anew: nobody is connected.
+    pub(crate) fn restart(&self) {
+        self.node().restart();
+    }
+}
+
+struct FakeConnector {
+    node: Fake,
+    fabric: Fabric,
+    rails: usize,
+}
+
+impl Connector for FakeConnector {
+    fn rails(&self) -> usize {
+        self.rails
+    }
+
+    fn name(&self, rail: usize) -> String {
+        format!("rail {rail}")
+    }
+
+    fn dial(&mut self, rail: usize) -> Dial {
+        let mut node = self.node.node();
+        node.dials.push(rail);
+        if node.dead_rails.contains(&rail) {
+            return Dial::Done(Err(Kind::Disconnected.error("nobody listens there")));
+        }
+        if node.lose_after == Some(0) {
+            node.restart();
+        }
+        drop(node);
+        Dial::Done(Ok(self.node.channel(self.fabric)))
     }
 }
 
 struct FakeChannel {
     node: Fake,
     fabric: Fabric,
+    session: u64,
 }
 
 impl Drop for FakeChannel {
     fn drop(&mut self) {
         let mut node = self.node.node();
         node.channels -= 1;
-        node.arrived.clear();
-        node.queued.clear();
+        let session = self.session;
+        if self.fabric == Fabric::SharedMemory {
+            let late: Vec<_> = node.read_windows(session).collect();
+            node.late.extend(late);
+        }
+        node.forget(session);
+        node.arrived.retain(|(of, _)| *of != session);
+        node.queued.retain(|(of, _)| *of != session);
+        node.regions.retain(|(of, _), _| *of != session);
     }
 }
 
@@ -111,23 +187,33 @@ impl Channel for FakeChannel {
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
         let region = Region::anonymous(length, HugePages::Never)?;
-        self.node.node().regions.insert(region.id().0, Arc::clone(&region));
+        self.node.node().regions.insert((self.session, region.id().0), Arc::clone(&region));
         Ok(region)
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        if self.fabric == Fabric::SharedMemory {
+            return Err(Kind::Unsupported.error("memory of another session"));
+        }
+        self.node.node().regions.insert((self.session, region.id().0), Arc::clone(region));
+        Ok(())
+    }
+
     fn release(&mut self, region: &Arc<Region>) {
-        self.node.node().regions.remove(&region.id().0).expect("released once");
+        let key = (self.session, region.id().0);
+        self.node.node().regions.remove(&key).expect("released once");
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {
         let mut node = self.node.node();
-        node.check_there()?;
+        node.check_there(self.session)?;
         if node.queued.len() >= node.ring {
             return Err(Kind::Busy.error("the ring is full"));
         }
-        let in_use = |other: &Request| other.tag == request.tag;
+        let tag = (self.session, request.tag);
+        let in_use = |other: &(u64, Request)| (other.0, other.1.tag) == tag;
         assert!(!node.queued.iter().chain(&node.arrived).any(in_use), "a tag is used once");
-        node.queued.push(*request);
+        node.queued.push((self.session, *request));
         node.requests += 1;
         node.peak_in_flight = node.peak_in_flight.max(node.queued.len() + node.arrived.len());
         Ok(())
@@ -135,39 +221,95 @@ impl Channel for FakeChannel {
 
     fn kick(&mut self) -> Result<()> {
         let mut node = self.node.node();
-        node.check_there()?;
-        let queued = std::mem::take(&mut node.queued);
-        node.arrived.extend(queued);
+        node.check_there(self.session)?;
+        let session = self.session;
+        let (own, others) =
+            std::mem::take(&mut node.queued).into_iter().partition(|(of, _)| *of == session);
+        node.queued = others;
+        node.arrived.extend::<Vec<_>>(own);
         Ok(())
     }
 
     fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
         let mut node = self.node.node();
-        for _ in 0..node.replies_per_poll.min(node.arrived.len()) {
-            node.check_there()?;
-            let turn = node.random() as usize % node.arrived.len();
-            let request = node.arrived.swap_remove(turn);
-            let mut reply = node.answer(&request);
+        for _ in 0..node.replies_per_poll {
+            node.check_there(self.session)?;
+            let Some(request) = node.take_request(self.session) else { break };
+            let mut reply = node.answer(self.session, &request)?;
             reply.credits = node.credits;
             replies.push(reply);
             if let Some(left) = &mut node.lose_after {
                 *left = left.saturating_sub(1);
             }
         }
-        node.check_there()
+        node.check_there(self.session)
     }
 
     fn wait(&mut self, _timeout: Duration) -> Result<()> {
-        self.node.node().check_there()
+        self.node.node().check_there(self.session)
     }
 }
 
 impl Node {
-    fn check_there(&self) -> Result<()> {
-        if self.lose_after == Some(0) {
+    /// Makes the newest generation of a file.
+    pub(crate) fn put(&mut self, name: &str, bytes: Vec<u8>) {
+        let identity = u128::from(self.number());
+        let generation = self.generations.get(name).map_or(0, |(number, _)| *number) + 1;
+        self.generations.insert(name.to_owned(), (generation, identity));
+        self.files.insert(name.to_owned(), bytes);
+    }
+
+    /// What devices of sessions that are over still do: they write nonsense to what was to be read.
+    pub(crate) fn write_late(&mut self) {
+        let mut windows = std::mem::take(&mut self.late);
+        for session in self.lost.clone() {
+            windows.extend(self.read_windows(session));
+        }
+        for window in windows {
+            window.copy_in(&vec![0xEE; window.length()]);
+        }
+    }
+
+    /// The memory that READs of a session name, as far as it is registered.
+    fn read_windows(&self, session: u64) -> impl Iterator<Item = Window> {
+        let of = self.arrived.iter().filter(move |(of, _)| *of == session);
+        of.flat_map(move |(_, request)| match &request.command {
+            Command::Read { into, .. } => into.as_slice().to_vec(),
+            _ => Vec::new(),
+        })
+        .map(move |segment| self.window(session, segment))
+    }
+
+    fn restart(&mut self) {
+        self.lose_after = None;
+        for session in self.regions.keys().map(|(session, _)| *session).collect::<HashSet<_>>() {
+            self.forget(session);
+        }
+    }
+
+    /// Ends a session, as far as the node is concerned.
+    fn forget(&mut self, session: u64) {
+        self.lost.insert(session);
+        self.handles.retain(|_, handle| handle.session != session);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn check_there(&self, session: u64) -> Result<()> {
+        if self.lose_after == Some(0) || self.lost.contains(&session) {
             return Err(Kind::Disconnected.error("the cable fell out"));
         }
         Ok(())
+    }
+
+    fn take_request(&mut self, session: u64) -> Option<Request> {
+        let own = |(index, (of, _)): (usize, &(u64, Request))| (*of == session).then_some(index);
+        let indexes: Vec<usize> = self.arrived.iter().enumerate().filter_map(own).collect();
+        let turn = self.random() as usize % indexes.len().max(1);
+        Some(self.arrived.swap_remove(*indexes.get(turn)?).1)
     }
 
     fn random(&mut self) -> u64 {
@@ -175,12 +317,28 @@ impl Node {
         self.seed >> 33
     }
 
-    fn answer(&mut self, request: &Request) -> Reply {
+    /// # Errors
+    /// [`Kind::Disconnected`] if the node goes away instead.
+    fn answer(&mut self, session: u64, request: &Request) -> Result<Reply> {
         let tag = request.tag;
-        self.try_answer(request).unwrap_or_else(|error| Reply::failure(tag, &error))
+        let carried_out = match request.command {
+            Command::Commit { .. } => self.lose_commit.take(),
+            Command::Read { range, .. } if self.poison == Some(range.offset()) => Some(false),
+            _ => None,
+        };
+        let answered = carried_out
+            .is_none_or(|carried_out| carried_out)
+            .then(|| self.try_answer(session, request))
+            .map(|answer| answer.unwrap_or_else(|error| Reply::failure(tag, &error)));
+        if carried_out.is_some() {
+            self.arrived.push((session, *request));
+            self.forget(session);
+            return Err(Kind::Disconnected.error("the cable fell out"));
+        }
+        Ok(answered.expect("answered if not lost"))
     }
 
-    fn try_answer(&mut self, request: &Request) -> Result<Reply> {
+    fn try_answer(&mut self, session: u64, request: &Request) -> Result<Reply> {
         let ok = Reply::success(request.tag);
         match request.command {
             Command::Hello { .. } => {
@@ -193,21 +351,28 @@ impl Node {
                 };
                 Ok(Reply { body: hello.encode(), ..ok })
             }
-            Command::Open(open) => self.open(&open, ok),
+            Command::Open(open) => self.open(session, &open, ok),
             Command::Read { handle, range, into } => {
                 self.maybe_fail()?;
-                self.read(handle, range, &into, ok)
+                self.read(session, handle, range, &into, ok)
             }
             Command::Write { handle, range, from } => {
                 self.maybe_fail()?;
-                self.write(handle, range, &from, request.payload_crc, ok)
+                let bytes = self.gather(session, &from);
+                let crc = request.payload_crc;
+                assert!(crc.is_none_or(|crc| crc == crc32c(&bytes)), "the checksum holds");
+                self.write(handle, range, &bytes, ok)
             }
             Command::Commit { handle, length } => {
                 let open = self.handles.get_mut(&handle).expect("an open handle");
-                let mut bytes = open.draft.take().expect("opened to write");
+                assert!(std::mem::take(&mut open.writes), "opened to write");
+                let bytes = Arc::make_mut(&mut open.bytes);
                 bytes.resize(length as usize, 0);
-                let name = open.name.clone();
-                self.files.insert(name, bytes);
+                let (bytes, name, identity) = (bytes.clone(), open.name.clone(), open.identity);
+                let generation = self.generations.get(&name).map_or(0, |(number, _)| *number) + 1;
+                open.generation = generation;
+                self.files.insert(name.clone(), bytes);
+                self.generations.insert(name, (generation, identity));
                 self.stat(handle, &ok)
             }
             Command::Close { handle } => {
@@ -234,36 +399,53 @@ impl Node {
         }
     }
 
-    fn open(&mut self, open: &Open, reply: Reply) -> Result<Reply> {
-        let name = String::from_utf8(self.gather(&open.name)).expect("a name in UTF-8");
+    fn open(&mut self, session: u64, open: &Open, reply: Reply) -> Result<Reply> {
+        let name = String::from_utf8(self.gather(session, &open.name)).expect("a name in UTF-8");
         let name = name.parse::<FileName>()?.to_string();
-        let draft = matches!(open.mode, OpenMode::Write(_)).then(Vec::new);
-        if draft.is_none() && !self.files.contains_key(&name) {
-            return Err(Kind::NotFound.error(format!("no file {name}: register it first")));
-        }
-        let handle = self.next_handle;
-        self.next_handle += 1;
-        self.handles.insert(handle, Handle { name, draft });
-        self.stat(handle, &Reply { value: handle, ..reply })
+        let newest = self.generations.get(&name).copied();
+        let (writes, bytes, (generation, identity)) = match open.mode {
+            OpenMode::Write(_) => (true, Vec::new(), (0, u128::from(self.number()))),
+            OpenMode::Read(Generation(wanted)) => {
+                let newest = newest.ok_or_else(|| {
+                    Kind::NotFound.error(format!("no file {name}: register it first"))
+                })?;
+                if wanted != 0 && wanted != newest.0 {
+                    return Err(Kind::Stale.error(format!("generation {wanted} is not here")));
+                }
+                (false, self.files[&name].clone(), newest)
+            }
+        };
+        let bytes = Arc::new(bytes);
+        let number = self.number();
+        self.handles.insert(number, Handle { session, name, bytes, generation, identity, writes });
+        self.stat(number, &Reply { value: number, ..reply })
     }
 
     fn stat(&self, handle: u64, reply: &Reply) -> Result<Reply> {
         let open = &self.handles[&handle];
-        let length = self.files.get(&open.name).map_or(0, Vec::len) as u64;
         let body = OpenBody {
             file: open.name.parse::<FileName>()?.id(),
-            generation: Generation(u64::from(open.draft.is_none())),
-            length,
+            generation: Generation(open.generation),
+            length: open.bytes.len() as u64,
             extent_bytes: 1 << 20,
             resident_extents: 1,
             total_extents: 1,
+            identity: open.identity,
         };
         Ok(Reply { body: body.encode(), ..reply.clone() })
     }
 
-    fn read(&mut self, handle: u64, range: ByteRange, into: &Segments, ok: Reply) -> Result<Reply> {
+    fn read(
+        &mut self,
+        session: u64,
+        handle: u64,
+        range: ByteRange,
+        into: &Segments,
+        ok: Reply,
+    ) -> Result<Reply> {
         assert!(range.length() <= self.max_transfer_bytes, "the client splits");
-        let file = &self.files[&self.handles[&handle].name];
+        let handle = self.handles.get(&handle).filter(|open| open.session == session);
+        let file = Arc::clone(&handle.expect("a handle of this session").bytes);
         let end = range.end().min(file.len() as u64);
         let mut bytes = file[range.offset().min(end) as usize..end as usize].to_vec();
         let crc = crc32c(&bytes);
@@ -273,43 +455,35 @@ impl Node {
         let mut at = 0;
         for segment in into.slice(0, bytes.len() as u64) {
             let length = segment.length as usize;
-            self.window(segment).copy_in(&bytes[at..at + length]);
+            self.window(session, segment).copy_in(&bytes[at..at + length]);
             at += length;
         }
         let (served, landing) = (Served::Tier, Landing::Direct);
         Ok(Reply { value: bytes.len() as u64, payload_crc: crc, served, landing, ..ok })
     }
 
-    fn write(
-        &mut self,
-        handle: u64,
-        range: ByteRange,
-        from: &Segments,
-        crc: Option<u32>,
-        ok: Reply,
-    ) -> Result<Reply> {
+    fn write(&mut self, handle: u64, range: ByteRange, bytes: &[u8], ok: Reply) -> Result<Reply> {
         assert!(range.length() <= self.max_transfer_bytes, "the client splits");
-        let bytes = self.gather(from);
-        assert!(crc.is_none_or(|crc| crc == crc32c(&bytes)), "the client's checksum holds");
-        let draft = self.handles.get_mut(&handle).expect("open").draft.as_mut().expect("to write");
+        let open = self.handles.get_mut(&handle).filter(|open| open.writes).expect("to write");
+        let draft = Arc::make_mut(&mut open.bytes);
         let end = range.end() as usize;
         draft.resize(draft.len().max(end), 0);
-        draft[range.offset() as usize..end].copy_from_slice(&bytes);
+        draft[range.offset() as usize..end].copy_from_slice(bytes);
         Ok(Reply { value: range.length(), landing: Landing::Copied, ..ok })
     }
 
-    fn gather(&self, segments: &Segments) -> Vec<u8> {
+    fn gather(&self, session: u64, segments: &Segments) -> Vec<u8> {
         let mut bytes = Vec::new();
         for segment in segments.as_slice() {
             let begin = bytes.len();
             bytes.resize(begin + segment.length as usize, 0);
-            self.window(*segment).copy_out(&mut bytes[begin..]);
+            self.window(session, *segment).copy_out(&mut bytes[begin..]);
         }
         bytes
     }
 
-    fn window(&self, segment: Segment) -> Window {
-        let region = self.regions.get(&segment.key).expect("a registered region");
+    fn window(&self, session: u64, segment: Segment) -> Window {
+        let region = self.regions.get(&(session, segment.key)).expect("a registered region");
         Window::new(Arc::clone(region), segment.address, segment.length as usize).expect("inside")
     }
 }

@@ -20,13 +20,20 @@
 mod arena;
 mod batch;
 mod bounce;
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 mod client;
 mod clock;
+mod connector;
 mod endpoint;
 #[cfg(test)]
 mod fake;
 mod file;
 pub mod load;
+#[cfg(test)]
+mod losses;
 mod memory;
 mod options;
 mod session;
@@ -35,12 +42,16 @@ mod state;
 mod tests;
 mod writer;
 
+/// Whether this was built to make mistakes on purpose, for tests only.
+pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");
+
 pub use batch::{Batch, Fetch, Fetched};
-pub use client::Client;
+pub use client::{Client, ClientStats};
+pub use connector::{Connector, Dial};
 pub use endpoint::Endpoint;
 pub use file::{File, Read};
 pub use memory::Memory;
-pub use options::Options;
+pub use options::{Options, Reconnect};
 pub use rdma::VerbsOptions;
-pub use session::{Completed, Refused, Session, Ticket};
+pub use session::{Completed, Refused, Session, SessionStats, Ticket};
 pub use writer::Writer;

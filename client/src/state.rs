@@ -131,6 +131,12 @@ impl State {
         }
     }
 
+    /// The operations of a batch that have not ended.
+    pub(crate) fn under_way(&self, batch: BatchId) -> Vec<Ticket> {
+        let of = |place: &Place| matches!(place, Place::Inbox(other) if *other == batch);
+        self.mailbox.iter().filter(|(_, place)| of(place)).map(|(ticket, _)| *ticket).collect()
+    }
+
     /// Gives a handle back as soon as the session takes that.
     pub(crate) fn close(&mut self, handle: u64) {
         self.closing.push(handle);

@@ -84,7 +84,8 @@ fn threads_share_a_client_and_survive_the_nodes_end() {
     let file = bytes(1_000_000);
     for index in 0..2 {
         let mini = Mini::start(file.clone());
-        let client = Client::connect(&endpoints(&mini)[index], &Options::default()).expect("there");
+        let options = Options { reconnect: None, ..Options::default() };
+        let client = Client::connect(&endpoints(&mini)[index], &options).expect("there");
         let mut mini = Some(mini);
         let (served, all_served) = mpsc::sync_channel(3);
         thread::scope(|scope| {

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     }
     let files = block_on(files(args, &global.control))?;
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
-    let report = load::run(&endpoint(args), &plan(args, files)?)?;
+    let report = load::run(&endpoint(args)?, &plan(args, files)?)?;
     print(&report, output)?;
     match (&report.first_error, report.operations) {
         (Some(error), 0) => Err(Kind::Io.error(format!("every read failed: {error}"))),
@@ -41,14 +41,14 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     }
 }
 
-fn endpoint(args: &BenchArgs) -> Endpoint {
-    match args.fabric {
+fn endpoint(args: &BenchArgs) -> Result<Endpoint> {
+    Ok(match args.fabric {
         FabricChoice::Shm => Endpoint::Unix(
             args.socket.clone().unwrap_or_else(|| default_socket(&default_state_dir())),
         ),
-        FabricChoice::Tcp => Endpoint::Tcp(args.data.clone()),
-        FabricChoice::Rdma => Endpoint::Rdma(args.data.clone()),
-    }
+        FabricChoice::Tcp => format!("tcp://{}", args.data).parse()?,
+        FabricChoice::Rdma => format!("rdma://{}", args.data).parse()?,
+    })
 }
 
 fn plan(args: &BenchArgs, files: Vec<FileName>) -> Result<Load> {
@@ -126,6 +126,13 @@ fn print(report: &Report, output: Output) -> Result<()> {
     output.line(format!("served by {}; landed {}", mix(&report.served), mix(&report.landing)))?;
     if let Some(limit) = limit {
         output.line(format!("limit: {limit}"))?;
+    }
+    if report.reconnections != 0 {
+        output.line(format!(
+            "{}; {} sent again",
+            units::plural(report.reconnections, "lost connection"),
+            units::plural(report.repeated_requests, "request")
+        ))?;
     }
     if let Some(error) = &report.first_error {
         let errors = output.paint(Tone::Bad, &units::plural(report.errors, "error"));

@@ -26,7 +26,7 @@ use cli::{Cli, Command};
 use extent::{Kind, Result};
 
 const _: () = assert!(
-    !nvme_tier::SEEDED_BUGS && !rdma::SEEDED_BUGS,
+    !nvme_tier::SEEDED_BUGS && !rdma::SEEDED_BUGS && !client::SEEDED_BUGS,
     "a node is never built with the mistakes that tests make on purpose"
 );
 

@@ -8,10 +8,11 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use client::{Client, Endpoint, Options};
+use client::{Client, Endpoint, Options, Reconnect};
 use extent::{FileName, Generation};
 use node::{Directories, Node, eventually, forebay};
 use serde_json::Value;
@@ -282,7 +283,10 @@ fn commits_survive_kill_9() {
             // A commit whose answer was lost may have happened.
             seed = is.expect("checked above");
         }
-        let client = tcp(&node);
+        // One that ends with the node.
+        let options = Options { reconnect: None, ..Options::default() };
+        let endpoint = Endpoint::Tcp(node.listen().to_owned());
+        let client = Client::connect(&endpoint, &options).expect("the node answers");
         let writer = thread::spawn({
             let acknowledged = Arc::clone(&acknowledged);
             move || loop {
@@ -298,6 +302,63 @@ fn commits_survive_kill_9() {
         node.kill();
         seed = writer.join().expect("the writer ended");
     }
+}
+
+/// Readers do not notice that their node was killed and started again; writers are told.
+#[test]
+fn clients_survive_their_node() {
+    let directories = Directories::new();
+    let big = bytes(9, 9 * MIB + 5);
+    fs::write(directories.data().join("big"), &big).expect("written");
+    let node = Node::start(&directories);
+    node.ask(&["promote", "data/big"]);
+    let listen = node.listen().to_owned();
+    let endpoints = [Endpoint::Unix(node.socket().into()), Endpoint::Tcp(listen.clone())];
+    let mut running = Some(node);
+    for endpoint in endpoints {
+        let client = connect(&endpoint);
+        let file = client.open(&"data/big".parse().expect("a name")).expect("opened");
+        let writer = client.create(&"out/new".parse().expect("a name"), 0).expect("begun");
+        writer.write_at(0, &big[..MIB]).expect("written");
+        let (done, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut memory = client.alloc(3 * MIB).expect("memory");
+                for round in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let at = round * 7919 % (6 * MIB);
+                    let read = file.read_at(at as u64, &mut memory, ..).expect("read");
+                    assert_eq!(read.bytes, 3 * MIB as u64);
+                    assert!(memory.as_slice() == &big[at..at + 3 * MIB], "round {round}");
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            let more = |what| {
+                let enough = done.load(Ordering::SeqCst) + 5;
+                eventually(what, || done.load(Ordering::SeqCst) >= enough || reader.is_finished());
+            };
+            more("reads before");
+            running.take().expect("it runs").kill();
+            let mut command = Node::command(&directories);
+            command.args(["--listen", &listen]);
+            running = Some(Node::spawn(command));
+            more("reads afterwards");
+            stop.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(client.stats().reconnections, 1);
+        let error = writer.commit(MIB as u64).err().expect("the draft went with the node");
+        assert!(error.to_string().contains("write all of it"), "{error}");
+        write(&client, "out/new", &big[..MIB]).expect("written whole");
+    }
+    let reconnect = Reconnect { give_up_after: Duration::from_millis(100), ..Reconnect::default() };
+    let options = Options { reconnect: Some(reconnect), ..Options::default() };
+    let client = Client::connect(&Endpoint::Tcp(listen), &options).expect("the node answers");
+    let file = client.open(&"data/big".parse().expect("a name")).expect("opened");
+    running.take().expect("it runs").kill();
+    let error = file.read_into(0, &mut [0; 10]).expect_err("nobody comes back");
+    assert!(error.to_string().contains("is it up"), "{error}");
 }
 
 /// The protocol is what its description says, and not only what our own client makes of it.

@@ -27,6 +27,13 @@ pub trait Channel: Send {
     /// [`extent::Kind::NoSpace`] if there is no memory; [`extent::Kind::Busy`] if too many regions are registered.
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>>;
 
+    /// Registers memory that an earlier channel allocated, and that no request of that one can
+    /// reach any more: it was dropped.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] if this fabric takes none but its own; else as [`Channel::allocate`].
+    fn register(&mut self, region: &Arc<Region>) -> Result<()>;
+
     /// Forgets a region. Do this only when no request names it any more.
     fn release(&mut self, region: &Arc<Region>);
 

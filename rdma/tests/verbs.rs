@@ -212,6 +212,41 @@ fn memory_that_the_client_took_back_is_not_written() {
 
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
+fn memory_of_a_channel_that_is_gone_may_be_the_next_ones() {
+    const LENGTH: usize = 1 << 20;
+    let mut network = Network::new(64);
+    let file = pattern(LENGTH);
+    network.node.add_file("s/file", file.clone());
+    let mut client = network.client(LENGTH);
+    let mut turn = || {
+        network.node.step();
+    };
+    let handle = client.open("s/file", READ, &mut turn).expect("connected").value;
+    client.fill(0, &vec![0xEE; LENGTH]);
+    let into = Segments::one(client.segment(0, LENGTH));
+    client.send(Command::Read { handle, range: range(0, LENGTH), into }, None);
+    client.channel.kick().expect("connected");
+    let region = Arc::clone(&client.region);
+    drop(client);
+    // The node has not even looked at the request, and carries it out when the memory is there again.
+    let mut next = network.client(LENGTH);
+    next.channel.register(&region).expect("room");
+    next.region = region;
+    let node = &mut network.node;
+    until(node, |node| node.closed.len() == 1 && node.buffers_out() == 0);
+    assert!(next.bytes(0, LENGTH).iter().all(|byte| *byte == 0xEE), "not a byte landed");
+    let mut turn = || {
+        node.step();
+    };
+    let handle = next.open("s/file", READ, &mut turn).expect("connected").value;
+    let into = Segments::one(next.segment(0, LENGTH));
+    let read = Command::Read { handle, range: range(0, LENGTH), into };
+    assert_eq!(next.call(read, &mut turn).expect("connected").value, LENGTH as u64);
+    assert!(next.bytes(0, LENGTH) == file);
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
 fn whoever_is_turned_away_is_told_why() {
     let wrong = SocketAddr::new(addresses()[0], 1);
     let connect = |address: SocketAddr, timeout| {

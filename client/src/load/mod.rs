@@ -236,6 +236,37 @@ mod tests {
     }
 
     #[test]
+    fn loads_go_on_over_other_connections() {
+        for fabric in [Fabric::Tcp, Fabric::SharedMemory] {
+            for direction in [Direction::Read, Direction::Write] {
+                let fake = Fake::new();
+                fake.add_file("data/a", 20_500);
+                fake.add_file("data/b", 60_000);
+                let load = load(direction);
+                let connect = |options: &Options| {
+                    let session = Session::connect(fake.channel(fabric), options)?;
+                    fake.node().lose_after = Some(20);
+                    Ok(session.reconnecting(fake.connector(fabric, 1), 0))
+                };
+                let report = run_over(&load, connect).expect("it ran");
+                assert_eq!((report.reconnections, fake.node().channels), (1, 0));
+                match direction {
+                    Direction::Read => {
+                        assert_eq!((report.operations, report.errors), (300, 0));
+                        assert!(report.repeated_requests > 0);
+                    }
+                    Direction::Write => {
+                        assert_eq!(report.operations + report.errors, 300);
+                        assert!((1..=5).contains(&report.errors), "{}", report.errors);
+                        assert!(report.first_error.expect("told").contains("write all of it"));
+                        assert!(report.commits > 3, "{}", report.commits);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn senseless_loads_are_refused() {
         let fake = Fake::new();
         let none = Load { files: Vec::new(), ..load(Direction::Read) };

@@ -83,6 +83,7 @@ pub(super) struct Visit {
     blocks: u64,
     step: u64,
     next: u64,
+    spoilt: bool,
 }
 
 impl Visit {
@@ -95,19 +96,25 @@ impl Visit {
                 .find(|step| greatest_common_divisor(*step, blocks) == 1)
                 .expect("one is without a common divisor, and comes up"),
         };
-        Self { blocks, step, next: 0 }
+        Self { blocks, step, next: 0, spoilt: false }
     }
 
     pub(super) fn next(&mut self) -> Option<u64> {
-        (self.next < self.blocks).then(|| {
+        (self.next < self.blocks && !self.spoilt).then(|| {
             let block = u128::from(self.next) * u128::from(self.step) % u128::from(self.blocks);
             self.next += 1;
             u64::try_from(block).expect("less than the number of blocks")
         })
     }
 
+    /// A block could not be written: the rest is not worth it.
+    pub(super) fn spoil(&mut self) {
+        self.spoilt = true;
+    }
+
+    /// Whether all blocks were visited, and none in vain.
     pub(super) fn is_over(&self) -> bool {
-        self.next == self.blocks
+        self.next == self.blocks && !self.spoilt
     }
 }
 

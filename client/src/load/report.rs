@@ -42,6 +42,10 @@ pub struct Report {
     pub landing: BTreeMap<&'static str, u64>,
     /// Generations committed.
     pub commits: u64,
+    /// Connections that were lost and made again.
+    pub reconnections: u64,
+    /// Requests that were sent again for that.
+    pub repeated_requests: u64,
     /// Operations that failed.
     pub errors: u64,
     /// What the first of them said.
@@ -106,6 +110,8 @@ pub(super) fn of(load: &Load, fabric: Fabric, tallies: Vec<Tally>) -> Report {
         served: named(&total.served, SERVED),
         landing: named(&total.landing, LANDING),
         commits: total.commits,
+        reconnections: total.reconnections,
+        repeated_requests: total.repeated,
         errors: total.errors,
         first_error: total.first_error,
     }
@@ -157,6 +163,10 @@ impl fmt::Display for Report {
             l.mean, l.p50, l.p90, l.p99, l.p999, l.max
         )?;
         write!(f, "  served: {}; landing: {}", paths(&self.served), paths(&self.landing))?;
+        if self.reconnections != 0 {
+            let (lost, repeated) = (self.reconnections, self.repeated_requests);
+            write!(f, "\n  {lost} lost connections, {repeated} requests sent again")?;
+        }
         if let Some(error) = &self.first_error {
             write!(f, "\n  {} errors, the first: {error}", self.errors)?;
         }

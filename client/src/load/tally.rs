@@ -14,6 +14,8 @@ pub(super) struct Tally {
     pub(super) served: [u64; Self::SERVED],
     pub(super) landing: [u64; Self::LANDING],
     pub(super) commits: u64,
+    pub(super) reconnections: u64,
+    pub(super) repeated: u64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
     pub(super) elapsed: Duration,
@@ -31,6 +33,8 @@ impl Tally {
             served: [0; Self::SERVED],
             landing: [0; Self::LANDING],
             commits: 0,
+            reconnections: 0,
+            repeated: 0,
             errors: 0,
             first_error: None,
             elapsed: Duration::ZERO,
@@ -43,6 +47,8 @@ impl Tally {
         self.served.iter_mut().zip(other.served).for_each(|(sum, count)| *sum += count);
         self.landing.iter_mut().zip(other.landing).for_each(|(sum, count)| *sum += count);
         self.commits += other.commits;
+        self.reconnections += other.reconnections;
+        self.repeated += other.repeated;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
         self.elapsed = self.elapsed.max(other.elapsed);

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use extent::wire::OpenMode;
@@ -25,11 +26,11 @@ pub(super) struct Worker {
     work: Work,
     /// Memory that no operation uses.
     free: Vec<Memory>,
-    /// When the operation of each piece of memory began.
-    begun: Vec<Instant>,
-    /// Where the first piece of memory begins in its region, and bytes from one to the next.
-    first: usize,
+    /// Pieces that were given up, and not replaced yet.
+    missing: usize,
     stride: usize,
+    /// When each operation under way began.
+    begun: HashMap<Ticket, Instant>,
     /// Operations left; without end if time decides.
     left: u64,
     runs_for: Option<Duration>,
@@ -48,7 +49,7 @@ struct Generations {
     name: FileName,
     bytes: u64,
     block_bytes: u64,
-    load: Load,
+    load: Box<Load>,
     /// The generation that is being written: its handle, and what is left of it.
     current: Option<(u64, Visit)>,
     count: u64,
@@ -64,7 +65,6 @@ impl Worker {
             Kind::Invalid.error("block size times depth does not fit into memory")
         })?;
         let mut memory = session.allocate(total)?;
-        let first = memory.offset();
         fill(memory.as_mut_slice(), load.seed.wrapping_add(share));
         let mut free: Vec<Memory> =
             (1..load.depth).rev().map(|slot| memory.split_off(slot * stride)).collect();
@@ -79,9 +79,9 @@ impl Worker {
             options: load.options.clone(),
             work: Work::Write(Generations::new(load, index)),
             free,
-            begun: vec![clock::now(); load.depth],
-            first,
+            missing: 0,
             stride,
+            begun: HashMap::with_capacity(load.depth),
             left,
             runs_for,
             warmup: load.warmup,
@@ -146,6 +146,9 @@ impl Worker {
         if let Err(error) = self.drive() {
             self.tally.fail(&error);
         }
+        let stats = self.session.stats();
+        self.tally.reconnections = stats.connections.saturating_sub(1);
+        self.tally.repeated = stats.repeated;
         self.tally
     }
 
@@ -168,9 +171,11 @@ impl Worker {
                 if enough {
                     break;
                 }
-                // The generation is written, and nothing but its end is left to do.
-                self.commit()?;
-                continue;
+                if self.missing == 0 {
+                    // The generation is written, and nothing but its end is left to do.
+                    self.commit()?;
+                    continue;
+                }
             }
             if self.collect(count_from) {
                 quiet_since = clock::now();
@@ -185,14 +190,30 @@ impl Worker {
         Ok(())
     }
 
+    /// A generation of which one write failed cannot become whole: the next one may.
+    fn on_error(&mut self) {
+        if let Work::Write(generations) = &mut self.work
+            && let Some((_, visit)) = &mut generations.current
+        {
+            visit.spoil();
+        }
+    }
+
     /// Fills the depth up.
     fn submit(&mut self, now: Instant) -> Result<()> {
         let mut submitted = false;
+        while self.missing != 0 {
+            match self.session.allocate(self.stride) {
+                Ok(memory) => self.free.push(memory),
+                Err(error) if error.kind() == Kind::Busy => break,
+                Err(error) => return Err(error),
+            }
+            self.missing -= 1;
+        }
         while self.left != 0 && !self.free.is_empty() {
             let Some(place) = self.next_place()? else { break };
             let mut memory = self.free.pop().expect("just seen");
             let length = usize::try_from(place.length).expect("no more than a block");
-            self.begun[(memory.offset() - self.first) / self.stride] = now;
             let taken = match &self.work {
                 Work::Read(_) => {
                     self.session.submit_read(place.handle, place.offset, memory, 0..length)
@@ -202,7 +223,7 @@ impl Worker {
                     self.session.submit_write(place.handle, place.offset, memory, 0..length)
                 }
             };
-            taken?;
+            self.begun.insert(taken?, now);
             self.left -= 1;
             submitted = true;
         }
@@ -234,8 +255,10 @@ impl Worker {
         let Some((handle, visit)) = generations.current.take() else { return Ok(()) };
         let bytes = generations.bytes;
         if visit.is_over() {
-            self.call(|session| session.submit_commit(handle, bytes))?.result?;
-            self.tally.commits += 1;
+            match self.call(|session| session.submit_commit(handle, bytes))?.result {
+                Ok(()) => self.tally.commits += 1,
+                Err(error) => self.tally.fail(&error),
+            }
         }
         self.call(|session| session.submit_close(handle))?.result
     }
@@ -247,16 +270,17 @@ impl Worker {
         let any = !completed.is_empty();
         let now = if any { clock::now() } else { count_from };
         for mut done in completed.drain(..) {
+            let begun = self.begun.remove(&done.ticket).unwrap_or(now);
+            if now >= count_from {
+                self.tally.count(&done, now - begun);
+            }
+            // Without any, the session is over, or a connection that was shared memory is.
             match done.memory.take() {
-                Some(memory) => {
-                    let begun = self.begun[(memory.offset() - self.first) / self.stride];
-                    if now >= count_from {
-                        self.tally.count(&done, now - begun);
-                    }
-                    self.free.push(memory);
-                }
-                // The session is over, and its memory with it.
-                None => self.tally.count(&done, Duration::ZERO),
+                Some(memory) => self.free.push(memory),
+                None => self.missing += 1,
+            }
+            if done.result.is_err() {
+                self.on_error();
             }
         }
         self.completed = completed;
@@ -270,7 +294,7 @@ impl Generations {
             name: load.files[index % load.files.len()].clone(),
             bytes: load.working_set_bytes.unwrap_or(DEFAULT_GENERATION_BYTES),
             block_bytes: load.block_bytes,
-            load: load.clone(),
+            load: Box::new(load.clone()),
             current: None,
             count: 0,
         }

@@ -1,17 +1,20 @@
 use std::time::Duration;
 
-use extent::wire::{self, Reply, Request};
+use extent::wire::{self, OpenBody, Reply, Request};
 use extent::{Error, Kind, Result};
-use rdma::Fabric;
 
 use super::transfer::{Operation, Transfer};
-use super::{Completed, InFlight, Session};
+use super::{InFlight, Link, Session};
+use crate::clock;
+
+/// How long one sleep may take while files are opened again: some of that waits for time alone.
+const LONGEST_NAP: Duration = Duration::from_millis(5);
 
 impl Session {
     /// Sends what was submitted, as far as the node's credits go.
     pub fn kick(&mut self) {
         if let Err(error) = self.try_kick() {
-            self.tear_down(&error);
+            self.lose(&error);
         }
     }
 
@@ -24,24 +27,47 @@ impl Session {
         Ok(())
     }
 
+    /// The transfer to be sent next: what is the session's own goes first.
+    fn next_unsent(&self) -> Option<usize> {
+        let others = || self.unsent.front().filter(|_| self.link == Link::Up);
+        self.unsent_own.front().or_else(others).copied()
+    }
+
+    fn pop_unsent(&mut self) {
+        if self.unsent_own.pop_front().is_none() {
+            self.unsent.pop_front();
+        }
+    }
+
     /// Whether anything was sent.
     fn send_unsent(&mut self) -> Result<bool> {
         let mut sent = false;
-        while let Some(&index) = self.unsent.front() {
+        while self.channel.is_some()
+            && let Some(index) = self.next_unsent()
+        {
+            if self.is_closed_already(index) {
+                self.pop_unsent();
+                let transfer = self.transfers.remove(index).expect("an unsent transfer is kept");
+                self.end(transfer, Ok(()));
+                continue;
+            }
+            let handle = self.prepare(index);
             let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
             let Some(part) = transfer.peek(self.max_transfer_bytes) else {
-                self.unsent.pop_front();
-                if transfer.is_quiet() {
-                    self.finish(index);
+                let is_quiet = transfer.is_quiet();
+                self.pop_unsent();
+                if is_quiet {
+                    self.finish(index)?;
                 }
                 continue;
             };
+            let room = matches!(transfer.operation, Operation::Probe);
             let Some(channel) =
-                self.channel.as_mut().filter(|_| self.requests.len() < self.credits)
+                self.channel.as_mut().filter(|_| room || self.requests.len() < self.credits)
             else {
                 break;
             };
-            let (command, payload_crc) = transfer.request(part, self.options.verify)?;
+            let (command, payload_crc) = transfer.request(part, handle, self.options.verify)?;
             let sequence = u32::from(self.next_sequence) << 16;
             let slot = self.requests.insert(|slot| {
                 let slot = u32::try_from(slot).expect("slots are as few as credits");
@@ -66,10 +92,42 @@ impl Session {
         Ok(sent)
     }
 
+    /// Whether it is a CLOSE of what went with a connection.
+    fn is_closed_already(&self, index: usize) -> bool {
+        let transfer = self.transfers.get(index).expect("an unsent transfer is kept");
+        matches!(transfer.operation, Operation::Close { handle } if self.files.is_lost(handle))
+    }
+
+    /// Finds out what a transfer needs of the present connection: the node's handle, 0 without one,
+    /// and memory that this node knows. A transfer that cannot have them fails.
+    fn prepare(&mut self, index: usize) -> u64 {
+        let transfer = self.transfers.get(index).expect("an unsent transfer is kept");
+        let handle = transfer.operation.file().map_or(Ok(0), |file| self.files.resolve(file));
+        let length = transfer.memory.len();
+        let is_lost = transfer.is_fresh()
+            && length != 0
+            && transfer.memory.region().is_some_and(|region| self.home.is_retired(region));
+        // Its old memory may still be written to by the node of before, which this one cannot stop.
+        let other = is_lost.then(|| self.allocate(length));
+        let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
+        match other {
+            Some(Ok(memory)) => transfer.move_to(memory),
+            Some(Err(error)) => transfer.fail(error),
+            None => {}
+        }
+        handle.unwrap_or_else(|error| {
+            transfer.fail(error);
+            0
+        })
+    }
+
     /// Appends what has completed, and sends what may be sent now. Never blocks.
-    pub fn poll(&mut self, completed: &mut Vec<Completed>) {
+    pub fn poll(&mut self, completed: &mut Vec<super::Completed>) {
+        if self.channel.is_none() {
+            self.connect_again();
+        }
         if let Err(error) = self.try_poll() {
-            self.tear_down(&error);
+            self.lose(&error);
         }
         completed.append(&mut self.completed);
     }
@@ -79,11 +137,16 @@ impl Session {
         let mut replies = std::mem::take(&mut self.replies);
         // Replies that came before the channel failed still count.
         let outcome = channel.poll(&mut replies);
+        let heard = !replies.is_empty();
         for reply in replies.drain(..) {
             self.on_reply(reply)?;
         }
+        self.listen(heard);
         self.replies = replies;
         outcome?;
+        if self.link != Link::Up {
+            self.go_on_reopening()?;
+        }
         self.try_kick()?;
         self.release_unused();
         Ok(())
@@ -103,27 +166,68 @@ impl Session {
         }
         let transfer = self.transfers.get_mut(request.transfer).expect("kept until answered");
         transfer.absorb(request.part, reply, self.options.verify)?;
+        if let Some(redial) = self.redial.as_mut().filter(|_| !transfer.operation.is_own()) {
+            redial.on_answer();
+        }
         let more = transfer.peek(self.max_transfer_bytes).is_some();
-        let queued = self.unsent.front() == Some(&request.transfer);
+        let first = Some(&request.transfer);
+        let queued = self.unsent.front() == first || self.unsent_own.front() == first;
+        let transfer = self.transfers.get(request.transfer).expect("kept until answered");
         if transfer.is_quiet() && !more && !queued {
-            self.finish(request.transfer);
+            self.finish(request.transfer)?;
         }
         Ok(())
     }
 
-    fn finish(&mut self, index: usize) {
+    fn finish(&mut self, index: usize) -> Result<()> {
         let transfer = self.transfers.remove(index).expect("a transfer finishes once");
-        self.complete(transfer, true);
+        if transfer.operation.is_own() {
+            return self.settle_own(transfer);
+        }
+        self.settle(transfer);
+        Ok(())
     }
 
-    fn complete(&mut self, transfer: Transfer, memory_is_safe: bool) {
+    /// Takes in how a transfer of somebody's ended, and completes it.
+    pub(super) fn settle(&mut self, mut transfer: Transfer) {
         let operation = transfer.operation;
+        let opened = matches!(operation, Operation::Open(_) | Operation::Commit { .. })
+            .then(|| transfer.reply_body().map(OpenBody::parse))
+            .flatten();
+        let handle = match (operation, opened) {
+            (_, Some(Err(error))) => {
+                transfer.fail(error);
+                0
+            }
+            (Operation::Open(mode), Some(Ok(body))) => {
+                let name = transfer.bytes().into();
+                self.files.insert(name, mode, transfer.reply_value(), &body)
+            }
+            (Operation::Commit { handle, .. }, Some(Ok(body))) => {
+                self.files.committed(handle, None, &body);
+                handle
+            }
+            (Operation::Close { handle }, _) => {
+                self.files.remove(handle);
+                0
+            }
+            (Operation::Stat { handle }, _) => handle,
+            _ => 0,
+        };
+        transfer.answer_as(handle);
+        self.complete(transfer);
+    }
+
+    pub(super) fn complete(&mut self, transfer: Transfer) {
+        let (operation, is_tainted) = (transfer.operation, transfer.is_tainted);
         let (mut completed, memory) = transfer.complete();
         match operation {
-            _ if !memory_is_safe => {}
+            // No node ever writes to a name.
             Operation::Open(_) => self.names.push(memory),
-            Operation::Read { .. } | Operation::Write { .. } => completed.memory = Some(memory),
-            Operation::Plain(_) => {}
+            Operation::Read { .. } | Operation::Write { .. } if !is_tainted => {
+                completed.memory = Some(memory);
+            }
+            _ => {}
         }
         self.completed.push(completed);
     }
@@ -133,31 +237,37 @@ impl Session {
         if !self.completed.is_empty() {
             return;
         }
-        if let Some(channel) = &mut self.channel
-            && let Err(error) = channel.wait(timeout)
-        {
-            self.tear_down(&error);
+        let timeout = match self.link {
+            Link::Reopening { .. } => timeout.min(LONGEST_NAP),
+            Link::Greeting { until } => timeout.min(until.saturating_duration_since(clock::now())),
+            Link::Up => timeout.min(self.longest_sleep()),
+            Link::Away => timeout,
+        };
+        match (&mut self.channel, &mut self.redial) {
+            (Some(channel), _) => {
+                if let Err(error) = channel.wait(timeout) {
+                    self.lose(&error);
+                }
+            }
+            (None, Some(redial)) => redial.wait(timeout),
+            (None, None) => {}
         }
     }
 
-    /// Ends the session. Everything outstanding completes with this error.
+    /// Ends the session for good. Everything outstanding completes with this error.
     pub fn tear_down(&mut self, reason: &Error) {
-        let Some(channel) = self.channel.take() else { return };
-        // The peer must be cut off before anybody gets memory back that a request named.
-        drop(channel);
+        if self.over.is_some() {
+            return;
+        }
+        let transfers = self.cut();
         tracing::debug!(%reason, fabric = self.fabric.name(), "session over");
-        self.requests.drain().for_each(drop);
-        self.unsent.clear();
-        // A read that a device of the node is doing into memory shared with it cannot be called
-        // back from here: such memory is given up instead.
-        let shared = self.fabric == Fabric::SharedMemory;
-        let transfers: Vec<_> = self.transfers.drain().collect();
+        (self.link, self.redial) = (Link::Away, None);
         for mut transfer in transfers {
-            let safe = !shared || transfer.is_quiet();
-            let error = Kind::Disconnected
-                .error(format!("the session ended before this was answered: {reason}"));
-            transfer.fail(error);
-            self.complete(transfer, safe);
+            transfer.fail(
+                Kind::Disconnected
+                    .error(format!("the session ended before this was answered: {reason}")),
+            );
+            self.complete(transfer);
         }
         self.over = Some(reason.duplicate());
     }

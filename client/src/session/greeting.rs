@@ -1,53 +1,86 @@
-use extent::wire::{self, Command, HelloBody};
+use std::time::Duration;
+
+use extent::wire::{self, HelloBody};
 use extent::{Error, Kind, Result};
 use rdma::Channel;
 
 use super::transfer::Operation;
-use super::{NAME_BYTES, NAMES, Session};
-use crate::{Memory, Options, clock};
+use super::{Link, NAME_BYTES, NAMES, Session};
+use crate::connector::Connector;
+use crate::session::redial::Redial;
+use crate::{Completed, Memory, Options, clock};
 
 impl Session {
-    /// Greets the node over a fresh channel and waits for its answer.
+    /// Greets the node over a fresh channel and waits for its answer. The session ends with that
+    /// channel; see [`Session::reconnecting`].
     ///
     /// # Errors
     /// [`Kind::Unsupported`] if the node speaks no version in common; [`Kind::Disconnected`] if it
     /// does not answer within the options' timeout; what the node answers.
     pub fn connect(channel: Box<dyn Channel>, options: &Options) -> Result<Self> {
-        let mut session = Self::new(channel, options);
-        let hello = Command::Hello {
-            versions: (wire::VERSION, wire::VERSION),
-            credits: options.credits.clamp(1, wire::MAX_CREDITS),
-            features: 0,
-        };
-        session.enqueue(Operation::Plain(hello), Memory::default(), 0..0).map_err(Error::from)?;
+        let mut session = Self::new(channel.fabric(), options);
+        session.attach(channel, options.timeout);
         session.kick();
-        let answer = session.await_hello()?;
-        session.negotiate(&answer)?;
-        let mut names = session.allocate(NAME_BYTES * NAMES)?;
-        while names.len() > NAME_BYTES {
-            session.names.push(names.split_off(names.len() - NAME_BYTES));
-        }
-        session.names.push(names);
-        Ok(session)
-    }
-
-    fn await_hello(&mut self) -> Result<HelloBody> {
-        let deadline = clock::now() + self.options.timeout;
         let mut completed = Vec::new();
         loop {
-            self.poll(&mut completed);
-            if let Some(answer) = completed.pop() {
-                answer.result.map_err(|error| error.while_doing("greeting the node"))?;
-                return HelloBody::parse(&answer.body);
+            session.poll(&mut completed);
+            match &session.over {
+                Some(reason) => return Err(reason.duplicate()),
+                None if session.link == Link::Up => return Ok(session),
+                None => session.wait(options.timeout),
             }
-            let left = deadline.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                return Err(Kind::Disconnected.error(format!(
-                    "the node did not answer the greeting within {:?}",
-                    self.options.timeout
-                )));
+        }
+    }
+
+    /// From now on a lost connection is followed by another one, if the options say so. `rail` is
+    /// the connector's rail that is in use.
+    #[must_use]
+    pub fn reconnecting(mut self, connector: Box<dyn Connector>, rail: usize) -> Self {
+        self.redial = self.options.reconnect.map(|options| Redial::new(connector, options, rail));
+        self
+    }
+
+    /// Begins to use a channel.
+    pub(super) fn attach(&mut self, channel: Box<dyn Channel>, patience: Duration) {
+        self.fabric = channel.fabric();
+        self.channel = Some(channel);
+        self.credits = 1;
+        self.link = Link::Greeting { until: clock::now() + patience };
+        let credits = self.options.credits.clamp(1, wire::MAX_CREDITS);
+        self.enqueue_own(Operation::Hello { credits }, Memory::default(), 0);
+    }
+
+    /// The node answered the greeting.
+    pub(super) fn greeted(&mut self, answer: &Completed) -> Result<()> {
+        if let Err(error) = &answer.result {
+            let error = Error::new(error.kind(), error.to_string());
+            return Err(error.while_doing("greeting the node"));
+        }
+        self.negotiate(&HelloBody::parse(&answer.body)?)?;
+        self.announce_memory();
+        if self.stats.connections == 0 {
+            let mut names = self.allocate(2 * NAME_BYTES * NAMES)?;
+            while names.len() > NAME_BYTES {
+                let name = names.split_off(names.len() - NAME_BYTES);
+                let list =
+                    if self.names.len() < NAMES { &mut self.names } else { &mut self.own_names };
+                list.push(name);
             }
-            self.wait(left);
+            self.own_names.push(names);
+        }
+        self.stats.connections += 1;
+        self.begin_to_reopen();
+        Ok(())
+    }
+
+    /// Has the node know the memory that there is, or retires it.
+    fn announce_memory(&mut self) {
+        let Some(channel) = &mut self.channel else { return };
+        for region in self.home.regions() {
+            if let Err(error) = channel.register(&region) {
+                tracing::debug!(%error, "memory of before is replaced when it is used");
+                self.home.retire(|other| other.id() == region.id());
+            }
         }
     }
 

@@ -2,20 +2,28 @@
 
 mod completed;
 mod engine;
+mod files;
 mod greeting;
+mod probe;
+mod recovery;
+mod redial;
 mod slab;
 mod transfer;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
-use extent::wire::{self, Command, HelloBody, Open, OpenMode, Reply};
-use extent::{ByteRange, Error, FileId, FileName, Kind, Result};
+use extent::wire::{self, HelloBody, OpenMode, Reply};
+use extent::{ByteRange, Error, FileName, Kind, Result};
 use rdma::{Channel, Fabric};
 
 use crate::arena::Home;
 use crate::{Memory, Options};
+use files::Files;
+use probe::Probe;
+use redial::Redial;
 use slab::Slab;
 use transfer::{Operation, Part, Transfer};
 
@@ -31,10 +39,30 @@ const NAMES: usize = 8;
 /// and come back from [`Session::poll`] in any order, every one exactly once: if the session is
 /// lost, they come back with that error. What is longer than the node's longest transfer is split
 /// and joined again.
+///
+/// A session that is [`Session::reconnecting`] survives its connections: reads and other requests
+/// that change nothing are sent again, files are opened again at the generations that they had. A
+/// generation that was being written is gone with its connection, and its requests fail.
 pub struct Session {
     channel: Option<Box<dyn Channel>>,
     fabric: Fabric,
-    /// Why there is no channel any more.
+    link: Link,
+    /// How to get another channel, if there shall be one.
+    redial: Option<Redial>,
+    /// Why the last connection was lost.
+    why: Option<Error>,
+    up_since: Option<Instant>,
+    stats: SessionStats,
+    probe: Probe,
+    files: Files,
+    /// Files still to be opened again, and when to go on with that.
+    reopening: VecDeque<u64>,
+    resume_at: Option<Instant>,
+    /// Transfers of the session's own: under way, and those of them still to be sent.
+    own: usize,
+    unsent_own: VecDeque<usize>,
+    own_names: Vec<Memory>,
+    /// Why there is no channel any more, and never will be.
     over: Option<Error>,
     home: Arc<Home>,
     hello: HelloBody,
@@ -52,6 +80,28 @@ pub struct Session {
     names: Vec<Memory>,
 }
 
+/// What may be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Link {
+    /// Nothing: there is no channel.
+    Away,
+    /// The greeting, and no more before it is answered.
+    Greeting { until: Instant },
+    /// The OPENs of files that were open before.
+    Reopening { until: Instant },
+    /// Everything.
+    Up,
+}
+
+/// What a session went through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SessionStats {
+    /// Connections made, the first included.
+    pub connections: u64,
+    /// Requests sent again because a connection was lost.
+    pub repeated: u64,
+}
+
 /// A request that the node has and has not answered.
 struct InFlight {
     tag: u32,
@@ -60,10 +110,22 @@ struct InFlight {
 }
 
 impl Session {
-    fn new(channel: Box<dyn Channel>, options: &Options) -> Self {
+    fn new(fabric: Fabric, options: &Options) -> Self {
         Self {
-            fabric: channel.fabric(),
-            channel: Some(channel),
+            fabric,
+            channel: None,
+            link: Link::Away,
+            redial: None,
+            why: None,
+            up_since: None,
+            stats: SessionStats::default(),
+            probe: Probe::default(),
+            files: Files::new(),
+            reopening: VecDeque::new(),
+            resume_at: None,
+            own: 0,
+            unsent_own: VecDeque::new(),
+            own_names: Vec::with_capacity(NAMES),
             over: None,
             home: Arc::default(),
             hello: HelloBody {
@@ -102,7 +164,39 @@ impl Session {
     /// Operations submitted and not yet handed out by [`Session::poll`].
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.transfers.len() + self.completed.len()
+        self.transfers.len() - self.own + self.completed.len()
+    }
+
+    /// What it went through.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.stats
+    }
+
+    /// The way to the node that is in use, or tried: a number and a name. `None` if the session does
+    /// not connect again.
+    #[must_use]
+    pub fn rail(&self) -> Option<(usize, String)> {
+        self.redial.as_ref().map(Redial::rail)
+    }
+
+    /// Whether another connection follows one that is lost.
+    #[must_use]
+    pub fn connects_again(&self) -> bool {
+        self.redial.is_some()
+    }
+
+    /// Somebody wants something: if the node was given up, it is looked for again.
+    pub(crate) fn wake(&mut self) {
+        if let Some(redial) = &mut self.redial {
+            redial.wake();
+        }
+    }
+
+    /// Whether there is a connection, and everything that was open before is open again.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link == Link::Up
     }
 
     /// Requests that the node has right now; never more than its credits.
@@ -120,20 +214,27 @@ impl Session {
     /// Memory that this session's node may use directly.
     ///
     /// # Errors
-    /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if the node maps no more of it;
-    /// [`Kind::Disconnected`] if the session is over; [`Kind::Invalid`] for a length of zero.
+    /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if the node maps no more of it, or while the
+    /// session connects again; [`Kind::Disconnected`] if the session is over; [`Kind::Invalid`] for a
+    /// length of zero.
     pub fn allocate(&mut self, length: usize) -> Result<Memory> {
         if length == 0 {
             return Err(Kind::Invalid.error("memory of zero bytes"));
         }
         self.release_unused();
-        if self.channel.is_none() {
-            return Err(gone(self.over.as_ref()));
-        }
+        self.check_over()?;
         if let Some(memory) = self.home.carve(length) {
             return Ok(memory);
         }
-        let channel = self.channel.as_mut().expect("just seen");
+        let Some(channel) = &mut self.channel else {
+            let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
+            return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
+                Kind::Disconnected
+                    .error(format!("the connection was lost, and not made again: {why}"))
+            } else {
+                Kind::Busy.error("the session is connecting again: poll first")
+            });
+        };
         let wished = self.home.region_bytes(length);
         let region = match channel.allocate(wished) {
             Err(error) if error.kind() == Kind::NoSpace && wished > length => {
@@ -180,8 +281,8 @@ impl Session {
         memory: Memory,
         within: Range<usize>,
     ) -> Result<Ticket, Refused> {
-        if self.channel.is_none() {
-            return Err(Refused { error: gone(self.over.as_ref()), memory });
+        if let Err(error) = self.check_over() {
+            return Err(Refused { error, memory });
         }
         let checked = memory.resolve(&within).and_then(|within| {
             ByteRange::new(offset, within.len() as u64)?;
@@ -208,13 +309,10 @@ impl Session {
             return Err(Kind::Busy.error(format!("{NAMES} opens are in flight: poll first")));
         };
         memory.as_mut_slice()[..text.len()].copy_from_slice(text.as_bytes());
-        let open = Open { file: FileId(0), mode, name: wire::Segments::NONE };
-        self.enqueue(Operation::Open(Command::Open(open)), memory, 0..text.len()).map_err(
-            |refused| {
-                self.names.push(refused.memory);
-                refused.error
-            },
-        )
+        self.enqueue(Operation::Open(mode), memory, 0..text.len()).map_err(|refused| {
+            self.names.push(refused.memory);
+            refused.error
+        })
     }
 
     /// Makes what was written through a handle durable and visible, at this length in bytes.
@@ -222,7 +320,7 @@ impl Session {
     /// # Errors
     /// As [`Session::submit_open`].
     pub fn submit_commit(&mut self, handle: u64, length: u64) -> Result<Ticket> {
-        self.submit_plain(Command::Commit { handle, length })
+        self.submit_plain(Operation::Commit { handle, length })
     }
 
     /// Gives a handle back.
@@ -230,7 +328,7 @@ impl Session {
     /// # Errors
     /// As [`Session::submit_open`].
     pub fn submit_close(&mut self, handle: u64) -> Result<Ticket> {
-        self.submit_plain(Command::Close { handle })
+        self.submit_plain(Operation::Close { handle })
     }
 
     /// Asks again what the node knows of an open file.
@@ -238,7 +336,7 @@ impl Session {
     /// # Errors
     /// As [`Session::submit_open`].
     pub fn submit_stat(&mut self, handle: u64) -> Result<Ticket> {
-        self.submit_plain(Command::Stat { handle })
+        self.submit_plain(Operation::Stat { handle })
     }
 
     /// Asks for an empty answer.
@@ -246,11 +344,11 @@ impl Session {
     /// # Errors
     /// As [`Session::submit_open`].
     pub fn submit_ping(&mut self) -> Result<Ticket> {
-        self.submit_plain(Command::Ping)
+        self.submit_plain(Operation::Ping)
     }
 
-    fn submit_plain(&mut self, command: Command) -> Result<Ticket> {
-        Ok(self.enqueue(Operation::Plain(command), Memory::default(), 0..0)?)
+    fn submit_plain(&mut self, operation: Operation) -> Result<Ticket> {
+        Ok(self.enqueue(operation, Memory::default(), 0..0)?)
     }
 
     fn enqueue(
@@ -259,9 +357,10 @@ impl Session {
         memory: Memory,
         within: Range<usize>,
     ) -> Result<Ticket, Refused> {
-        if self.channel.is_none() {
-            return Err(Refused { error: gone(self.over.as_ref()), memory });
+        if let Err(error) = self.check_over() {
+            return Err(Refused { error, memory });
         }
+        self.wake();
         if self.outstanding() >= self.options.queue {
             let error = Kind::Busy.error(format!(
                 "{} operations are outstanding, which is the session's limit: poll first",
@@ -269,12 +368,34 @@ impl Session {
             ));
             return Err(Refused { error, memory });
         }
+        let (ticket, index) = self.insert(operation, memory, within);
+        self.unsent.push_back(index);
+        Ok(ticket)
+    }
+
+    /// A transfer of the session's own, sent before all others.
+    fn enqueue_own(&mut self, operation: Operation, memory: Memory, length: usize) {
+        let (_, index) = self.insert(operation, memory, 0..length);
+        self.own += 1;
+        self.unsent_own.push_back(index);
+    }
+
+    fn insert(
+        &mut self,
+        operation: Operation,
+        memory: Memory,
+        within: Range<usize>,
+    ) -> (Ticket, usize) {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let transfer = Transfer::new(ticket, operation, memory, within);
-        let index = self.transfers.insert(|_| transfer);
-        self.unsent.push_back(index);
-        Ok(ticket)
+        (ticket, self.transfers.insert(|_| transfer))
+    }
+
+    fn check_over(&self) -> Result<()> {
+        self.over.as_ref().map_or(Ok(()), |reason| {
+            Err(Kind::Disconnected.error(format!("the session is over, connect again: {reason}")))
+        })
     }
 
     fn release_unused(&mut self) {
@@ -284,11 +405,6 @@ impl Session {
             }
         }
     }
-}
-
-fn gone(reason: Option<&Error>) -> Error {
-    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-    Kind::Disconnected.error(format!("the session is over, connect again{why}"))
 }
 
 #[cfg(test)]

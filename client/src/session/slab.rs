@@ -14,6 +14,10 @@ impl<T> Slab<T> {
         self.entries.len() - self.free.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Keeps what `make` makes of its number.
     pub(super) fn insert(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -36,6 +40,19 @@ impl<T> Slab<T> {
         let entry = self.entries.get_mut(index)?.take()?;
         self.free.push(index);
         Some(entry)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().flatten()
+    }
+
+    /// Everything in it, with its number.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.entries.iter().enumerate().filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
     }
 
     /// Takes everything out, in the order of the numbers.

@@ -1,8 +1,8 @@
 use std::ops::Range;
 
 use extent::checksum::crc32c;
-use extent::wire::{Command, Landing, Reply, Segment, Segments, Served};
-use extent::{ByteRange, Error, Kind, Result};
+use extent::wire::{self, Command, Landing, Open, OpenMode, Reply, Segment, Segments, Served};
+use extent::{ByteRange, Error, FileId, Generation, Kind, Result};
 
 use super::{Completed, Ticket};
 use crate::Memory;
@@ -14,10 +14,62 @@ pub(super) enum Operation {
     Read { handle: u64, offset: u64 },
     /// Writes from this offset of the file on.
     Write { handle: u64, offset: u64 },
-    /// A request that moves no data.
-    Plain(Command),
-    /// An OPEN, whose memory holds the name.
-    Open(Command),
+    /// Makes a generation of this length.
+    Commit { handle: u64, length: u64 },
+    /// Gives a file back.
+    Close { handle: u64 },
+    /// Asks what is known of a file.
+    Stat { handle: u64 },
+    /// Asks for an answer.
+    Ping,
+    /// Opens a file, whose name is in the memory.
+    Open(OpenMode),
+    /// The session's own: greets the node.
+    Hello { credits: u16 },
+    /// The session's own: opens a file again, whose name is in the memory.
+    Reopen { handle: u64, generation: Generation },
+    /// The session's own: gives back a handle of the node's that is not what it should be.
+    Discard { node: u64 },
+    /// The session's own: asks for a sign of life, also beyond the credits, which costs the node
+    /// nothing but an answer.
+    Probe,
+}
+
+impl Operation {
+    /// The session's number of the file that the node must have open for it.
+    pub(super) fn file(&self) -> Option<u64> {
+        match *self {
+            Self::Read { handle, .. }
+            | Self::Write { handle, .. }
+            | Self::Commit { handle, .. }
+            | Self::Close { handle }
+            | Self::Stat { handle } => Some(handle),
+            Self::Ping
+            | Self::Open(_)
+            | Self::Hello { .. }
+            | Self::Reopen { .. }
+            | Self::Discard { .. }
+            | Self::Probe => None,
+        }
+    }
+
+    /// Whether nobody but the session waits for it.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello { .. } | Self::Reopen { .. } | Self::Discard { .. } | Self::Probe
+        )
+    }
+
+    /// Whether it moves bytes of a file.
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Write { .. })
+    }
+
+    /// Whether the memory that a node has for it must hold what this side's does.
+    fn sends(&self) -> bool {
+        !matches!(self, Self::Read { .. })
+    }
 }
 
 /// One operation of the caller's, made of one request or of several.
@@ -43,6 +95,12 @@ pub(super) struct Transfer {
     served: Served,
     landing: Landing,
     service_us: u32,
+    /// How often it was sent again.
+    pub(super) repeats: u32,
+    /// Whether a device of a node that is lost may still write to its memory.
+    pub(super) is_tainted: bool,
+    /// Whether it is a COMMIT that some node may have carried out.
+    pub(super) is_in_doubt: bool,
 }
 
 /// The piece of a transfer that one request moves.
@@ -75,7 +133,61 @@ impl Transfer {
             served: Served::Nothing,
             landing: Landing::Nothing,
             service_us: 0,
+            repeats: 0,
+            is_tainted: false,
+            is_in_doubt: false,
         }
+    }
+
+    /// Forgets that anything of it was ever sent or answered.
+    pub(super) fn restart(&mut self) {
+        (self.issued, self.outstanding, self.started) = (0, 0, false);
+        (self.good, self.error, self.last) = (self.length(), None, Reply::success(0));
+        (self.served, self.landing, self.service_us) = (Served::Nothing, Landing::Nothing, 0);
+    }
+
+    /// Whether nothing of it was sent yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        !self.started
+    }
+
+    /// Goes on in other memory of the same length. The old one is nobody's any more.
+    pub(super) fn move_to(&mut self, mut memory: Memory) {
+        let bytes = self.memory.as_slice();
+        if self.operation.sends() {
+            memory.as_mut_slice().copy_from_slice(bytes);
+        } else {
+            let (front, back) = (self.within.start, self.within.end);
+            memory.as_mut_slice()[..front].copy_from_slice(&bytes[..front]);
+            memory.as_mut_slice()[back..].copy_from_slice(&bytes[back..]);
+        }
+        self.memory = memory;
+        self.is_tainted = false;
+    }
+
+    /// The memory's bytes that count.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.memory.as_slice()[self.within.clone()]
+    }
+
+    /// Takes the answer to another request for its own.
+    pub(super) fn answer_with(&mut self, body: Vec<u8>) {
+        self.last.body = body;
+    }
+
+    /// What the last reply said, if that was no error.
+    pub(super) fn reply_body(&self) -> Option<&[u8]> {
+        self.error.is_none().then_some(&self.last.body)
+    }
+
+    /// The handle in the last reply: the node's.
+    pub(super) fn reply_value(&self) -> u64 {
+        self.last.value
+    }
+
+    /// The handle that the caller gets to see: the session's.
+    pub(super) fn answer_as(&mut self, handle: u64) {
+        self.last.value = handle;
     }
 
     fn length(&self) -> u64 {
@@ -100,25 +212,36 @@ impl Transfer {
         Some(Part { at: self.issued, length })
     }
 
-    /// The request for a part, and the checksum that goes with it.
-    pub(super) fn request(&self, part: Part, verify: bool) -> Result<(Command, Option<u32>)> {
+    /// The request for a part, and the checksum that goes with it. `handle` is the node's.
+    pub(super) fn request(
+        &self,
+        part: Part,
+        handle: u64,
+        verify: bool,
+    ) -> Result<(Command, Option<u32>)> {
         let segments = self.segments(part);
+        let open = |mode| Command::Open(Open { file: FileId(0), mode, name: segments });
         Ok(match self.operation {
-            Operation::Read { handle, offset } => {
+            Operation::Read { offset, .. } => {
                 let range = ByteRange::new(offset + part.at, part.length)?;
                 (Command::Read { handle, range, into: segments }, verify.then_some(0))
             }
-            Operation::Write { handle, offset } => {
+            Operation::Write { offset, .. } => {
                 let range = ByteRange::new(offset + part.at, part.length)?;
                 let crc = verify.then(|| crc32c(&self.memory.as_slice()[self.bytes_of(part)]));
                 (Command::Write { handle, range, from: segments }, crc)
             }
-            Operation::Plain(command) => (command, None),
-            Operation::Open(Command::Open(mut open)) => {
-                open.name = segments;
-                (Command::Open(open), None)
+            Operation::Commit { length, .. } => (Command::Commit { handle, length }, None),
+            Operation::Close { .. } => (Command::Close { handle }, None),
+            Operation::Stat { .. } => (Command::Stat { handle }, None),
+            Operation::Ping | Operation::Probe => (Command::Ping, None),
+            Operation::Open(mode) => (open(mode), None),
+            Operation::Hello { credits } => {
+                let versions = (wire::VERSION, wire::VERSION);
+                (Command::Hello { versions, credits, features: 0 }, None)
             }
-            Operation::Open(_) => unreachable!("only OPEN commands are made into opens"),
+            Operation::Reopen { generation, .. } => (open(OpenMode::Read(generation)), None),
+            Operation::Discard { node } => (Command::Close { handle: node }, None),
         })
     }
 
@@ -147,8 +270,7 @@ impl Transfer {
             self.fail(error);
             return Ok(());
         }
-        let moves = matches!(self.operation, Operation::Read { .. } | Operation::Write { .. });
-        if moves {
+        if self.operation.moves() {
             if reply.value > part.length {
                 return Err(Kind::Corrupt.error(format!(
                     "the node answered a transfer of {} bytes with {}",
@@ -180,7 +302,7 @@ impl Transfer {
 
     /// What the caller gets to know.
     pub(super) fn complete(self) -> (Completed, Memory) {
-        let moved = matches!(self.operation, Operation::Read { .. } | Operation::Write { .. });
+        let moved = self.operation.moves();
         let completed = Completed {
             ticket: self.ticket,
             bytes: if moved && self.error.is_none() { self.good } else { 0 },

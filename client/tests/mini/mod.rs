@@ -195,6 +195,7 @@ impl Shard {
             extent_bytes: 4 << 20,
             resident_extents: 1,
             total_extents: 1,
+            identity: 1,
         }
     }
 

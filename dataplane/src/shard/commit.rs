@@ -158,7 +158,7 @@ impl Shard {
         match result {
             Ok(generation) => {
                 self.stats.commits.add(1);
-                let body = open_body(&generation).encode();
+                let body = open_body(&self.node.tier, &generation).encode();
                 self.drafts.remove(draft);
                 if let Some(session) = self.sessions.get_mut(&caller.session) {
                     // The handle may have been closed meanwhile: the commit holds all the same.

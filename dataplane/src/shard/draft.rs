@@ -7,8 +7,9 @@ use extent::checksum::crc32c;
 use extent::wire::OpenBody;
 use extent::{Error, Generation, Kind, Result};
 use nvme_tier::device::Location;
-use nvme_tier::{Draft, Reservation};
+use nvme_tier::{Draft, Reservation, Tier};
 
+use super::open::identity;
 use crate::slots::Key;
 
 /// The most blocks that a draft holds in memory because only parts of them were written.
@@ -87,7 +88,7 @@ impl DraftState {
         self.draft.as_ref().expect("a draft is taken only by its commit, which ends its handle")
     }
 
-    pub(super) fn body(&self) -> OpenBody {
+    pub(super) fn body(&self, tier: &Tier) -> OpenBody {
         let draft = self.inner();
         OpenBody {
             file: draft.id(),
@@ -96,6 +97,7 @@ impl DraftState {
             extent_bytes: draft.extent_bytes(),
             resident_extents: u32::try_from(self.extents.len()).unwrap_or(u32::MAX),
             total_extents: u32::try_from(self.extents.len()).unwrap_or(u32::MAX),
+            identity: identity(tier, draft.attempt()),
         }
     }
 

@@ -7,8 +7,8 @@ use dma::Target;
 use extent::wire::{
     HelloBody, MAX_CREDITS, MAX_TRANSFER_BYTES, Open, OpenBody, OpenMode, Reply, Segments, VERSION,
 };
-use extent::{Error, FileName, Generation, Kind, Result};
-use nvme_tier::{File, FileGeneration};
+use extent::{Attempt, Error, FileName, Generation, Kind, Result};
+use nvme_tier::{File, FileGeneration, Tier};
 use rdma::Transfer;
 
 use super::draft::DraftState;
@@ -174,7 +174,7 @@ impl Shard {
                 newest.number()
             )));
         }
-        let body = open_body(&newest);
+        let body = open_body(&self.node.tier, &newest);
         self.add_handle(caller, Handle::Reader(newest), body)
     }
 
@@ -202,6 +202,7 @@ impl Shard {
             extent_bytes: draft.extent_bytes(),
             resident_extents: 0,
             total_extents: 0,
+            identity: identity(&self.node.tier, draft.attempt()),
         };
         let block = self.node.tier.checksum_block_bytes();
         let key = self.drafts.insert(DraftState::new(draft, block));
@@ -219,10 +220,10 @@ impl Shard {
 
     pub(super) fn stat(&mut self, caller: Caller, handle: u64) -> Result<()> {
         let body = match self.handle(caller, handle)? {
-            Handle::Reader(generation) => open_body(&generation),
+            Handle::Reader(generation) => open_body(&self.node.tier, &generation),
             Handle::Writer(key) => {
                 let draft = self.drafts.get_mut(key).ok_or_else(gone)?;
-                draft.body()
+                draft.body(&self.node.tier)
             }
         };
         let reply = Reply { value: handle, body: body.encode(), ..Reply::success(caller.tag) };
@@ -261,7 +262,7 @@ impl Shard {
 }
 
 /// The body that describes a committed generation.
-pub(super) fn open_body(generation: &FileGeneration) -> OpenBody {
+pub(super) fn open_body(tier: &Tier, generation: &FileGeneration) -> OpenBody {
     OpenBody {
         file: generation.file_id(),
         generation: generation.number(),
@@ -269,7 +270,14 @@ pub(super) fn open_body(generation: &FileGeneration) -> OpenBody {
         extent_bytes: generation.extent_bytes(),
         resident_extents: generation.resident_extents(),
         total_extents: generation.extent_count(),
+        identity: identity(tier, generation.attempt()),
     }
+}
+
+/// What tells the bytes of an attempt from those of all others, on this tier and on any other one:
+/// generations are counted anew when a file was forgotten, attempts never are.
+pub(super) fn identity(tier: &Tier, attempt: Attempt) -> u128 {
+    (tier.id().0 << 64) | u128::from(attempt.0)
 }
 
 fn name_in(into: &Target) -> Result<FileName> {

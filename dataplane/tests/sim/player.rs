@@ -3,18 +3,26 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Completed, Memory, Options, Session, Ticket};
+use client::{Completed, Connector, Dial, Memory, Options, Reconnect, Session, Ticket};
 use dataplane::Stepped;
 use extent::wire::OpenMode;
 use extent::{FileName, Generation, Kind, Result};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use rdma::SimFabric;
+use rdma::{Channel, SimFabric};
 
 use crate::model::{Model, any_length, contents};
 use crate::wired::Wired;
 use crate::world::{EXTENT_BYTES, SHARDS};
+
+/// Nothing waits in simulated time.
+const AT_ONCE: Reconnect = Reconnect {
+    first_pause: Duration::ZERO,
+    longest_pause: Duration::ZERO,
+    give_up_after: Duration::from_secs(45),
+    repeats: 8,
+};
 
 /// One client, who alone writes the files named after it.
 pub(crate) struct Player {
@@ -246,9 +254,39 @@ impl Player {
     fn session(&mut self) -> Result<&mut Session> {
         if self.session.is_none() {
             let shard = self.rng.random_range(0..SHARDS);
-            let channel = Wired::new(self.fabric.connect(shard), Arc::clone(&self.node));
-            self.session = Some(Session::connect(Box::new(channel), &Options::default())?);
+            let mut wire =
+                Wire { fabric: self.fabric.clone(), node: Arc::clone(&self.node), shard };
+            let options = Options { reconnect: Some(AT_ONCE), ..Options::default() };
+            let session = Session::connect(wire.channel(), &options)?;
+            // Half of the sessions end with their connections.
+            let stays = self.rng.random();
+            self.session =
+                Some(if stays { session.reconnecting(Box::new(wire), 0) } else { session });
         }
         Ok(self.session.as_mut().expect("just connected"))
+    }
+}
+
+/// Connects again, to another shard each time.
+struct Wire {
+    fabric: SimFabric,
+    node: Arc<Mutex<Stepped>>,
+    shard: u16,
+}
+
+impl Wire {
+    fn channel(&mut self) -> Box<dyn Channel> {
+        self.shard = (self.shard + 1) % SHARDS;
+        Box::new(Wired::new(self.fabric.connect(self.shard), Arc::clone(&self.node)))
+    }
+}
+
+impl Connector for Wire {
+    fn name(&self, _: usize) -> String {
+        "the simulated fabric".to_owned()
+    }
+
+    fn dial(&mut self, _: usize) -> Dial {
+        Dial::Done(Ok(self.channel()))
     }
 }

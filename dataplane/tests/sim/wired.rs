@@ -31,6 +31,10 @@ impl Channel for Wired {
         self.inner.allocate(length)
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        self.inner.register(region)
+    }
+
     fn release(&mut self, region: &Arc<Region>) {
         self.inner.release(region);
     }

@@ -55,6 +55,10 @@ pub struct OpenBody {
     pub resident_extents: u32,
     /// Extents in all.
     pub total_extents: u32,
+    /// What tells these bytes from all others: who sees the same number of a file twice, other than
+    /// 0, sees the same bytes. A generation has it before it is committed, and keeps it. 0 if the
+    /// node does not say.
+    pub identity: u128,
 }
 
 impl OpenBody {
@@ -66,7 +70,7 @@ impl OpenBody {
         let mut out = vec![0; Self::BYTES];
         let mut w = Writer::new(&mut out);
         w.u128(self.file.0).u64(self.generation.0).u64(self.length).u64(self.extent_bytes);
-        w.u32(self.resident_extents).u32(self.total_extents);
+        w.u32(self.resident_extents).u32(self.total_extents).u128(self.identity);
         out
     }
 
@@ -83,6 +87,7 @@ impl OpenBody {
             extent_bytes: r.u64(),
             resident_extents: r.u32(),
             total_extents: r.u32(),
+            identity: r.u128(),
         })
     }
 }
@@ -115,6 +120,7 @@ mod tests {
             extent_bytes: 1 << 22,
             resident_extents: 1,
             total_extents: 2,
+            identity: 7 << 90 | 1,
         };
         assert_eq!(OpenBody::parse(&open.encode()).expect("own body"), open);
         assert_eq!(OpenBody::parse(&[0; 63]).expect_err("short").kind(), Kind::Corrupt);

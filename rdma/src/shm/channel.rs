@@ -292,6 +292,12 @@ impl Channel for ShmChannel {
         self.share(&sys::memory_file(rounded)?, rounded)
     }
 
+    /// Never: a device of the node that had it may still write to it, and memory of huge pages was
+    /// sealed by that node.
+    fn register(&mut self, _: &Arc<Region>) -> Result<()> {
+        Err(Kind::Unsupported.error("a node maps memory made for it alone: allocate it afresh"))
+    }
+
     fn release(&mut self, region: &Arc<Region>) {
         let key = region.id().0;
         let Some(at) = self.regions.iter().position(|known| known.id() == region.id()) else {

@@ -39,6 +39,10 @@ impl Channel for SimChannel {
         lock(&self.world).allocate(self.session, length)
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        lock(&self.world).register(self.session, region)
+    }
+
     fn release(&mut self, region: &Arc<Region>) {
         lock(&self.world).release(self.session, region);
     }

@@ -163,14 +163,19 @@ impl World {
     }
 
     pub(super) fn allocate(&mut self, session: SessionId, length: usize) -> Result<Arc<Region>> {
-        let link = self.links.get_mut(&session).ok_or_else(gone)?;
         let region = Region::anonymous(length, HugePages::Never)?;
-        link.regions.insert(region.id().0, Arc::clone(&region));
+        self.register(session, &region)?;
+        Ok(region)
+    }
+
+    pub(super) fn register(&mut self, session: SessionId, region: &Arc<Region>) -> Result<()> {
+        let link = self.links.get_mut(&session).ok_or_else(gone)?;
+        link.regions.insert(region.id().0, Arc::clone(region));
         if link.windows {
-            let region = Arc::clone(&region);
+            let region = Arc::clone(region);
             self.news[usize::from(link.shard)].push(Event::Mapped { session, region });
         }
-        Ok(region)
+        Ok(())
     }
 
     pub(super) fn release(&mut self, session: SessionId, region: &Region) {

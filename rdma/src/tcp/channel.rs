@@ -92,6 +92,15 @@ impl TcpChannel {
         }
     }
 
+    fn check_room(&self) -> Result<()> {
+        if self.regions.len() == MAX_REGIONS {
+            return Err(Kind::Busy.error(format!(
+                "{MAX_REGIONS} regions are registered: release some, or allocate larger ones"
+            )));
+        }
+        Ok(())
+    }
+
     fn window(&self, segment: Segment) -> Result<Window> {
         let region = self.regions.get(&segment.key).ok_or_else(|| {
             Kind::Invalid.error(format!("no region {} was allocated here", segment.key))
@@ -233,14 +242,16 @@ impl Channel for TcpChannel {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
-        if self.regions.len() == MAX_REGIONS {
-            return Err(Kind::Busy.error(format!(
-                "{MAX_REGIONS} regions are registered: release some, or allocate larger ones"
-            )));
-        }
+        self.check_room()?;
         let region = Region::anonymous(length, HugePages::Merged)?;
         self.regions.insert(region.id().0, Arc::clone(&region));
         Ok(region)
+    }
+
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        self.check_room()?;
+        self.regions.insert(region.id().0, Arc::clone(region));
+        Ok(())
     }
 
     fn release(&mut self, region: &Arc<Region>) {

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use extent::wire::STREAM_MAGIC;
 use extent::{Kind, Result};
+use socket2::{SockRef, TcpKeepalive};
+
+/// Silence of so long is looked into, so often, until the node counts as gone after nine times.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(1));
 
 /// Connects and exchanges the magic words.
 pub(super) fn greet(address: SocketAddr, timeout: Duration) -> Result<TcpStream> {
@@ -16,6 +21,8 @@ pub(super) fn greet(address: SocketAddr, timeout: Duration) -> Result<TcpStream>
         TcpStream::connect_timeout(&address, timeout).map_err(|e| failed("connecting to", e))?;
     let mut prepare = || {
         stream.set_nodelay(true)?;
+        // A node whose host is gone says nothing: who waits for it finds out all the same.
+        SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         stream.write_all(&STREAM_MAGIC)

@@ -285,14 +285,19 @@ impl<P: Provider> Channel for VerbsChannel<P> {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
+        let region = Region::anonymous(length, HugePages::Try)?;
+        self.register(&region)?;
+        Ok(region)
+    }
+
+    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
         self.check_open()?;
         if self.memory.len() >= MAX_REGIONS {
             return Err(Kind::Busy.error(format!("{MAX_REGIONS} regions are registered already")));
         }
-        let region = Region::anonymous(length, HugePages::Try)?;
-        let memory = P::MemoryRegion::new(&self.domain, &region, Rights::Remote)?;
+        let memory = P::MemoryRegion::new(&self.domain, region, Rights::Remote)?;
         self.memory.insert(region.id().0, memory);
-        Ok(region)
+        Ok(())
     }
 
     fn release(&mut self, region: &Arc<Region>) {

@@ -332,6 +332,7 @@ fn body_of(name: &str, (generation, bytes): &(Generation, Vec<u8>)) -> Vec<u8> {
         extent_bytes: 4 << 20,
         resident_extents: 1,
         total_extents: 1,
+        identity: 0,
     };
     body.encode()
 }

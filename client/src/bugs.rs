@@ -1,0 +1,24 @@
+//! Mistakes that this crate does not make, for tests to make on purpose: as in `nvme_tier`'s module
+//! of the same name, and under the same feature.
+#![cfg_attr(
+    not(feature = "seeded-bugs"),
+    allow(unreachable_pub, reason = "only with the feature is this module public")
+)]
+
+extent::mistakes! {
+    /// A lost connection's channel is still there when its requests' memory is given back or used
+    /// again.
+    ChannelKept,
+    /// Memory that the devices of a lost node may still write to is used again.
+    SharedMemoryReused,
+    /// Files are opened again at their newest generation.
+    NewestReopened,
+    /// A file that was forgotten and registered again passes for the one that was open.
+    IdentityIgnored,
+    /// The newest generation passes for the one whose COMMIT was not answered.
+    NewestIsOurs,
+    /// A COMMIT that was not answered passes for one that failed.
+    DoubtIsFailure,
+    /// A request is sent again however often that ended the connection.
+    RepeatedForEver,
+}

@@ -1,0 +1,66 @@
+//! How a session gets another channel when it has lost one.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use extent::{Error, Result};
+use rdma::Channel;
+
+use crate::{Endpoint, Options};
+
+/// Makes channels to one node, over one or several ways to it: its *rails*.
+pub trait Connector: Send {
+    /// How many rails there are: at least one.
+    fn rails(&self) -> usize {
+        1
+    }
+
+    /// What a rail is called in logs and reports.
+    fn name(&self, rail: usize) -> String;
+
+    /// Begins to connect over a rail. Must not block for long: [`crate::Session::poll`] calls it.
+    fn dial(&mut self, rail: usize) -> Dial;
+}
+
+/// How connecting goes.
+pub enum Dial {
+    /// It is over.
+    Done(Result<Box<dyn Channel>>),
+    /// The outcome comes through here.
+    UnderWay(Receiver<Result<Box<dyn Channel>>>),
+}
+
+/// Connects to an endpoint, each time in a thread that ends with that.
+pub(crate) struct EndpointConnector {
+    rails: Vec<Endpoint>,
+    options: Options,
+}
+
+impl EndpointConnector {
+    pub(crate) fn new(endpoint: &Endpoint, options: &Options) -> Self {
+        Self { rails: endpoint.rails().to_vec(), options: options.clone() }
+    }
+}
+
+impl Connector for EndpointConnector {
+    fn rails(&self) -> usize {
+        self.rails.len()
+    }
+
+    fn name(&self, rail: usize) -> String {
+        self.rails[rail].to_string()
+    }
+
+    fn dial(&mut self, rail: usize) -> Dial {
+        let (endpoint, options) = (self.rails[rail].clone(), self.options.clone());
+        let (sender, receiver) = sync_channel(1);
+        let connect = move || {
+            // A session that is over does not want it any more, and drops it here.
+            let _ = sender.send(endpoint.channel(&options));
+        };
+        match thread::Builder::new().name("forebay-dial".into()).spawn(connect) {
+            Ok(_) => Dial::UnderWay(receiver),
+            Err(error) => Dial::Done(Err(Error::io("starting a thread to connect", error))),
+        }
+    }
+}

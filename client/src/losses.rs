@@ -1,0 +1,380 @@
+//! What programs see of lost connections. With the feature `seeded-bugs`, each mistake that
+//! [`crate::bugs`] knows is made, and one of these tests must fail for it.
+
+use std::time::Duration;
+
+use extent::wire::{OpenBody, OpenMode};
+use extent::{FileName, Generation, Kind, Result};
+use rdma::Fabric;
+
+use crate::fake::Fake;
+use crate::{Client, Completed, Options, Reconnect, Session, Ticket};
+
+const FABRICS: [Fabric; 3] = [Fabric::Tcp, Fabric::SharedMemory, Fabric::Verbs];
+
+fn name(text: &str) -> FileName {
+    text.parse().expect("a good name")
+}
+
+/// Pauses would only make the tests slow.
+fn options() -> Options {
+    let reconnect = Reconnect {
+        first_pause: Duration::ZERO,
+        longest_pause: Duration::ZERO,
+        ..Reconnect::default()
+    };
+    Options { reconnect: Some(reconnect), ..Options::default() }
+}
+
+fn session(fake: &Fake, fabric: Fabric, rails: usize, options: &Options) -> Session {
+    let session = Session::connect(fake.channel(fabric), options).expect("a node that answers");
+    session.reconnecting(fake.connector(fabric, rails), 0)
+}
+
+fn client(fake: &Fake, fabric: Fabric, options: &Options) -> Client {
+    Client::over(session(fake, fabric, 1, options), options)
+}
+
+/// Drives the session until an operation ends.
+fn finish(session: &mut Session, ticket: Ticket) -> Completed {
+    let mut completed = Vec::new();
+    session.kick();
+    while completed.is_empty() {
+        session.poll(&mut completed);
+        session.wait(Duration::ZERO);
+    }
+    assert_eq!(completed.len(), 1);
+    let done = completed.pop().expect("just seen");
+    assert_eq!(done.ticket, ticket);
+    done
+}
+
+fn open(session: &mut Session, text: &str, mode: OpenMode) -> Result<(u64, OpenBody)> {
+    let ticket = session.submit_open(&name(text), mode)?;
+    finish(session, ticket).opened()
+}
+
+fn settle(client: &Client) {
+    client.ping().expect("there");
+    client.ping().expect("there");
+}
+
+#[test]
+fn reads_go_on_after_a_restart() {
+    for fabric in FABRICS {
+        let fake = Fake::new();
+        let bytes = fake.add_file("data/a", 100_000);
+        let client = client(&fake, fabric, &options());
+        let file = client.open(&name("data/a")).expect("there");
+        for round in 1..4u64 {
+            let fetches: Vec<_> = (0..20u64)
+                .map(|i| file.fetch(i * 4000, client.alloc(9000).expect("memory")))
+                .collect();
+            fake.node().lose_after = Some(5);
+            for (i, fetched) in client.read_batch(fetches).wait().into_iter().enumerate() {
+                assert_eq!(fetched.result.expect("read").bytes, 9000);
+                fake.node().write_late();
+                assert!(fetched.memory.as_slice() == &bytes[i * 4000..i * 4000 + 9000]);
+            }
+            let stats = client.stats();
+            assert_eq!((stats.reconnections, fake.node().channels), (round, 1));
+            assert!(stats.repeated_requests >= round, "{stats:?}");
+        }
+        let mut out = vec![0; 90_000];
+        fake.node().lose_after = Some(3);
+        file.read_into(5, &mut out).expect("read");
+        assert!(out == bytes[5..90_005]);
+        drop(file);
+        settle(&client);
+        assert!(fake.node().handles.is_empty());
+        assert!(fake.node().regions.len() <= 4, "what was lost is not kept");
+    }
+}
+
+#[test]
+fn memory_stays_valid_over_connections() {
+    for fabric in FABRICS {
+        let fake = Fake::new();
+        let bytes = fake.add_file("data/a", 10_000);
+        let client = client(&fake, fabric, &options());
+        let file = client.open(&name("data/a")).expect("there");
+        let mut memory = client.alloc(3000).expect("memory");
+        memory.as_mut_slice().fill(7);
+        let mut other = memory.split_off(1000);
+        fake.restart();
+        assert!(memory.as_slice().iter().all(|byte| *byte == 7));
+        file.read_at(500, &mut memory, 10..900).expect("read");
+        assert_eq!(&memory.as_slice()[10..900], &bytes[500..1390]);
+        assert!(memory.as_slice()[..10].iter().all(|byte| *byte == 7));
+        assert!(memory.as_slice()[900..].iter().all(|byte| *byte == 7));
+        file.read_at(0, &mut other, ..).expect("read");
+        assert_eq!(other.as_slice(), &bytes[..2000]);
+        assert_eq!((memory.len(), other.len()), (1000, 2000));
+
+        fake.restart();
+        other.as_mut_slice().fill(9);
+        let writer = client.create(&name("data/new"), 0).expect("begun");
+        writer.write_memory_at(0, &mut other, ..).expect("written");
+        writer.commit(2000).expect("committed");
+        assert!(fake.node().files["data/new"].iter().all(|byte| *byte == 9));
+    }
+}
+
+#[test]
+fn a_file_is_open_at_its_generation_or_not_at_all() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let client = client(&fake, Fabric::Tcp, &options());
+    let file = client.open(&name("data/a")).expect("there");
+    let mut memory = client.alloc(100).expect("memory");
+    fake.restart();
+    file.read_at(0, &mut memory, ..).expect("the same generation");
+
+    fake.node().put("data/a", vec![1; 10_000]);
+    fake.restart();
+    let error = file.read_at(0, &mut memory, ..).expect_err("another generation");
+    assert_eq!(error.kind(), Kind::Stale);
+    assert!(error.context().contains("open it again"), "{error}");
+    assert_eq!(memory.len(), 100);
+    assert_eq!(file.stat().expect_err("another generation").kind(), Kind::Stale);
+    drop(file);
+    let file = client.open(&name("data/a")).expect("there");
+    file.read_at(0, &mut memory, ..).expect("opened again");
+    drop(file);
+    settle(&client);
+    assert!(fake.node().handles.is_empty());
+}
+
+#[test]
+fn a_file_that_was_forgotten_meanwhile_is_another_one() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let client = client(&fake, Fabric::Tcp, &options());
+    let file = client.open(&name("data/a")).expect("there");
+    fake.node().generations.remove("data/a");
+    fake.node().put("data/a", vec![1; 10_000]);
+    fake.restart();
+    let error = file.read_into(0, &mut [0; 100]).expect_err("other bytes");
+    assert_eq!((file.generation().0, error.kind()), (1, Kind::Stale));
+    fake.node().generations.remove("data/a");
+    fake.restart();
+    assert_eq!(file.read_into(0, &mut [0; 100]).expect_err("gone").kind(), Kind::Stale);
+}
+
+#[test]
+fn a_generation_ends_with_its_connection() {
+    for fabric in FABRICS {
+        let fake = Fake::new();
+        fake.add_file("data/a", 10_000);
+        let client = client(&fake, fabric, &options());
+        let writer = client.create(&name("data/a"), 0).expect("begun");
+        writer.write_at(0, &[1; 1000]).expect("written");
+        fake.restart();
+        let error = writer.write_at(1000, &[1; 1000]).expect_err("lost");
+        assert_eq!(error.kind(), Kind::Disconnected);
+        assert!(error.context().contains("write all of it"), "{error}");
+        let error = writer.commit(2000).err().expect("lost");
+        assert!(error.context().contains("write all of it"), "{error}");
+        assert_eq!(fake.node().generations["data/a"].0, 1);
+
+        let writer = client.create(&name("data/a"), 0).expect("begun");
+        writer.write_at(0, &[1; 1000]).expect("written");
+        fake.node().lose_after = Some(0);
+        let error = writer.commit(1000).err().expect("never sent, or never carried out");
+        assert_eq!(error.kind(), Kind::Disconnected);
+        let writer = client.create(&name("data/a"), 0).expect("begun");
+        writer.write_at(0, &[1; 1000]).expect("written");
+        writer.commit(1000).expect("committed");
+        settle(&client);
+        assert!(fake.node().handles.is_empty());
+    }
+}
+
+#[test]
+fn a_commit_without_an_answer_is_looked_up() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let client = client(&fake, Fabric::Tcp, &options());
+    let commit = |carried_out| {
+        let writer = client.create(&name("data/a"), 0).expect("begun");
+        writer.write_at(0, &[1; 1000]).expect("written");
+        fake.node().lose_commit = Some(carried_out);
+        writer.commit(1000)
+    };
+    let file = commit(true).expect("it is there");
+    assert_eq!((file.generation().0, file.len()), (2, 1000));
+    let mut out = [0; 1000];
+    file.read_into(0, &mut out).expect("read");
+    assert_eq!(out, [1; 1000]);
+
+    let error = commit(false).err().expect("it is not there");
+    assert_eq!(error.kind(), Kind::Disconnected);
+    assert!(error.context().contains("open the file and look"), "{error}");
+    assert_eq!(fake.node().generations["data/a"].0, 2, "a commit is never sent twice");
+    drop(file);
+    settle(&client);
+    assert!(fake.node().handles.is_empty());
+}
+
+#[test]
+fn nobody_elses_generation_passes_for_ones_own() {
+    let fake = Fake::new();
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Write(0)).expect("begun");
+    fake.node().lose_commit = Some(true);
+    fake.node().dead_rails.insert(0);
+    let ticket = session.submit_commit(handle, 0).expect("taken");
+    session.kick();
+    while session.is_connected() {
+        session.poll(&mut Vec::new());
+    }
+    fake.node().put("data/a", vec![2; 500]);
+    fake.node().dead_rails.clear();
+    let error = finish(&mut session, ticket).result.expect_err("it is not the newest");
+    assert!(error.context().contains("not known"), "{error}");
+    let ticket = session.submit_stat(handle).expect("taken");
+    let error = finish(&mut session, ticket).result.expect_err("what would it be of");
+    assert!(error.context().contains("not known"), "{error}");
+}
+
+#[test]
+fn a_request_that_ends_every_connection_is_not_sent_for_ever() {
+    let fake = Fake::new();
+    let bytes = fake.add_file("data/a", 10_000);
+    let mut options = options();
+    options.timeout = Duration::from_secs(10);
+    let client = client(&fake, Fabric::Tcp, &options);
+    let file = client.open(&name("data/a")).expect("there");
+    fake.node().poison = Some(4096);
+    let error = file.read_into(4096, &mut [0; 10]).expect_err("poison");
+    assert_eq!(error.kind(), Kind::Disconnected);
+    assert!(error.context().contains("not sent again"), "{error}");
+    let most = u64::from(Reconnect::default().repeats);
+    assert_eq!(client.stats().repeated_requests, most);
+    let mut out = [0; 10];
+    file.read_into(0, &mut out).expect("read");
+    assert_eq!(out, bytes[..10]);
+}
+
+#[test]
+fn a_node_that_stays_away_is_given_up_until_somebody_asks_again() {
+    let fake = Fake::new();
+    let bytes = fake.add_file("data/a", 10_000);
+    let mut options = options();
+    options.reconnect =
+        options.reconnect.map(|reconnect| Reconnect { give_up_after: Duration::ZERO, ..reconnect });
+    let client = client(&fake, Fabric::Tcp, &options);
+    let file = client.open(&name("data/a")).expect("there");
+    let writer = client.create(&name("data/b"), 0).expect("begun");
+    let mut memory = client.alloc(100).expect("memory");
+    fake.node().dead_rails.insert(0);
+    fake.restart();
+    for _ in 0..2 {
+        let error = file.read_at(0, &mut memory, ..).expect_err("away");
+        assert_eq!(error.kind(), Kind::Disconnected);
+        for part in ["cable fell out", "is it up", "nobody listens"] {
+            assert!(error.context().contains(part), "{error}");
+        }
+        assert_eq!(memory.len(), 100);
+    }
+    assert_eq!(client.alloc(100 << 20).expect_err("away").kind(), Kind::Disconnected);
+    drop(writer);
+    fake.node().dead_rails.clear();
+    file.read_at(0, &mut memory, ..).expect("back");
+    assert_eq!(memory.as_slice(), &bytes[..100]);
+    settle(&client);
+    let node = fake.node();
+    assert_eq!((node.channels, node.handles.len()), (1, 1));
+}
+
+#[test]
+fn rails_take_turns() {
+    let fake = Fake::new();
+    let bytes = fake.add_file("data/a", 10_000);
+    let mut session = session(&fake, Fabric::Tcp, 3, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Read(Generation(0))).expect("there");
+    let read = |session: &mut Session, memory| {
+        let ticket = session.submit_read(handle, 0, memory, 0..100).expect("taken");
+        let done = finish(session, ticket);
+        done.result.expect("read");
+        let memory = done.memory.expect("given back");
+        assert_eq!(memory.as_slice(), &bytes[..100]);
+        memory
+    };
+    let mut memory = session.allocate(100).expect("memory");
+    for (dead, dials) in [(vec![], vec![1]), (vec![2], vec![2, 0]), (vec![1, 2], vec![1, 2, 0])] {
+        fake.node().dead_rails = dead.into_iter().collect();
+        fake.node().dials.clear();
+        fake.restart();
+        memory = read(&mut session, memory);
+        assert_eq!(fake.node().dials, dials);
+    }
+    assert_eq!(session.rail(), Some((0, "rail 0".to_owned())));
+    fake.node().dead_rails.clear();
+    fake.node().dials.clear();
+    fake.restart();
+    read(&mut session, memory);
+    assert_eq!(fake.node().dials, [1], "what was dead is tried again");
+}
+
+#[test]
+fn a_call_in_vain_costs_a_connection_and_nobody_elses_reads() {
+    for (fabric, next, back) in [
+        (Fabric::SharedMemory, Fabric::SharedMemory, 0),
+        (Fabric::SharedMemory, Fabric::Tcp, 0),
+        (Fabric::Tcp, Fabric::Tcp, 4000),
+        (Fabric::Verbs, Fabric::Verbs, 4000),
+    ] {
+        let fake = Fake::new();
+        let bytes = fake.add_file("data/a", 10_000);
+        let session = Session::connect(fake.channel(fabric), &options()).expect("a node");
+        let mut session = session.reconnecting(fake.connector(next, 1), 0);
+        let read = OpenMode::Read(Generation(0));
+        let (handle, _) = open(&mut session, "data/a", read).expect("there");
+        fake.node().replies_per_poll = 0;
+        let memory = session.allocate(4000).expect("memory");
+        let late = session.submit_read(handle, 0, memory, 0..4000).expect("taken");
+        let memory = session.allocate(4000).expect("memory");
+        let other = session.submit_read(handle, 4000, memory, 0..4000).expect("taken");
+        session.kick();
+        session.expire(&[late], &Kind::Disconnected.error("no answer"));
+        let mut completed = Vec::new();
+        session.poll(&mut completed);
+        assert_eq!((completed.len(), completed[0].ticket), (1, late));
+        let done = completed.pop().expect("just seen");
+        assert!(done.result.expect_err("too late").context().contains("no answer"));
+        let mut memory = done.memory.unwrap_or_default();
+        assert_eq!(memory.len(), back);
+        memory.as_mut_slice().fill(3);
+        fake.node().write_late();
+        assert!(memory.as_slice().iter().all(|byte| *byte == 3), "the old node is cut off");
+        fake.node().replies_per_poll = 3;
+        let done = finish(&mut session, other);
+        done.result.expect("sent again");
+        assert_eq!(session.fabric(), next);
+        let memory = done.memory.expect("given back");
+        fake.node().write_late();
+        assert_eq!(memory.as_slice(), &bytes[4000..8000]);
+    }
+}
+
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn every_mistake_is_noticed() {
+    use crate::bugs::{Bug, during};
+
+    const SCENES: &[(&str, fn())] = &[
+        ("reads", reads_go_on_after_a_restart),
+        ("generation", a_file_is_open_at_its_generation_or_not_at_all),
+        ("forgotten", a_file_that_was_forgotten_meanwhile_is_another_one),
+        ("commit", a_commit_without_an_answer_is_looked_up),
+        ("ours", nobody_elses_generation_passes_for_ones_own),
+        ("poison", a_request_that_ends_every_connection_is_not_sent_for_ever),
+        ("in vain", a_call_in_vain_costs_a_connection_and_nobody_elses_reads),
+    ];
+    for bug in Bug::ALL {
+        let fails = |scene: fn()| during(Some(*bug), || std::panic::catch_unwind(scene).is_err());
+        let found = SCENES.iter().find(|(_, scene)| fails(*scene)).map(|(name, _)| *name);
+        assert!(found.is_some(), "{bug:?} is not noticed");
+    }
+}

@@ -1,0 +1,55 @@
+//! Over RDMA nobody notices that the other side is gone who does not send: a client that waits for
+//! its node's answers asks for a sign of life now and then. If nothing arrives there, the queue
+//! pair says so, and the connection is lost.
+
+use std::time::{Duration, Instant};
+
+use rdma::Fabric;
+
+use super::transfer::Operation;
+use super::{Link, Session};
+use crate::{Memory, clock};
+
+/// How long silence is fine.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// When something was heard, or asked for.
+#[derive(Default)]
+pub(super) struct Probe {
+    quiet_since: Option<Instant>,
+}
+
+impl Session {
+    /// Whether silence has to be looked into: requests are out, and there is another way to have
+    /// them answered.
+    fn is_probed(&self) -> bool {
+        self.fabric == Fabric::Verbs
+            && self.redial.is_some()
+            && self.link == Link::Up
+            && !self.requests.is_empty()
+    }
+
+    /// After every poll, with whether anything came.
+    pub(super) fn listen(&mut self, heard: bool) {
+        if !self.is_probed() {
+            self.probe.quiet_since = None;
+            return;
+        }
+        let now = clock::now();
+        match self.probe.quiet_since {
+            Some(since) if !heard && now - since >= PATIENCE => {
+                self.probe.quiet_since = Some(now);
+                if self.own == 0 {
+                    self.enqueue_own(Operation::Probe, Memory::default(), 0);
+                }
+            }
+            Some(_) if !heard => {}
+            _ => self.probe.quiet_since = Some(now),
+        }
+    }
+
+    /// How long a sleep may be.
+    pub(super) fn longest_sleep(&self) -> Duration {
+        if self.is_probed() { PATIENCE } else { Duration::MAX }
+    }
+}

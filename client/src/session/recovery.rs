@@ -1,0 +1,395 @@
+//! What happens when a connection is lost: what is safe to repeat waits for the next one.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use extent::wire::OpenBody;
+use extent::{Error, Kind, Result};
+use rdma::Fabric;
+
+use super::files::{draft_lost, in_doubt};
+use super::redial::Step;
+use super::transfer::{Operation, Transfer};
+use super::{Completed, Link, Session, Ticket};
+use crate::bugs::{self, Bug};
+use crate::{Memory, clock};
+
+/// How long until a file is opened again that the node was too busy for.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// What becomes of a request whose connection was lost.
+enum Fate {
+    /// It is sent again.
+    Again,
+    /// It is a COMMIT of this file: whether it was carried out is looked up.
+    Look(u64),
+    /// It is over.
+    End(Result<()>),
+}
+
+impl Session {
+    /// The connection is of no use any more: another one is made, or the session ends.
+    pub(super) fn lose(&mut self, reason: &Error) {
+        if self.redial.is_none() {
+            return self.tear_down(reason);
+        }
+        if self.channel.is_none() {
+            return;
+        }
+        let transfers = self.cut();
+        tracing::info!(%reason, fabric = self.fabric.name(), "connection lost, connecting again");
+        self.link = Link::Away;
+        self.why = Some(reason.duplicate());
+        self.files.lose();
+        for transfer in transfers {
+            self.decide(transfer);
+        }
+        let Some(redial) = &mut self.redial else { return };
+        let lasted = self.up_since.take().map(|since| clock::now() - since);
+        redial.on_failure(reason, lasted.unwrap_or_default());
+        if let Step::GiveUp(error) = redial.judge(reason.duplicate()) {
+            self.give_up(&error);
+        }
+    }
+
+    /// Ends the channel, and returns what was under way, oldest first.
+    pub(super) fn cut(&mut self) -> Vec<Transfer> {
+        // The peer must be cut off before anybody gets memory back that a request named.
+        let channel = self.channel.take();
+        if bugs::is(Bug::ChannelKept) {
+            std::mem::forget(channel);
+        } else {
+            drop(channel);
+        }
+        self.requests.drain().for_each(drop);
+        self.unsent.clear();
+        self.unsent_own.clear();
+        self.reopening.clear();
+        self.own = 0;
+        // A read that a device of the node is doing into memory shared with it cannot be called
+        // back from here: such memory is given up instead.
+        let shared = self.fabric == Fabric::SharedMemory;
+        if shared && !bugs::is(Bug::SharedMemoryReused) {
+            self.home.retire(|_| true);
+        }
+        drop(self.home.take_unused());
+        let mut transfers = Vec::new();
+        for mut transfer in self.transfers.drain() {
+            transfer.is_tainted |= shared && !transfer.is_quiet();
+            match transfer.operation {
+                Operation::Hello { .. } | Operation::Discard { .. } | Operation::Probe => {}
+                Operation::Reopen { .. } => self.own_names.push(transfer.complete().1),
+                _ => transfers.push(transfer),
+            }
+        }
+        transfers.sort_by_key(|transfer| transfer.ticket);
+        transfers
+    }
+
+    fn decide(&mut self, mut transfer: Transfer) {
+        match self.fate(&transfer) {
+            Fate::Again => {
+                if !transfer.is_quiet() {
+                    transfer.repeats += 1;
+                    self.stats.repeated += 1;
+                }
+                transfer.restart();
+                let index = self.transfers.insert(|_| transfer);
+                self.unsent.push_back(index);
+            }
+            Fate::Look(handle) => {
+                transfer.restart();
+                transfer.is_in_doubt = true;
+                let index = self.transfers.insert(|_| transfer);
+                if !self.files.doubt(handle, index) {
+                    let transfer = self.transfers.remove(index).expect("just put there");
+                    self.end(transfer, Err(in_doubt()));
+                }
+            }
+            Fate::End(result) => self.end(transfer, result),
+        }
+    }
+
+    fn fate(&self, transfer: &Transfer) -> Fate {
+        let most = self.redial.as_ref().map_or(0, super::redial::Redial::repeats);
+        let reader = transfer.operation.file().is_none_or(|file| self.files.may_repeat(file));
+        match transfer.operation {
+            Operation::Commit { handle, .. } => {
+                let sent = !transfer.is_fresh() || transfer.is_in_doubt;
+                if sent && !bugs::is(Bug::DoubtIsFailure) {
+                    Fate::Look(handle)
+                } else {
+                    Fate::End(Err(draft_lost()))
+                }
+            }
+            // It went with its connection.
+            Operation::Close { .. } if !reader => Fate::End(Ok(())),
+            _ if !reader => Fate::End(Err(draft_lost())),
+            _ if transfer.repeats >= most
+                && !transfer.is_quiet()
+                && !bugs::is(Bug::RepeatedForEver) =>
+            {
+                let reason = self.why.as_ref().map_or_else(String::new, ToString::to_string);
+                Fate::End(Err(Kind::Disconnected.error(format!(
+                    "{} connections ended before this was answered, and it is not sent again: the \
+                     node's log says why: {reason}",
+                    most + 1
+                ))))
+            }
+            _ => Fate::Again,
+        }
+    }
+
+    /// Completes a transfer that no node has.
+    pub(super) fn end(&mut self, mut transfer: Transfer, result: Result<()>) {
+        transfer.restart();
+        match (transfer.operation, result) {
+            // Nobody has what was to be given back.
+            (Operation::Close { handle }, _) => self.files.remove(handle),
+            (Operation::Commit { handle, .. }, Err(error)) if transfer.is_in_doubt => {
+                self.files.end(handle, in_doubt());
+                transfer.fail(error);
+            }
+            (_, Err(error)) => transfer.fail(error),
+            (_, Ok(())) => {}
+        }
+        self.complete(transfer);
+    }
+
+    /// Connects again, as far as that goes without blocking.
+    pub(super) fn connect_again(&mut self) {
+        let Some(redial) = &mut self.redial else { return };
+        match redial.step() {
+            Step::Wait => {}
+            Step::Connected(channel) => {
+                let patience = self.options.connect_timeout;
+                self.attach(channel, patience);
+            }
+            Step::GiveUp(error) => self.give_up(&error),
+        }
+    }
+
+    /// No node answers: nothing is worth waiting for.
+    fn give_up(&mut self, error: &Error) {
+        let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
+        tracing::warn!(%error, lost = why, "the node does not come back");
+        let transfers: Vec<_> = self.transfers.drain().collect();
+        self.unsent.clear();
+        for transfer in transfers {
+            let reason = if transfer.is_in_doubt {
+                in_doubt()
+            } else {
+                Kind::Disconnected.error(format!(
+                    "the connection was lost ({why}) and the node cannot be reached: is it up, and \
+                     does it listen there? What is asked for later tries again: {error}"
+                ))
+            };
+            self.end(transfer, Err(reason));
+        }
+        self.files.lose();
+    }
+
+    /// Nobody wants to wait for these any more. If the node has one of them, the connection ends,
+    /// because it might still be writing into that one's memory; what others wait for is repeated.
+    pub fn expire(&mut self, tickets: &[Ticket], reason: &Error) {
+        if self.redial.is_none() {
+            return self.tear_down(reason);
+        }
+        let late: HashSet<Ticket> = tickets.iter().copied().collect();
+        let mut in_flight = false;
+        for transfer in self.transfers.iter_mut().filter(|one| late.contains(&one.ticket)) {
+            in_flight |= !transfer.is_quiet();
+        }
+        if in_flight {
+            self.lose(reason);
+        }
+        let found: Vec<usize> = self
+            .transfers
+            .numbered()
+            .filter(|(_, transfer)| late.contains(&transfer.ticket))
+            .map(|(index, _)| index)
+            .collect();
+        self.unsent.retain(|index| !found.contains(index));
+        for index in found {
+            let transfer = self.transfers.remove(index).expect("just found");
+            let error = match &self.why {
+                _ if transfer.is_in_doubt => in_doubt(),
+                Some(why) if self.link != Link::Up => {
+                    reason.duplicate().while_doing(format_args!("the connection was lost ({why})"))
+                }
+                _ => reason.duplicate(),
+            };
+            self.end(transfer, Err(error));
+        }
+    }
+
+    /// Once the node has answered the greeting.
+    pub(super) fn begin_to_reopen(&mut self) {
+        self.reopening = self.files.to_reopen().collect();
+        self.link = Link::Reopening { until: clock::now() + self.options.timeout };
+        self.resume_at = None;
+    }
+
+    /// Opens files again; once all are, requests flow.
+    pub(super) fn go_on_reopening(&mut self) -> Result<()> {
+        let now = clock::now();
+        let (until, greeting) = match self.link {
+            Link::Greeting { until } => (until, true),
+            Link::Reopening { until } => (until, false),
+            Link::Up | Link::Away => return Ok(()),
+        };
+        if now >= until && (greeting || self.own != 0) {
+            let patience = if self.redial.is_some() {
+                self.options.connect_timeout
+            } else {
+                self.options.timeout
+            };
+            return Err(Kind::Disconnected.error(if greeting {
+                format!("the node did not answer the greeting within {patience:?}")
+            } else {
+                "the node did not open all files again in time".to_owned()
+            }));
+        }
+        if greeting {
+            return Ok(());
+        }
+        while self.resume_at.is_none_or(|at| now >= at)
+            && let Some(&file) = self.reopening.front()
+        {
+            if now >= until {
+                self.reopening.pop_front();
+                let error = Kind::Busy.error("the node was too busy to open it again");
+                self.reopened(file, 0, Err(error))?;
+            } else if !self.reopen(file) {
+                break;
+            }
+        }
+        if self.reopening.is_empty() && self.own == 0 {
+            self.link = Link::Up;
+            self.up_since = Some(now);
+            if let Some((_, rail)) = self.redial.as_ref().map(super::redial::Redial::rail)
+                && self.stats.connections > 1
+            {
+                let (repeated, why) = (self.unsent.len(), self.why.as_ref());
+                tracing::info!(
+                    rail,
+                    repeated,
+                    lost = why.map(ToString::to_string),
+                    "connected again"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there was room to ask for the first one.
+    fn reopen(&mut self, file: u64) -> bool {
+        let Some(mut memory) = self.own_names.pop() else { return false };
+        self.reopening.pop_front();
+        let Some(reopen) = self.files.reopen(file) else {
+            self.own_names.push(memory);
+            return true;
+        };
+        let (length, generation) = (reopen.name.len(), reopen.generation);
+        memory.as_mut_slice()[..length].copy_from_slice(reopen.name);
+        self.enqueue_own(Operation::Reopen { handle: file, generation }, memory, length);
+        true
+    }
+
+    /// The node answered for a file: its handle and what it says, or an error.
+    pub(super) fn reopened(&mut self, file: u64, node: u64, answer: Result<Vec<u8>>) -> Result<()> {
+        if answer.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
+            && self.reopening_until().is_some_and(|until| clock::now() < until)
+        {
+            self.reopening.push_back(file);
+            self.resume_at = Some(clock::now() + BUSY_PAUSE);
+            return Ok(());
+        }
+        let name = self.files.name(file);
+        let opened = match answer {
+            Ok(body) => Ok((OpenBody::parse(&body)?, body)),
+            Err(error) => Err(error),
+        };
+        if let Some((commit, identity)) = self.files.doubted(file) {
+            self.looked(file, node, (commit, identity), opened.ok());
+            return Ok(());
+        }
+        let stale = |what: String| {
+            Kind::Stale.error(format!(
+                "the connection was lost, and what was open of {name} is not there any more: {what}: \
+                 open it again"
+            ))
+        };
+        match opened {
+            Ok((body, _)) if self.files.reopened(file, node, &body) => {}
+            Ok((body, _)) => {
+                let what = format!("the node has other bytes of generation {}", body.generation);
+                self.files.end(file, stale(what));
+                self.discard(node);
+            }
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Stale) => {
+                self.files.end(file, stale(error.to_string()));
+            }
+            Err(error) => {
+                let doing = format_args!("opening {name} again after the connection was lost");
+                self.files.end(file, error.while_doing(doing));
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest generation of a file is known whose COMMIT is in doubt.
+    fn looked(
+        &mut self,
+        file: u64,
+        node: u64,
+        (commit, identity): (usize, u128),
+        newest: Option<(OpenBody, Vec<u8>)>,
+    ) {
+        let transfer = self.transfers.remove(commit);
+        match newest {
+            Some((body, bytes)) if body.identity == identity || bugs::is(Bug::NewestIsOurs) => {
+                self.files.committed(file, Some(node), &body);
+                if let Some(mut transfer) = transfer {
+                    transfer.answer_with(bytes);
+                    self.settle(transfer);
+                }
+            }
+            other => {
+                if other.is_some() {
+                    self.discard(node);
+                }
+                self.files.end(file, in_doubt());
+                if let Some(transfer) = transfer {
+                    self.end(transfer, Err(in_doubt()));
+                }
+            }
+        }
+    }
+
+    fn discard(&mut self, node: u64) {
+        self.enqueue_own(Operation::Discard { node }, Memory::default(), 0);
+    }
+
+    fn reopening_until(&self) -> Option<std::time::Instant> {
+        match self.link {
+            Link::Reopening { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Takes in how a transfer of the session's own ended.
+    pub(super) fn settle_own(&mut self, transfer: Transfer) -> Result<()> {
+        self.own -= 1;
+        let operation = transfer.operation;
+        let (completed, memory): (Completed, Memory) = transfer.complete();
+        match operation {
+            Operation::Hello { .. } => self.greeted(&completed),
+            Operation::Reopen { handle, .. } => {
+                self.own_names.push(memory);
+                self.reopened(handle, completed.handle, completed.result.map(|()| completed.body))
+            }
+            _ => Ok(()),
+        }
+    }
+}
