@@ -26,4 +26,6 @@ pub use handle::{
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};
 pub use nvme_tier::device::Health as DeviceHealth;
+#[doc(hidden)]
+pub use nvme_tier::mistakes;
 pub use scrub::{ScrubOptions, ScrubReport, ScrubStatus};
