@@ -73,7 +73,7 @@ impl Fabrics {
 
     fn adopt(&mut self, connection: Incoming) {
         let refused = match connection {
-            Incoming::Tcp(stream, peer) => self.tcp.adopt(stream, peer).err(),
+            Incoming::Tcp(stream, peer, gate) => self.tcp.adopt_through(gate, stream, peer).err(),
             Incoming::Shm(connection) => self.shm.adopt(connection).err(),
             Incoming::Verbs(connection) => match &mut self.verbs {
                 Some(verbs) => verbs.adopt(connection).err(),

@@ -6,6 +6,7 @@
 
 mod channel;
 mod fabrics;
+mod gate;
 mod inbox;
 mod listener;
 pub mod shm;
@@ -19,6 +20,7 @@ pub mod verbs;
 
 pub use channel::Channel;
 pub use fabrics::Fabrics;
+pub use gate::{Gate, OpenGate};
 pub use inbox::Inbox;
 pub use listener::{Listener, ListenerOptions};
 pub use shm::{PeerPolicy, ShmChannel, ShmConnection, ShmOptions, ShmTransport};

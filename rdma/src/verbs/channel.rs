@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use dma::{HugePages, Region, Window};
 use extent::wire::{
-    Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Reply, Request, Segment,
-    Segments,
+    Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Refusal, Reply, Request,
+    Segment, Segments,
 };
-use extent::{Error, Kind, Result};
+use extent::{Error, Kind, Proof, Result};
 
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
 use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
-use super::greeting::{Hello, Refusal, Welcome};
+use super::greeting::{Hello, MAGIC, Welcome};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
 use super::options::VerbsOptions;
 use super::queue_pair::{QueuePair, Receives};
@@ -57,27 +57,46 @@ impl fmt::Debug for VerbsChannel {
 }
 
 impl VerbsChannel {
-    /// Connects to a node, to the first of its addresses that answers as one, with room for so many
-    /// requests in flight.
+    /// Connects to a node that asks for no proof: see [`VerbsChannel::connect_with_proof`].
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] without RDMA; [`Kind::Disconnected`] if none answers in time;
-    /// [`Kind::Corrupt`] if something else listens there; [`Kind::Invalid`] if the address cannot
-    /// be resolved; otherwise what the node says.
+    /// As there.
     pub fn connect(
         address: impl ToSocketAddrs,
         timeout: Duration,
         credits: u16,
         options: VerbsOptions,
     ) -> Result<Self> {
+        Self::connect_with_proof(address, timeout, credits, options, None)
+    }
+
+    /// Connects to a node, to the first of its addresses that answers as one, with room for so many
+    /// requests in flight, and shows it a proof if there is one.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the node wants a proof, or another one; [`Kind::Unsupported`] without RDMA; [`Kind::Disconnected`] if none answers in time;
+    /// [`Kind::Corrupt`] if something else listens there; [`Kind::Invalid`] if the address cannot
+    /// be resolved; otherwise what the node says.
+    pub fn connect_with_proof(
+        address: impl ToSocketAddrs,
+        timeout: Duration,
+        credits: u16,
+        options: VerbsOptions,
+        proof: Option<&Proof>,
+    ) -> Result<Self> {
+        let credits = credits.clamp(2, MAX_CREDITS);
         let addresses = address
             .to_socket_addrs()
             .map_err(|e| Kind::Invalid.error("resolving the node's address").caused_by(e))?;
         let mut last = Kind::Invalid.error("the node's name has no address");
         for address in addresses {
-            match Self::connect_to(address, timeout, credits.clamp(2, MAX_CREDITS), options) {
+            match Self::connect_to(address, timeout, credits, options, proof) {
                 Ok(channel) => return Ok(channel),
                 Err(error) => last = error.while_doing(format_args!("connecting to {address}")),
+            }
+            if last.kind() == Kind::Denied {
+                // The node has spoken, and the proof may be used up.
+                break;
             }
         }
         Err(last)
@@ -88,6 +107,7 @@ impl VerbsChannel {
         timeout: Duration,
         credits: u16,
         options: VerbsOptions,
+        proof: Option<&Proof>,
     ) -> Result<Self> {
         let events = EventChannel::new()?;
         let id = CmId::new(&events)?;
@@ -109,7 +129,7 @@ impl VerbsChannel {
         let pair = QueuePair::new(id, &domain, &queue, slots, depth)?;
         pair.post_receives(&(0..replies).collect::<Vec<_>>())?;
         let parameters = ConnectionParameters {
-            private_data: &Hello::new(replies).encode(),
+            private_data: &Hello::new(replies, proof.cloned()).encode(),
             reads_in: READS_IN.min(limits.reads_in),
             reads_out: 0,
             // A node gives up a client that posts no receives.
@@ -357,7 +377,7 @@ pub(super) fn await_event(
         return Ok(event);
     }
     if event.kind == CmEventKind::Rejected
-        && let Some(reason) = Refusal::parse(&event.private_data)
+        && let Some(reason) = Refusal::parse(&MAGIC, &event.private_data)
     {
         return Err(reason);
     }

@@ -56,7 +56,7 @@ impl Intruder {
         let slots = Receives::Own(Slots::new(&domain, 256, 4).expect("memory"));
         let pair = QueuePair::new(id, &domain, &queue, slots, 16).expect("room");
         let parameters = ConnectionParameters {
-            private_data: &Hello::new(4).encode(),
+            private_data: &Hello::new(4, None).encode(),
             reads_in,
             reads_out: 1,
             peer_patience: patience,

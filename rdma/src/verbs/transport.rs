@@ -115,7 +115,7 @@ impl VerbsTransport {
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
     /// device cannot do. The client is told, unless that is to make a queue pair.
     pub(crate) fn adopt(&mut self, incoming: Incoming) -> Result<()> {
-        let Incoming { mut id, peer_reads } = incoming;
+        let Incoming { mut id, peer_reads, .. } = incoming;
         let ready = self.tenant_of(&id).and_then(|tenant| {
             if self.sessions() == Self::MAX_SESSIONS {
                 return Err(
