@@ -29,6 +29,7 @@ mod file;
 pub mod load;
 mod memory;
 mod options;
+mod proof;
 mod session;
 mod state;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use endpoint::Endpoint;
 pub use file::{File, Read};
 pub use memory::Memory;
 pub use options::Options;
+pub use proof::ProofSource;
 pub use rdma::VerbsOptions;
 pub use session::{Completed, Refused, Session, Ticket};
 pub use writer::Writer;

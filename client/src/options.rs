@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use rdma::VerbsOptions;
 
+use crate::ProofSource;
+
 /// How a session behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -22,6 +24,9 @@ pub struct Options {
     pub spin: Duration,
     /// How a connection over RDMA behaves on the network.
     pub rdma: VerbsOptions,
+    /// What proves to the node, over TCP and RDMA, that this client may come in. Without a source, the
+    /// environment variable `FOREBAY_PROOF` is shown if there is one.
+    pub proof: Option<ProofSource>,
 }
 
 impl Default for Options {
@@ -34,6 +39,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             spin: Duration::ZERO,
             rdma: VerbsOptions::default(),
+            proof: None,
         }
     }
 }
