@@ -95,7 +95,7 @@ async fn outstanding_proofs_are_bounded_and_expired_ones_make_room() {
     again(&grants).expect("one was used up");
     assert!(again(&grants).is_err(), "full again");
     advance(SECOND).await;
-    (0..3).for_each(|_| drop(again(&grants).expect("all have expired")));
+    (0..3).for_each(|_| _ = again(&grants).expect("all have expired"));
 }
 
 fn senseless_grants_are_refused() {
