@@ -4,6 +4,8 @@
 mod node;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use client::{Client, Endpoint, Options, ProofSource};
 use extent::{Kind, Proof};
@@ -77,5 +79,30 @@ fn the_tool_gets_proofs_by_itself_or_shows_what_the_environment_has() {
     assert_eq!(node.refused(&["session", "grant", "--ttl", "11m"]), 2);
     assert_eq!(node.refused(&["session", "grant", "--connections", "65"]), 2);
     assert_eq!(node.refused(&["session", "grant", "--tenant", "a/b"]), 2);
+    node.stop();
+}
+
+/// The greeting is what the page says, and not only what our own client makes of it.
+#[test]
+fn a_client_in_another_language_shows_one() {
+    let (_directories, node) = guarded();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/tests/protocol_client.py");
+    let (host, port) = node.listen().rsplit_once(':').expect("host:port");
+    let read = |proof: &str| {
+        let mut python = Command::new("python3");
+        python.arg(&script).args([host, port, "read", "data/file", "0", "9"]);
+        python.env("FOREBAY_PROOF", proof).output().expect("python3 is installed")
+    };
+    let proof = granted(&node, &[]);
+    let first = read(&proof);
+    assert_eq!(first.stdout, [7; 9], "{}", String::from_utf8_lossy(&first.stderr));
+    for (proof, reason) in [(proof.as_str(), "used up"), ("", "wants a proof")] {
+        let refused = read(proof);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !refused.status.success() && said.contains("denied") && said.contains(reason),
+            "{said}"
+        );
+    }
     node.stop();
 }

@@ -25,7 +25,9 @@ mod receive;
 mod send_queue;
 mod session;
 mod tenant;
+mod tenants;
 mod transport;
+mod turns;
 
 pub use channel::VerbsChannel;
 pub use devices::{Gid, RdmaDevice, RdmaPort};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dma::{Region, RegionId, Span};
 use extent::wire::LONG_REQUEST_BYTES;
-use extent::{Kind, Result};
+use extent::{Kind, Result, TenantName};
 
 use super::adapter::{Adapter, Limits};
 use super::completion::{CompletionQueue, WorkCompletion};
@@ -27,6 +27,7 @@ const DEPTH: u32 = 128;
 #[derive(Debug)]
 pub(super) struct Tenant {
     adapter: Adapter,
+    name: TenantName,
     limits: Limits,
     domain: Arc<ProtectionDomain>,
     queue: Arc<CompletionQueue>,
@@ -36,12 +37,16 @@ pub(super) struct Tenant {
     pub(super) room: u32,
     /// Whether its completion queue failed: nothing comes of it any more.
     pub(super) is_broken: bool,
+    /// Sessions, those included that have ended but for their queue pairs.
+    pub(super) sessions: usize,
+    /// Ticks without one.
+    pub(super) idle_ticks: u32,
     /// Whether the next completion makes the descriptor readable.
     armed: bool,
 }
 
 impl Tenant {
-    pub(super) fn new(adapter: Adapter) -> Result<Self> {
+    pub(super) fn new(adapter: Adapter, name: TenantName) -> Result<Self> {
         let limits = adapter.limits()?;
         let receives = RECEIVES.min(limits.shared_receives).min(limits.completions / 4);
         let sends = SENDS.min(limits.completions.saturating_sub(receives));
@@ -59,6 +64,7 @@ impl Tenant {
         let shared = SharedReceiveQueue::new(&domain, bytes, receives)?;
         Ok(Self {
             adapter,
+            name,
             limits,
             domain,
             queue,
@@ -66,12 +72,23 @@ impl Tenant {
             registered: Vec::new(),
             room: sends,
             is_broken: false,
+            sessions: 0,
+            idle_ticks: 0,
             armed: false,
         })
     }
 
     pub(super) fn adapter(&self) -> Adapter {
         self.adapter
+    }
+
+    pub(super) fn name(&self) -> &TenantName {
+        &self.name
+    }
+
+    /// Whether it is this tenant, by this device.
+    pub(super) fn is_for(&self, adapter: Adapter, name: &TenantName) -> bool {
+        self.adapter == adapter && self.name == *name
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -1,8 +1,9 @@
 //! One shard's RDMA sessions.
 
+mod arrival;
 mod ending;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -12,17 +13,17 @@ use extent::{Error, Kind, Result};
 
 use crate::slots::{Numbered, Slots};
 use crate::sys::{Epoll, Ticker};
-use crate::{Event, Fabric, SessionId, Transfer, Transport};
+use crate::{Event, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
-use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
-use super::greeting::Welcome;
-use super::listener::Incoming;
+use super::connection::{CmEvent, CmEventKind, EventChannel};
 use super::options::VerbsOptions;
 use super::receive::RECEIVE;
 use super::send_queue::Ended;
 use super::session::{Memory, Session, event, gone};
 use super::tenant::Tenant;
+use super::tenants::Tenants;
+use super::turns::Turns;
 
 /// Completions of one tenant that a poll takes, before others have their turn.
 const TURN: usize = 128;
@@ -36,26 +37,21 @@ const BURY_EVERY: u32 = 64;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
 const SHARE_OF_ROOM: u32 = 4;
-/// RDMA READs of one session under way: more than that is of no use on the way of writes.
-const READS_OUT: u8 = 16;
 
-/// One shard's RDMA sessions: reliable connections that share receives and a completion queue for
-/// each device. See [`crate::verbs`].
+/// One shard's RDMA sessions: reliable connections. Those of one tenant over one device share a
+/// protection domain, receives and a completion queue. See [`crate::verbs`].
 pub struct VerbsTransport {
     options: VerbsOptions,
     channel: Arc<EventChannel>,
     epoll: Epoll,
     slots: Slots<Session>,
-    tenants: Vec<Tenant>,
+    tenants: Tenants,
     /// Sessions by tenant and the number of their queue pair.
     pairs: HashMap<(usize, u32), SessionId>,
     /// Sessions by the number of their id.
     ids: HashMap<usize, SessionId>,
-    /// What every tenant registers.
-    regions: Vec<Arc<Region>>,
-    /// Sessions with something to post, and those that found no room in the completion queue.
-    dirty: VecDeque<SessionId>,
-    starved: VecDeque<SessionId>,
+    /// Sessions with something to post.
+    turns: Turns,
     /// Sessions that have ended, but for their queue pairs, and why.
     dying: Vec<(Session, Error)>,
     dying_polls: u32,
@@ -92,12 +88,10 @@ impl VerbsTransport {
             channel,
             epoll,
             slots: Slots::new(base),
-            tenants: Vec::new(),
+            tenants: Tenants::default(),
             pairs: HashMap::new(),
             ids: HashMap::new(),
-            regions: Vec::new(),
-            dirty: VecDeque::new(),
-            starved: VecDeque::new(),
+            turns: Turns::default(),
             dying: Vec::new(),
             dying_polls: 0,
             ticker: ticker.map_err(|e| Error::io("making a timer", e))?,
@@ -109,82 +103,16 @@ impl VerbsTransport {
         })
     }
 
-    /// Takes over a client that asked to connect.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
-    /// device cannot do. The client is told, unless that is to make a queue pair.
-    pub(crate) fn adopt(&mut self, incoming: Incoming) -> Result<()> {
-        let Incoming { mut id, peer_reads, .. } = incoming;
-        let ready = self.tenant_of(&id).and_then(|tenant| {
-            if self.sessions() == Self::MAX_SESSIONS {
-                return Err(
-                    Kind::Busy.error("too many RDMA sessions on one shard: use more shards")
-                );
-            }
-            self.options.apply(&id);
-            id.migrate(&self.channel)?;
-            Ok(tenant)
-        });
-        let tenant = ready.inspect_err(|error| super::listener::reject(&id, error))?;
-        let peer = id.peer();
-        let number = id.number();
-        let reads_out = READS_OUT.min(self.tenants[tenant].limits().reads_out).min(peer_reads);
-        let (pair, depth) = self.tenants[tenant].queue_pair(id)?;
-        // No READs from the client: it has no right to any memory of the node.
-        let greeting = Welcome::new().encode();
-        let parameters = ConnectionParameters {
-            private_data: &greeting,
-            reads_in: 0,
-            reads_out,
-            peer_patience: 7,
-        };
-        let accepted = pair.id().accept(parameters).and_then(|()| pair.settle());
-        accepted.inspect_err(|error| super::listener::reject(pair.id(), error))?;
-        let session = self.slots.next();
-        self.pairs.insert((tenant, pair.number()), session);
-        self.ids.insert(number, session);
-        self.slots.insert(Session::new(session, tenant, pair, depth));
-        self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
-        Ok(())
-    }
-
-    /// The key of the first memory that it registered.
-    #[cfg(test)]
-    pub(crate) fn first_key(&self) -> Option<u32> {
-        self.tenants.first()?.first_key()
-    }
-
-    /// What sessions over the device of an id share, made at the first.
-    fn tenant_of(&mut self, id: &CmId) -> Result<usize> {
-        let adapter = id.adapter()?;
-        let same = |tenant: &Tenant| tenant.adapter() == adapter && !tenant.is_broken;
-        let known = self.tenants.iter().position(same);
-        if let Some(index) = known {
-            return Ok(index);
-        }
-        let mut tenant = Tenant::new(adapter)?;
-        for region in &self.regions {
-            tenant.register(region)?;
-        }
-        self.epoll
-            .add(tenant.readiness(), libc::EPOLLIN, 0)
-            .map_err(|e| Error::io("watching completions", e))?;
-        tracing::info!(device = adapter.name(), "serving over RDMA");
-        self.tenants.push(tenant);
-        Ok(self.tenants.len() - 1)
-    }
-
     /// Takes completions of one tenant, at most a turn's worth. Whether there may be more.
     fn look(&mut self, tenant: usize) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
-        let mut more = !self.tenants[tenant].is_broken;
+        let mut more = self.tenants.find(tenant).is_some_and(|tenant| !tenant.is_broken);
         while more && completions.len() < TURN {
-            match self.tenants[tenant].poll(&mut completions) {
+            match self.tenants.of_sessions(tenant).poll(&mut completions) {
                 Ok(full) => more = full,
                 Err(error) => {
                     tracing::error!(%error, "the sessions of an RDMA device are lost");
-                    self.tenants[tenant].is_broken = true;
+                    self.tenants.of_sessions(tenant).is_broken = true;
                     self.end_tenant(tenant, &error);
                     more = false;
                 }
@@ -195,7 +123,8 @@ impl VerbsTransport {
         }
         self.completions = completions;
         if !self.free_receives.is_empty() {
-            if let Err(error) = self.tenants[tenant].post_receives(&self.free_receives) {
+            if let Err(error) = self.tenants.of_sessions(tenant).post_receives(&self.free_receives)
+            {
                 tracing::error!(%error, "no request can be received over an RDMA device any more");
                 self.end_tenant(tenant, &error);
             }
@@ -218,10 +147,10 @@ impl VerbsTransport {
         let count = session.send.complete(completion.id, &mut self.ended);
         session.quiet_ticks = 0;
         if session.send.wants_to_post() {
-            queue(session, &mut self.dirty);
+            queue(session, &mut self.turns);
         }
         let last_words = session.send.is_idle().then(|| session.closing.take()).flatten();
-        self.tenants[tenant].room += count;
+        self.tenants.of_sessions(tenant).room += count;
         self.events.extend(self.ended.drain(..).map(|ended| event(id, ended, Ok(()))));
         if let Some(reason) = last_words {
             self.end(id, reason);
@@ -247,7 +176,7 @@ impl VerbsTransport {
             }
         }
         let mut capsule = [0; LONG_REQUEST_BYTES];
-        self.tenants[tenant].copy_request(slot, &mut capsule[..length]);
+        self.tenants.of_sessions(tenant).copy_request(slot, &mut capsule[..length]);
         self.events.push(Event::Request { session, capsule, length });
     }
 
@@ -293,13 +222,8 @@ impl VerbsTransport {
 
     /// Posts what waits, of all sessions that have something.
     fn flush(&mut self) {
-        for _ in 0..self.starved.len() {
-            // Those that found no room come first.
-            let Some(id) = self.starved.pop_back() else { break };
-            self.dirty.push_front(id);
-        }
-        for _ in 0..self.dirty.len() {
-            let Some(id) = self.dirty.pop_front() else { break };
+        self.turns.begin();
+        while let Some(id) = self.turns.next() {
             let Some(session) = self.slots.find(id) else { continue };
             session.is_dirty = false;
             if session.send.is_overrun() {
@@ -308,15 +232,15 @@ impl VerbsTransport {
                 self.end(id, Kind::Busy.error(error));
                 continue;
             }
-            let tenant = &mut self.tenants[session.tenant];
+            let tenant = self.tenants.of_sessions(session.tenant);
             let share = LEAST_ROOM.max(tenant.room / SHARE_OF_ROOM).min(tenant.room);
             let (count, result) = session.post(share);
             tenant.room -= count;
             if session.send.wants_to_post() && tenant.room == 0 {
                 session.is_dirty = true;
-                self.starved.push_back(id);
+                self.turns.starve(session.tenant, id);
             } else if session.send.wants_to_post() {
-                queue(session, &mut self.dirty);
+                queue(session, &mut self.turns);
             }
             if let Err(error) = result {
                 self.end(id, error);
@@ -329,7 +253,7 @@ impl VerbsTransport {
             let over = Kind::Disconnected.error("the session is over");
             return self.events.push(gone(id, transfer.token, memory, over));
         };
-        let tenant = &mut self.tenants[session.tenant];
+        let tenant = self.tenants.of_sessions(session.tenant);
         let local = match &memory {
             Memory::From(from) => tenant.local(from.span()),
             Memory::Into(into) => tenant.local(into.span()),
@@ -342,7 +266,7 @@ impl VerbsTransport {
                 return self.end(id, error);
             }
         }
-        queue(session, &mut self.dirty);
+        queue(session, &mut self.turns);
     }
 }
 
@@ -356,7 +280,7 @@ impl Transport for VerbsTransport {
                 self.tick();
             }
         }
-        for tenant in 0..self.tenants.len() {
+        for tenant in 0..self.tenants.places() {
             self.look(tenant);
         }
         self.flush();
@@ -390,7 +314,7 @@ impl Transport for VerbsTransport {
     fn post_reply(&mut self, id: SessionId, reply: &Reply) {
         if let Some(session) = self.slots.find(id) {
             session.reply(reply);
-            queue(session, &mut self.dirty);
+            queue(session, &mut self.turns);
         }
     }
 
@@ -412,8 +336,7 @@ impl Transport for VerbsTransport {
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
-        self.regions.push(Arc::clone(region));
-        self.tenants.iter_mut().try_for_each(|tenant| tenant.register(region).map(drop))
+        self.tenants.register(region)
     }
 
     fn arm(&mut self) -> bool {
@@ -421,15 +344,16 @@ impl Transport for VerbsTransport {
             self.bury();
         }
         let mut quiet = true;
-        for index in 0..self.tenants.len() {
-            if let Err(error) = self.tenants[index].arm() {
+        for place in 0..self.tenants.places() {
+            let Some(tenant) = self.tenants.find(place) else { continue };
+            if let Err(error) = tenant.arm() {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
             }
             // What came before it was armed wakes nobody.
-            quiet &= !self.look(index);
+            quiet &= !self.look(place);
         }
-        quiet && self.events.is_empty() && self.dirty.is_empty() && self.dying.is_empty()
+        quiet && self.events.is_empty() && self.turns.is_idle() && self.dying.is_empty()
     }
 
     fn disarm(&mut self, rung: bool) {
@@ -453,9 +377,9 @@ impl Drop for VerbsTransport {
     }
 }
 
-fn queue(session: &mut Session, list: &mut VecDeque<SessionId>) {
+fn queue(session: &mut Session, turns: &mut Turns) {
     if !session.is_dirty {
         session.is_dirty = true;
-        list.push_back(session.id());
+        turns.push(session.tenant, session.id());
     }
 }

@@ -29,20 +29,24 @@ impl VerbsTransport {
     pub(super) fn bury(&mut self) {
         self.dying_polls = 0;
         self.drain();
-        let mut room = vec![0; self.tenants.len()];
+        let mut over = vec![(0, 0); self.tenants.places()];
         for (session, reason) in std::mem::take(&mut self.dying) {
-            let tenant = session.tenant;
-            room[tenant] += session.end(reason, &mut self.events);
+            let (room, sessions) = &mut over[session.tenant];
+            *room += session.end(reason, &mut self.events);
+            *sessions += 1;
         }
         self.drain();
-        for (tenant, room) in self.tenants.iter_mut().zip(room) {
+        for (place, (room, sessions)) in over.into_iter().enumerate().filter(|(_, (_, n))| *n > 0) {
+            let tenant = self.tenants.of_sessions(place);
             tenant.room += room;
+            tenant.sessions -= sessions;
+            tenant.idle_ticks = 0;
         }
     }
 
     /// Takes what has completed so far.
     fn drain(&mut self) {
-        for tenant in 0..self.tenants.len() {
+        for tenant in 0..self.tenants.places() {
             for _ in 0..DRAIN_TURNS {
                 if !self.look(tenant) {
                     break;
@@ -53,6 +57,7 @@ impl VerbsTransport {
 
     /// Looks after those of whom nothing was heard for a while.
     pub(super) fn tick(&mut self) {
+        self.tenants.tick();
         for id in self.slots.ids() {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
@@ -64,7 +69,7 @@ impl VerbsTransport {
             } else if session.quiet_ticks >= PROBE_TICKS && session.send.is_idle() {
                 session.quiet_ticks = 0;
                 session.probe();
-                queue(session, &mut self.dirty);
+                queue(session, &mut self.turns);
             }
         }
     }
