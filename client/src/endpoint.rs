@@ -8,7 +8,7 @@ use rdma::shm::ShmChannel;
 use rdma::{Channel, TcpChannel, VerbsChannel};
 
 use crate::connector::EndpointConnector;
-use crate::{Options, Session};
+use crate::{Options, Session, proof};
 
 /// What shared memory grants at least.
 const LEAST_SLOTS: u32 = 32;
@@ -46,16 +46,18 @@ impl Endpoint {
     /// Connects a channel: no greeting yet, see [`Session::connect`].
     ///
     /// # Errors
-    /// [`Kind::Disconnected`] if nobody listens there; [`Kind::Denied`] if this user may not.
+    /// [`Kind::Disconnected`] if nobody listens there; [`Kind::Denied`] if this user may not, or the
+    /// node wants a proof, or another one; what [`Options::proof`] answers.
     pub fn channel(&self, options: &Options) -> Result<Box<dyn Channel>> {
         match self {
             Self::Unix(path) => shared_memory(path, options),
             Self::Tcp(address) => tcp(address, options),
-            Self::Rdma(address) => Ok(Box::new(VerbsChannel::connect(
+            Self::Rdma(address) => Ok(Box::new(VerbsChannel::connect_with_proof(
                 address.as_str(),
                 options.connect_timeout,
                 options.credits,
                 options.rdma,
+                proof::next(options.proof.as_ref())?.as_ref(),
             )?)),
             Self::Auto { state_dir, tcp: address } => {
                 let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);
@@ -201,7 +203,9 @@ fn shared_memory(path: &Path, options: &Options) -> Result<Box<dyn Channel>> {
 }
 
 fn tcp(address: &str, options: &Options) -> Result<Box<dyn Channel>> {
-    Ok(Box::new(TcpChannel::connect(address, options.connect_timeout)?))
+    let proof = proof::next(options.proof.as_ref())?;
+    let channel = TcpChannel::connect_with_proof(address, options.connect_timeout, proof.as_ref());
+    Ok(Box::new(channel?))
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub mod load;
 mod losses;
 mod memory;
 mod options;
+mod proof;
 mod session;
 mod state;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use endpoint::Endpoint;
 pub use file::{File, Read};
 pub use memory::Memory;
 pub use options::{Options, Reconnect};
+pub use proof::ProofSource;
 pub use rdma::VerbsOptions;
 pub use session::{Completed, Refused, Session, SessionStats, Ticket};
 pub use writer::Writer;

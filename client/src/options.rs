@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use rdma::VerbsOptions;
 
+use crate::ProofSource;
+
 /// How a session behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -24,6 +26,9 @@ pub struct Options {
     pub rdma: VerbsOptions,
     /// What happens when a connection is lost; `None` ends the session with it.
     pub reconnect: Option<Reconnect>,
+    /// What proves to the node, over TCP and RDMA, that this client may come in. Without a source, the
+    /// environment variable `FOREBAY_PROOF` is shown if there is one.
+    pub proof: Option<ProofSource>,
 }
 
 impl Default for Options {
@@ -37,6 +42,7 @@ impl Default for Options {
             spin: Duration::ZERO,
             rdma: VerbsOptions::default(),
             reconnect: Some(Reconnect::default()),
+            proof: None,
         }
     }
 }

@@ -7,16 +7,21 @@ and checksums byte by byte.
 
     protocol_client.py HOST PORT read NAME OFFSET LENGTH   the bytes go to standard output
     protocol_client.py HOST PORT roundtrip NAME BYTES      writes, commits, reads back, compares
+
+FOREBAY_PROOF holds what it shows to a node that wants a proof.
 """
 
 import argparse
 import hashlib
+import os
 import random
 import socket
 import struct
 import sys
 
 MAGIC = b"FOREBAY1"
+PROOF_MAGIC = b"FOREBAYP"
+REFUSAL_MAGIC = b"FOREBAY0"
 VERSION = 1
 MAX_BODY_BYTES = 224
 
@@ -87,12 +92,16 @@ class OpenFile:
 class Client:
     """One session."""
 
-    def __init__(self, host, port, timeout=30.0, credits=16):
+    def __init__(self, host, port, timeout=30.0, credits=16, proof=b""):
         self.tag = 0
         self.socket = socket.create_connection((host, port), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall(MAGIC)
-        if self._exactly(len(MAGIC)) != MAGIC:
+        self.socket.sendall((PROOF_MAGIC + proof if proof else b"") + MAGIC)
+        answer = self._exactly(len(MAGIC))
+        if answer == REFUSAL_MAGIC:
+            status, length = self._exactly(2)
+            raise NodeError(status, self._exactly(length).decode())
+        if answer != MAGIC:
             raise ProtocolError("this is no Forebay node, or one of another protocol")
         versions = VERSION | VERSION << 16
         hello, _ = self._call(HELLO, handle=versions, length=credits)
@@ -288,7 +297,8 @@ def main():
     trip.add_argument("bytes", type=int)
     arguments = parser.parse_args()
     try:
-        client = Client(arguments.host, arguments.port)
+        proof = bytes.fromhex(os.environ.get("FOREBAY_PROOF", ""))
+        client = Client(arguments.host, arguments.port, proof=proof)
         if arguments.command == "read":
             opened = client.open(arguments.name)
             data = client.read(opened.handle, arguments.offset, arguments.length)

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use extent::{Error, Kind, Result};
+use extent::{Error, Kind, Proof, Result};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
@@ -9,6 +9,7 @@ use crate::proto;
 use crate::proto::files_client::FilesClient;
 use crate::proto::jobs_client::JobsClient;
 use crate::proto::node_client::NodeClient;
+use crate::proto::sessions_client::SessionsClient;
 use crate::proto::silos_client::SilosClient;
 use crate::service::Mutating;
 
@@ -26,6 +27,7 @@ pub struct ControlClient {
     jobs: JobsClient<Channel>,
     silos: SilosClient<Channel>,
     node: NodeClient<Channel>,
+    sessions: SessionsClient<Channel>,
     epoch: u64,
 }
 
@@ -57,7 +59,8 @@ impl ControlClient {
             files: FilesClient::new(channel.clone()),
             jobs: JobsClient::new(channel.clone()),
             silos: SilosClient::new(channel.clone()),
-            node: NodeClient::new(channel),
+            node: NodeClient::new(channel.clone()),
+            sessions: SessionsClient::new(channel),
             epoch: 0,
         })
     }
@@ -231,6 +234,22 @@ impl ControlClient {
     pub async fn scrub(&mut self, request: proto::ScrubRequest) -> Result<proto::Job> {
         let request = self.filled(request);
         answer(self.node.scrub(request).await)
+    }
+
+    /// A proof for data sessions, and until when it is good.
+    ///
+    /// # Errors
+    /// As [`ControlClient::register`]; [`Kind::Invalid`] if the answer holds none.
+    pub async fn grant(
+        &mut self,
+        request: proto::GrantRequest,
+    ) -> Result<(Proof, proto::SessionGrant)> {
+        let grant = answer(self.sessions.grant(request).await)?;
+        let bytes = grant.proof.as_slice().try_into().ok();
+        let proof = bytes.and_then(Proof::from_bytes).ok_or_else(|| {
+            Kind::Invalid.error("the node answered without a proof: versions may differ")
+        })?;
+        Ok((proof, grant))
     }
 
     fn filled<M: Mutating>(&self, mut request: M) -> M {

@@ -11,6 +11,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
+use crate::grants::Grants;
 use crate::jobs::Jobs;
 use crate::options::Options;
 use crate::pins::Pins;
@@ -19,8 +20,13 @@ use crate::service::Core;
 use crate::store::{Memory, Store};
 
 /// Services whose health is answered for, besides the whole server's.
-const SERVICES: [&str; 4] =
-    ["forebay.v1.Files", "forebay.v1.Jobs", "forebay.v1.Silos", "forebay.v1.Node"];
+const SERVICES: [&str; 5] = [
+    "forebay.v1.Files",
+    "forebay.v1.Jobs",
+    "forebay.v1.Silos",
+    "forebay.v1.Node",
+    "forebay.v1.Sessions",
+];
 /// Requests at the same time on one connection.
 const STREAMS: u32 = 256;
 /// How often a silent connection is asked whether its peer is still there.
@@ -81,6 +87,12 @@ impl Control {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.core.store.epoch()
+    }
+
+    /// The proofs that clients show to open data sessions.
+    #[must_use]
+    pub fn grants(&self) -> Arc<Grants> {
+        Arc::clone(&self.core.grants)
     }
 
     /// Answers requests on a listener, in clear text, until `shutdown` completes; then lets open

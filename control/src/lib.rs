@@ -2,9 +2,14 @@
 //! write back, pins, request ids and controller epochs. It reaches the node only through
 //! [`dataplane::Handle`].
 
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
+#[cfg(not(feature = "seeded-bugs"))]
+mod bugs;
 mod client;
 mod clock;
 mod control;
+mod grants;
 mod jobs;
 mod kind;
 mod options;
@@ -14,6 +19,7 @@ mod store;
 
 pub use client::{ControlClient, JobWatch};
 pub use control::Control;
+pub use grants::Grants;
 pub use kind::{error_from_status, status_from_error};
 pub use options::{Limits, Options};
 

@@ -53,6 +53,8 @@ pub struct Limits {
     pub mutations: usize,
     /// Watches of jobs at the same time. More are refused as busy.
     pub watches: usize,
+    /// Proofs for data sessions that are outstanding. More are refused as busy.
+    pub grants: usize,
     /// How often a watch looks whether bytes have moved.
     pub watch_interval: Duration,
     /// Bytes of a request, at most.
@@ -75,6 +77,7 @@ impl Default for Limits {
             requests: 1_000_000,
             mutations: 512,
             watches: 1024,
+            grants: 4096,
             watch_interval: Duration::from_millis(250),
             request_bytes: 1 << 20,
             shutdown_grace: Duration::from_secs(5),

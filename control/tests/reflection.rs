@@ -6,8 +6,13 @@ use common::Rig;
 use prost::Message;
 use tonic_reflection::pb::{v1, v1alpha};
 
-const SERVICES: [&str; 4] =
-    ["forebay.v1.Files", "forebay.v1.Jobs", "forebay.v1.Node", "forebay.v1.Silos"];
+const SERVICES: [&str; 5] = [
+    "forebay.v1.Files",
+    "forebay.v1.Jobs",
+    "forebay.v1.Node",
+    "forebay.v1.Sessions",
+    "forebay.v1.Silos",
+];
 
 macro_rules! reflection {
     ($test:ident, $version:ident) => {

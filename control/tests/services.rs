@@ -291,9 +291,9 @@ async fn a_change_carries_its_conditions() {
 async fn health_says_serving_until_the_end() {
     let rig = Rig::new().await;
     let mut health = HealthClient::new(rig.channel().await);
-    for service in
-        ["", "forebay.v1.Files", "forebay.v1.Jobs", "forebay.v1.Silos", "forebay.v1.Node"]
-    {
+    let services =
+        ["Files", "Jobs", "Silos", "Node", "Sessions"].map(|s| format!("forebay.v1.{s}"));
+    for service in services.iter().map(String::as_str).chain([""]) {
         let request = HealthCheckRequest { service: service.into() };
         let answer = health.check(request).await.expect("known").into_inner();
         assert_eq!(answer.status, 1, "SERVING: {service}");

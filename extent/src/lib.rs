@@ -8,11 +8,15 @@ pub mod codec;
 mod error;
 mod id;
 mod mistakes;
+mod proof;
 mod range;
+mod tenant;
 mod version;
 pub mod wire;
 
 pub use error::{Error, Kind, Result};
 pub use id::{Attempt, Epoch, ExtentIndex, FileId, FileName, Generation};
+pub use proof::Proof;
 pub use range::{ByteRange, Piece};
+pub use tenant::TenantName;
 pub use version::SourceVersion;

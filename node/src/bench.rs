@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use client::load::{self, Load, Report, Stop};
-use client::{Endpoint, Options};
+use client::{Endpoint, Options, ProofSource};
 use extent::{FileName, Kind, Result};
 use serde_json::json;
 
@@ -16,6 +16,8 @@ use crate::units;
 
 /// Sessions hold this many handles without asking.
 const MAX_FILES: usize = 1000;
+/// From when a proof is asked for to when it is shown.
+const PROOF_TTL: Duration = Duration::from_secs(30);
 const WARMUP: Duration = Duration::from_secs(1);
 /// Queues of a session hold this many requests.
 const MAX_DEPTH: u32 = 4096;
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     }
     let files = block_on(files(args, &global.control))?;
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
-    let report = load::run(&endpoint(args)?, &plan(args, files)?)?;
+    let report = load::run(&endpoint(args)?, &plan(args, files, &global.control)?)?;
     print(&report, output)?;
     match (&report.first_error, report.operations) {
         (Some(error), 0) => Err(Kind::Io.error(format!("every read failed: {error}"))),
@@ -51,7 +53,7 @@ fn endpoint(args: &BenchArgs) -> Result<Endpoint> {
     })
 }
 
-fn plan(args: &BenchArgs, files: Vec<FileName>) -> Result<Load> {
+fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
     let small = |value: u32| {
         usize::try_from(value).map_err(|e| Kind::Invalid.error("too many").caused_by(e))
     };
@@ -70,10 +72,24 @@ fn plan(args: &BenchArgs, files: Vec<FileName>) -> Result<Load> {
         options: Options {
             // Else the session's own default would be the limit.
             credits: u16::try_from(args.depth).unwrap_or(u16::MAX),
+            proof: proofs(args, control),
             ..Options::default()
         },
         ..Load::default()
     })
+}
+
+/// Proofs of the node's own, one for each session, unless the environment has one for the client.
+fn proofs(args: &BenchArgs, control: &str) -> Option<ProofSource> {
+    if std::env::var_os("FOREBAY_PROOF").is_some_and(|text| !text.is_empty()) {
+        return None;
+    }
+    let (tenant, control) = (args.tenant.clone(), control.to_owned());
+    Some(ProofSource::new(move || {
+        let granted =
+            block_on(async { Remote::connect(&control).await?.grant(&tenant, 1, PROOF_TTL).await });
+        granted.map(|(proof, _)| proof).map_err(|error| error.while_doing("asking for a proof"))
+    }))
 }
 
 /// Files that are wholly on the node, so that the node is measured and not the silo.

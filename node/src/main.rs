@@ -100,6 +100,7 @@ async fn drive(remote: &remote::Remote, command: Command, output: output::Output
         Command::Jobs(command) => commands::jobs(remote, command, output).await,
         Command::Status => commands::status(remote, output).await,
         Command::Scrub(args) => commands::scrub(remote, &args, output).await,
+        Command::Session(command) => commands::session(remote, command, output).await,
         Command::Silo(command) => commands::silo(remote, command, output).await,
         _ => unreachable!("run() carries out the others itself"),
     }

@@ -58,6 +58,7 @@ fn help_is_there_for_everything() {
         "status",
         "silo",
         "bench",
+        "session",
         "doctor",
         "demo",
         "completions",

@@ -63,6 +63,11 @@ impl Fabrics {
         self.verbs.as_ref()
     }
 
+    #[cfg(test)]
+    pub(crate) fn verbs_mut(&mut self) -> Option<&mut VerbsTransport> {
+        self.verbs.as_mut()
+    }
+
     fn of(&mut self, session: SessionId) -> &mut dyn Transport {
         match (session.fabric(), &mut self.verbs) {
             (Fabric::SharedMemory, _) => &mut self.shm,
@@ -73,7 +78,7 @@ impl Fabrics {
 
     fn adopt(&mut self, connection: Incoming) {
         let refused = match connection {
-            Incoming::Tcp(stream, peer) => self.tcp.adopt(stream, peer).err(),
+            Incoming::Tcp(stream, peer, gate) => self.tcp.adopt_through(gate, stream, peer).err(),
             Incoming::Shm(connection) => self.shm.adopt(connection).err(),
             Incoming::Verbs(connection) => match &mut self.verbs {
                 Some(verbs) => verbs.adopt(connection).err(),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crossbeam_queue::ArrayQueue;
 use extent::{Error, Kind, Result};
 
+use crate::Gate;
 use crate::shm::ShmConnection;
 use crate::sys::EventFd;
 use crate::verbs;
@@ -20,8 +21,8 @@ pub struct Inbox(Arc<Shared>);
 /// A connection for a shard.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    /// A stream, and who is at its other end.
-    Tcp(TcpStream, String),
+    /// A stream, who is at its other end, and whom to ask about what it will show.
+    Tcp(TcpStream, String, Arc<dyn Gate>),
     /// A client that shook hands.
     Shm(ShmConnection),
     /// One that asks for an RDMA connection.
@@ -102,6 +103,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::OpenGate;
 
     #[test]
     fn an_inbox_is_bounded_and_says_when_it_has_news() {
@@ -110,7 +112,7 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
         let push = || {
             let stream = stream.try_clone().expect("a descriptor");
-            inbox.push(Incoming::Tcp(stream, String::new()))
+            inbox.push(Incoming::Tcp(stream, String::new(), Arc::new(OpenGate)))
         };
         assert!(!inbox.has_news());
         (0..CAPACITY).for_each(|_| push().expect("room"));

@@ -10,6 +10,7 @@ mod bugs;
 pub mod bugs;
 mod channel;
 mod fabrics;
+mod gate;
 mod inbox;
 mod listener;
 pub mod shm;
@@ -23,6 +24,7 @@ pub mod verbs;
 
 pub use channel::Channel;
 pub use fabrics::Fabrics;
+pub use gate::{Gate, OpenGate};
 pub use inbox::Inbox;
 pub use listener::{Listener, ListenerOptions};
 pub use shm::{PeerPolicy, ShmChannel, ShmConnection, ShmOptions, ShmTransport};

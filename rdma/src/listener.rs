@@ -14,7 +14,8 @@ use crate::inbox::{Inbox, Incoming};
 use crate::shm::{self, ShmOptions};
 use crate::socket_file::SocketFile;
 use crate::sys::{Epoll, EventFd, Ready};
-use crate::verbs::VerbsListener;
+use crate::verbs::{self, VerbsListener};
+use crate::{Gate, OpenGate};
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -38,10 +39,12 @@ pub struct ListenerOptions {
     pub max_sessions: usize,
     /// What local clients may do.
     pub shm: ShmOptions,
+    /// Who may come in over TCP and RDMA.
+    pub gate: Arc<dyn Gate>,
 }
 
 impl Default for ListenerOptions {
-    /// Nowhere, for up to 4096 sessions.
+    /// Nowhere, for up to 4096 sessions of whoever comes.
     fn default() -> Self {
         Self {
             tcp: Vec::new(),
@@ -49,6 +52,7 @@ impl Default for ListenerOptions {
             rdma: Vec::new(),
             max_sessions: 4096,
             shm: ShmOptions::default(),
+            gate: Arc::new(OpenGate),
         }
     }
 }
@@ -100,6 +104,7 @@ impl Listener {
             stop: Arc::clone(&stop),
             shards: Arc::new(shards),
             shm: Arc::new(options.shm),
+            gate: options.gate,
             greetings: Arc::new(AtomicUsize::new(0)),
         };
         let thread = thread::Builder::new()
@@ -152,6 +157,7 @@ struct Porter {
     stop: Arc<EventFd>,
     shards: Arc<Shards>,
     shm: Arc<ShmOptions>,
+    gate: Arc<dyn Gate>,
     greetings: Arc<AtomicUsize>,
 }
 
@@ -180,21 +186,31 @@ impl Porter {
     fn accept(&self, door: &Door) -> io::Result<()> {
         let accepted = match door {
             Door::Tcp(listener) => listener.accept().map(|(stream, peer)| {
-                let connection = Incoming::Tcp(stream, peer.to_string());
-                self.shards.hand_over(connection);
+                let gate = Arc::clone(&self.gate);
+                self.shards.hand_over(Incoming::Tcp(stream, peer.to_string(), gate));
             }),
             Door::Unix(socket) => socket.listener().accept().and_then(|(s, _)| self.greet(s)),
             Door::Verbs(listener) => listener
                 .accept()
-                .map(|incoming| {
-                    incoming.into_iter().for_each(|i| self.shards.hand_over(Incoming::Verbs(i)));
-                })
+                .map(|incoming| incoming.into_iter().for_each(|client| self.admit(client)))
                 .map_err(io::Error::other),
         };
         match accepted {
             Err(error) if is_fleeting(&error) => Ok(()),
             other => other,
         }
+    }
+
+    /// Asks the gate before anything is made for an RDMA client. A node without room for it does not
+    /// use its proof up.
+    fn admit(&self, mut client: verbs::Incoming) {
+        if !self.shards.are_full() {
+            match self.gate.admit(client.proof.take().as_ref()) {
+                Ok(tenant) => client.tenant = tenant,
+                Err(reason) => return client.reject(&reason),
+            }
+        }
+        self.shards.hand_over(Incoming::Verbs(client));
     }
 
     /// Shakes hands on a thread of its own, so that a slow client keeps nobody waiting.

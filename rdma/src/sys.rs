@@ -113,15 +113,25 @@ pub(crate) struct Ticker(File);
 impl Ticker {
     /// Every so many seconds.
     pub(crate) fn new(seconds: libc::time_t) -> io::Result<Self> {
+        let ticker = Self::stopped()?;
+        ticker.set(seconds)?;
+        Ok(ticker)
+    }
+
+    /// Never, until it is [set](Ticker::set).
+    pub(crate) fn stopped() -> io::Result<Self> {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
         // SAFETY: creates a descriptor and touches no memory.
-        let fd = own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?;
+        Ok(Self(own(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) })?.into()))
+    }
+
+    /// Every so many seconds from now on; never again for 0.
+    pub(crate) fn set(&self, seconds: libc::time_t) -> io::Result<()> {
         let every = libc::timespec { tv_sec: seconds, tv_nsec: 0 };
         let times = libc::itimerspec { it_interval: every, it_value: every };
         let old = std::ptr::null_mut();
         // SAFETY: the descriptor is open; the times are copied during the call.
-        check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &raw const times, old) })?;
-        Ok(Self(fd.into()))
+        check(unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const times, old) })
     }
 
     /// Whether it ticked since it was asked last.

@@ -8,6 +8,7 @@ mod jobs;
 mod mutate;
 mod node;
 mod page;
+mod sessions;
 mod silos;
 
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use dataplane::Handle;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 
+use crate::grants::Grants;
 use crate::jobs::Jobs;
 use crate::options::Limits;
 use crate::pins::Pins;
 use crate::proto::files_server::FilesServer;
 use crate::proto::jobs_server::JobsServer;
 use crate::proto::node_server::NodeServer;
+use crate::proto::sessions_server::SessionsServer;
 use crate::proto::silos_server::SilosServer;
 use crate::store::Store;
 
@@ -38,6 +41,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<Store>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) jobs: Arc<Jobs>,
+    pub(crate) grants: Arc<Grants>,
     pub(crate) limits: Arc<Limits>,
     inflight: Inflight,
     mutations: Arc<Semaphore>,
@@ -57,6 +61,7 @@ impl Core {
             store,
             pins,
             jobs,
+            grants: Arc::new(Grants::new(limits.grants)),
             inflight: Inflight::default(),
             mutations: Arc::new(Semaphore::new(limits.mutations)),
             watches: Arc::new(Semaphore::new(limits.watches)),
@@ -64,7 +69,7 @@ impl Core {
         }
     }
 
-    /// The four services. Watches end when `closing` becomes true.
+    /// The services. Watches end when `closing` becomes true.
     pub(crate) fn routes(self: &Arc<Self>, closing: watch::Receiver<bool>) -> Routes {
         let most = self.limits.request_bytes;
         let core = || Arc::clone(self);
@@ -72,6 +77,7 @@ impl Core {
         let jobs = JobsServer::new(jobs::Jobs { core: core(), closing });
         let silos = SilosServer::new(silos::Silos(core()));
         let node = NodeServer::new(node::Node(core()));
+        let sessions = SessionsServer::new(sessions::Sessions(core()));
         Routes::new(files.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES))
             .add_service(
                 jobs.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
@@ -81,6 +87,9 @@ impl Core {
             )
             .add_service(
                 node.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
+            )
+            .add_service(
+                sessions.max_decoding_message_size(most).max_encoding_message_size(ANSWER_BYTES),
             )
     }
 }

@@ -6,17 +6,17 @@
 //! capsule ends with a CRC32C of what is before it.
 
 mod body;
+mod greeting;
 mod reply;
 mod request;
 
 pub use body::{HelloBody, OpenBody};
+pub use greeting::{PROOF_MAGIC, REFUSAL_MAGIC, Refusal, STREAM_MAGIC, StreamHello};
 pub use reply::{DataHeader, Downstream, Landing, Reply, Served};
 pub use request::{Command, Open, OpenMode, Request, Segment, Segments};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
-/// The first eight bytes of a stream, in both directions, before the first capsule.
-pub const STREAM_MAGIC: [u8; 8] = *b"FOREBAY1";
 /// A request with at most one segment.
 pub const REQUEST_BYTES: usize = 64;
 /// A request with two to four segments.

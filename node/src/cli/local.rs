@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use extent::FileName;
+use extent::{FileName, TenantName};
 use nvme_tier::device::PciAddress;
 
 use crate::config::DriverName;
@@ -61,7 +61,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) shards: Option<usize>,
 
-    /// Listen beyond this machine although nothing is authenticated yet
+    /// Listen beyond this machine although what passes there is in clear text
     #[arg(long)]
     pub(crate) insecure: bool,
 
@@ -221,6 +221,10 @@ pub(crate) struct BenchArgs {
     /// The node's socket, for shared memory; in the default state directory unless told
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+
+    /// On whose behalf to connect over TCP or RDMA, unless FOREBAY_PROOF holds a proof to show
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) tenant: TenantName,
 
     /// Bytes of one read
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]

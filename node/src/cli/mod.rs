@@ -2,6 +2,7 @@
 
 mod files;
 mod local;
+mod session;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -13,6 +14,7 @@ pub(crate) use local::{
     BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
     ServeArgs, TierArgs, TierCommand, TierFormatArgs,
 };
+pub(crate) use session::{GrantArgs, SessionCommand};
 
 use crate::output::{Colour, Output};
 
@@ -123,6 +125,9 @@ pub(crate) enum Command {
     /// Silos that the node reaches
     #[command(subcommand)]
     Silo(SiloCommand),
+    /// Data sessions: proofs for programs that open them
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// Put load on a running node and measure it
     Bench(BenchArgs),
     /// What this machine offers, and what to do about what is missing

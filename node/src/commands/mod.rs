@@ -5,6 +5,7 @@ mod files;
 mod jobs;
 mod node;
 mod scrub;
+mod session;
 mod tier;
 mod tier_report;
 
@@ -14,6 +15,7 @@ pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpi
 pub(crate) use jobs::{follow, jobs, watch};
 pub(crate) use node::{silo, status};
 pub(crate) use scrub::scrub;
+pub(crate) use session::session;
 pub(crate) use tier::tier;
 
 /// Runs something asynchronous to its end, on this thread.

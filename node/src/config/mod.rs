@@ -14,7 +14,7 @@ use extent::{Error, Result};
 use nvme_tier::Discard;
 use nvme_tier::device::Driver;
 use serde::Deserialize;
-pub(crate) use settings::{Settings, default_socket, default_state_dir};
+pub(crate) use settings::{ProofPolicy, Settings, default_socket, default_state_dir};
 
 use crate::units::Bytes;
 
@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) device: Vec<DeviceSection>,
     pub(crate) tier: TierSection,
     pub(crate) rdma: RdmaSection,
+    pub(crate) sessions: SessionsSection,
     pub(crate) silo: BTreeMap<String, silo::SiloConfig>,
 }
 
@@ -59,6 +60,23 @@ pub(crate) struct NodeSection {
 pub(crate) struct RdmaSection {
     pub(crate) listen: Vec<String>,
     pub(crate) acknowledge_timeout: Option<u8>,
+}
+
+/// `[sessions]`.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SessionsSection {
+    pub(crate) proof: Option<ProofName>,
+}
+
+/// `proof` of sessions.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProofName {
+    /// Clients over TCP and RDMA show one.
+    Required,
+    /// Those that show one show a good one.
+    Optional,
 }
 
 /// Which local users may use shared memory.
@@ -204,6 +222,7 @@ mod tests {
         assert_eq!(config.node.listen.as_deref(), Some(DEFAULT_LISTEN), "as documented");
         assert_eq!(config.node.control.as_deref(), Some(DEFAULT_CONTROL), "as documented");
         assert_eq!(config.node.metrics.as_deref(), Some(DEFAULT_METRICS), "as documented");
+        assert_eq!(config.sessions.proof, Some(ProofName::Required));
         assert_eq!(config.tier.scrub_every.as_deref(), Some("7d"), "as documented");
         assert!(config.silo.len() >= 2 && config.device.len() >= 2);
     }

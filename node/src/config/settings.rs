@@ -13,7 +13,8 @@ use silo::SiloConfig;
 use super::devices::{DeviceSpec, devices};
 use super::memory::checksum_memory;
 use super::{
-    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, RdmaSection, TierSection,
+    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, ProofName, RdmaSection,
+    TierSection,
 };
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
@@ -32,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) shards: usize,
     pub(crate) listen: SocketAddr,
     pub(crate) rdma: Option<RdmaSettings>,
+    pub(crate) proofs: ProofPolicy,
     pub(crate) socket: PathBuf,
     pub(crate) peers: PeerPolicy,
     pub(crate) control: SocketAddr,
@@ -42,6 +44,35 @@ pub(crate) struct Settings {
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) tier: TierSettings,
     pub(crate) silos: Vec<(String, SiloConfig)>,
+}
+
+/// Whether clients over TCP and RDMA show a proof.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ProofPolicy {
+    /// Whoever shows none is turned away.
+    Required,
+    /// Whoever shows none is let in.
+    Optional,
+}
+
+impl ProofPolicy {
+    /// As told; unless told, required where the data path is reached from other machines.
+    fn resolve(told: Option<ProofName>, beyond_this_machine: bool) -> Self {
+        match told {
+            Some(ProofName::Required) => Self::Required,
+            Some(ProofName::Optional) => Self::Optional,
+            None if beyond_this_machine => Self::Required,
+            None => Self::Optional,
+        }
+    }
+
+    /// As the configuration has it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Optional => "optional",
+        }
+    }
 }
 
 /// Where RDMA clients come, and how their connections behave.
@@ -78,7 +109,7 @@ impl Settings {
     /// [`Kind::Invalid`] with the key to change; [`Kind::Denied`] for an address beyond this
     /// machine without `insecure`; [`Kind::NoSpace`] if there is no room for the default tier.
     pub(crate) fn resolve(config: Config, args: &ServeArgs, control: &str) -> Result<Self> {
-        let Config { node, device, tier, rdma, silo } = config;
+        let Config { node, device, tier, rdma, sessions, silo } = config;
         let state_dir = args.state_dir.clone().or(node.state_dir).unwrap_or_else(default_state_dir);
         let insecure = args.insecure || node.insecure;
         let control = if control == DEFAULT_CONTROL {
@@ -92,7 +123,7 @@ impl Settings {
         let metrics = metrics.unwrap_or_else(|| DEFAULT_METRICS.to_owned());
         let metrics = match metrics.as_str() {
             "" | "off" => None,
-            text => Some(address("metrics", text, insecure)?),
+            text => Some(address("metrics", text, METRICS_EXPOSED, insecure)?),
         };
         let devices = devices(device, &state_dir, args.tier_size, &args.without)?;
         let tier = TierSettings::resolve(&tier)?;
@@ -102,11 +133,16 @@ impl Settings {
                  [[device]] to a new tier, or leave it at 1",
             ));
         }
+        let listen = address("listen", &listen, DATA_EXPOSED, insecure)?;
+        let rdma = rdma_settings(&rdma, &args.rdma, insecure)?;
+        let data = rdma.iter().flat_map(|rdma| &rdma.listen).chain([&listen]);
+        let beyond_this_machine = data.into_iter().any(|address| !address.ip().is_loopback());
         Ok(Self {
+            proofs: ProofPolicy::resolve(sessions.proof, beyond_this_machine),
             shards: shards(args.shards.or(node.shards))?,
-            listen: address("listen", &listen, insecure)?,
-            rdma: rdma_settings(&rdma, &args.rdma, insecure)?,
-            control: address("control", &control, insecure)?,
+            listen,
+            rdma,
+            control: address("control", &control, CONTROL_EXPOSED, insecure)?,
             metrics,
             socket: socket(node.socket, &state_dir)?,
             peers: peers(node.peers)?,
@@ -201,9 +237,16 @@ fn power_of_two(key: &str, value: u64, least: u64, most: u64) -> Result<()> {
     )))
 }
 
-/// An address to listen on. Nothing is authenticated yet, so that anyone who reaches the node
-/// may read and replace every file: beyond this machine only if told so.
-fn address(key: &str, text: &str, insecure: bool) -> Result<SocketAddr> {
+/// What it means that other machines reach an address.
+const DATA_EXPOSED: &str = "what passes there is in clear text: whoever sees the network can read it, and \
+     take over a session that has shown its proof";
+const CONTROL_EXPOSED: &str = "nobody is authenticated there: whoever reaches it can have files demoted, and \
+     get proofs, with which every file can be read and replaced";
+const METRICS_EXPOSED: &str =
+    "nobody is authenticated there: whoever reaches it can read the node's metrics";
+
+/// An address to listen on. Beyond this machine, where what is `exposed` matters, only if told so.
+fn address(key: &str, text: &str, exposed: &str, insecure: bool) -> Result<SocketAddr> {
     let bad = || {
         Kind::Invalid
             .error(format!("[node] {key}: {text:?} is not an address: write 127.0.0.1:7440"))
@@ -217,8 +260,7 @@ fn address(key: &str, text: &str, insecure: bool) -> Result<SocketAddr> {
     };
     if !address.ip().is_loopback() && !insecure {
         return Err(Kind::Denied.error(format!(
-            "[node] {key}: {address} is reachable from other machines, and nothing is \
-             authenticated yet: whoever reaches it may read and replace every file. Listen on \
+            "[node] {key}: {address} is reachable from other machines, and {exposed}. Listen on \
              127.0.0.1, or say --insecure if the network is yours alone"
         )));
     }
@@ -242,8 +284,10 @@ fn rdma_settings(
             "[rdma] acknowledge_timeout: {acknowledge_timeout} is not from 1 to 31; 18 is about a second"
         )));
     }
-    let listen =
-        wanted.iter().map(|text| address("rdma", text, insecure)).collect::<Result<_>>()?;
+    let listen = wanted
+        .iter()
+        .map(|text| address("rdma", text, DATA_EXPOSED, insecure))
+        .collect::<Result<_>>()?;
     Ok(Some(RdmaSettings { listen, options: VerbsOptions { acknowledge_timeout, ..defaults } }))
 }
 
@@ -377,16 +421,42 @@ mod tests {
     #[test]
     fn beyond_this_machine_only_if_told() {
         let (_directory, mut args) = args();
-        for key in ["listen", "control", "metrics"] {
+        let dangers =
+            [("listen", "clear text"), ("control", "get proofs"), ("metrics", "read the node's")];
+        for (key, danger) in dangers {
             let text = format!("[node]\n{key} = \"0.0.0.0:7000\"");
             let error = resolve(&text, &args).expect_err(key);
             assert_eq!(error.kind(), Kind::Denied);
-            assert!(error.to_string().contains("nothing is authenticated"), "{error}");
+            assert!(error.to_string().contains(danger), "{error}");
             resolve(&format!("{text}\ninsecure = true"), &args).expect("told in the file");
         }
         args.insecure = true;
         args.listen = Some("0.0.0.0:0".to_owned());
         resolve("", &args).expect("told on the command line");
+    }
+
+    #[test]
+    fn proofs_are_required_where_other_machines_reach_the_data_unless_told() {
+        let (_directory, mut args) = args();
+        args.insecure = true;
+        let remote = "[node]\nlisten = \"0.0.0.0:7000\"\n";
+        let rdma = "[rdma]\nlisten = [\"10.0.0.7:7443\"]\n";
+        let control = "[node]\ncontrol = \"0.0.0.0:7000\"\n";
+        for (text, policy) in [
+            ("", ProofPolicy::Optional),
+            (control, ProofPolicy::Optional),
+            (remote, ProofPolicy::Required),
+            (rdma, ProofPolicy::Required),
+        ] {
+            assert_eq!(resolve(text, &args).expect("sound").proofs, policy, "{text}");
+            for (word, told) in
+                [("required", ProofPolicy::Required), ("optional", ProofPolicy::Optional)]
+            {
+                let text = format!("{text}[sessions]\nproof = {word:?}");
+                assert_eq!(resolve(&text, &args).expect("sound").proofs, told, "{text}");
+                assert_eq!(told.name(), word);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod jobs;
 use std::time::Duration;
 
 use control::{ControlClient, proto as v1};
-use extent::{Kind, Result};
+use extent::{Kind, Proof, Result, TenantName};
 pub(crate) use files::{Target, Targets};
 pub(crate) use jobs::outcome;
 
@@ -58,6 +58,21 @@ impl Remote {
     /// [`Kind::NotFound`] for a silo that the node does not have.
     pub(crate) async fn probe(&self, silo: &str) -> Result<v1::ProbeSiloResponse> {
         self.client().probe(silo).await
+    }
+
+    /// A proof for data sessions of a tenant, and what it is good for.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub(crate) async fn grant(
+        &self,
+        tenant: &TenantName,
+        connections: u32,
+        ttl: Duration,
+    ) -> Result<(Proof, v1::SessionGrant)> {
+        let ttl = ttl.try_into().map_err(|_| Kind::Invalid.error("a proof that lasts too long"))?;
+        let tenant = tenant.as_str().to_owned();
+        self.client().grant(v1::GrantRequest { tenant, connections, ttl: Some(ttl) }).await
     }
 
     /// Clones share one connection.

@@ -179,7 +179,7 @@ fn none_if_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-fn unix_seconds(time: Option<&prost_types::Timestamp>) -> Option<i64> {
+pub(crate) fn unix_seconds(time: Option<&prost_types::Timestamp>) -> Option<i64> {
     time.map(|time| time.seconds)
 }
 

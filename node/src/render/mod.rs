@@ -6,7 +6,9 @@ mod node;
 mod silos;
 
 pub(crate) use files::{file_json, files_table};
-pub(crate) use jobs::{job_details, job_json, job_line, jobs_table, scrub_json, scrub_line};
+pub(crate) use jobs::{
+    job_details, job_json, job_line, jobs_table, scrub_json, scrub_line, unix_seconds,
+};
 pub(crate) use node::{status_json, status_text};
 pub(crate) use silos::{silo_json, silos_table};
 

@@ -54,6 +54,7 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
             "shards": settings.shards,
             "listen": settings.listen.to_string(),
             "rdma": rdma_addresses(settings),
+            "proofs": settings.proofs.name(),
             "socket": settings.socket,
             "control": settings.control.to_string(),
             "metrics": settings.metrics.map(|address| address.to_string()),
@@ -64,9 +65,10 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
     output.line(format!("{}  the node would start", output.paint(Tone::Good, "ok")))?;
     output.line(format!("state   {}", settings.state_dir.display()))?;
     output.line(format!(
-        "listen  tcp {}{}, shared memory {}, control {}",
+        "listen  tcp {}{} (proofs {}), shared memory {}, control {}",
         settings.listen,
         rdma_addresses(settings).iter().map(|at| format!(", rdma {at}")).collect::<String>(),
+        settings.proofs.name(),
         settings.socket.display(),
         settings.control
     ))?;

@@ -2,6 +2,7 @@
 
 mod check;
 mod end;
+mod gate;
 mod leftovers;
 mod media;
 mod parts;
@@ -96,6 +97,7 @@ async fn serve(settings: &Settings, output: Output) -> Result<()> {
         &ready::Ready {
             listen: listen.to_string(),
             rdma: serving.listener.rdma_addrs().iter().map(ToString::to_string).collect(),
+            proofs: settings.proofs.name(),
             socket: settings.socket.clone(),
             control: control_address.to_string(),
             metrics: metrics_address.map(|address| address.to_string()),
@@ -149,6 +151,7 @@ async fn start(
             unix: Some(settings.socket.clone()),
             rdma: settings.rdma.as_ref().map_or_else(Vec::new, |rdma| rdma.listen.clone()),
             shm: shm_options(settings),
+            gate: Arc::new(gate::ProofGate::new(control.grants(), settings.proofs)),
             ..ListenerOptions::default()
         },
         inboxes,

@@ -18,6 +18,8 @@ const NAMED: usize = 20;
 pub(super) struct Ready {
     pub(super) listen: String,
     pub(super) rdma: Vec<String>,
+    /// Whether clients there show proofs: required or optional.
+    pub(super) proofs: &'static str,
     pub(super) socket: PathBuf,
     pub(super) control: String,
     pub(super) metrics: Option<String>,
@@ -76,9 +78,10 @@ pub(super) fn announce(ready: &Ready, output: Output) -> Result<()> {
     let metrics = metrics.map_or_else(String::new, |at| format!(", metrics http://{at}/metrics"));
     let rdma: String = ready.rdma.iter().map(|at| format!(", rdma {at}")).collect();
     output.line(format!(
-        "{}  tcp {}{rdma}, shared memory {}, control {}{metrics}; {found}",
+        "{}  tcp {}{rdma} (proofs {}), shared memory {}, control {}{metrics}; {found}",
         output.paint(Tone::Good, "ready"),
         ready.listen,
+        ready.proofs,
         ready.socket.display(),
         ready.control
     ))?;

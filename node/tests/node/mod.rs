@@ -20,7 +20,9 @@ pub(crate) fn forebay(arguments: &[&str]) -> Output {
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    for name in ["FOREBAY_CONTROL", "FOREBAY_CONFIG", "FOREBAY_LOG", "NOTIFY_SOCKET"] {
+    for name in
+        ["FOREBAY_CONTROL", "FOREBAY_PROOF", "FOREBAY_CONFIG", "FOREBAY_LOG", "NOTIFY_SOCKET"]
+    {
         command.env_remove(name);
     }
     command
@@ -73,7 +75,7 @@ impl Directories {
         self.configure_tier("", more);
     }
 
-    /// The same with more keys for the tier.
+    /// The same with more keys for the tier, and sections behind it.
     pub(crate) fn configure_tier(&self, tier: &str, more: &str) {
         let text = format!(
             "[node]\nstate_dir = {:?}\nshards = 1\nbuffers_bytes = \"32MiB\"\n\
@@ -134,7 +136,17 @@ impl Node {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        forebay(&[&["--json", "--control", self.address("control")], arguments].concat())
+        self.run_with(None, arguments)
+    }
+
+    /// Runs the tool against it, with a proof in the environment.
+    pub(crate) fn run_with(&self, proof: Option<&str>, arguments: &[&str]) -> Output {
+        let mut command = command();
+        command.args(["--json", "--control", self.address("control")]).args(arguments);
+        if let Some(proof) = proof {
+            command.env("FOREBAY_PROOF", proof);
+        }
+        command.output().expect("the program runs")
     }
 
     /// Runs the tool against it, and expects a result.

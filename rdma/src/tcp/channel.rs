@@ -11,7 +11,7 @@ use extent::wire::{
     Command, DataHeader, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, MAX_SEGMENTS, REPLY_BYTES,
     Reply, Request, Segment, Segments,
 };
-use extent::{Error, Kind, Result};
+use extent::{Error, Kind, Proof, Result};
 
 use crate::sys::{self, Incoming};
 use crate::{Channel, Fabric};
@@ -53,19 +53,34 @@ struct Waiting {
 }
 
 impl TcpChannel {
-    /// Connects to a node, to the first of its addresses that answers as one.
+    /// Connects to a node that asks for no proof: see [`TcpChannel::connect_with_proof`].
     ///
     /// # Errors
-    /// [`Kind::Disconnected`] if none answers in time, or the node is full; [`Kind::Corrupt`] if
-    /// something else listens there; [`Kind::Invalid`] if the address cannot be resolved.
+    /// As there.
     pub fn connect(address: impl ToSocketAddrs, timeout: Duration) -> Result<Self> {
+        Self::connect_with_proof(address, timeout, None)
+    }
+
+    /// Connects to a node, to the first of its addresses that answers as one, and shows it a proof if
+    /// there is one.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the node wants a proof, or another one; [`Kind::Disconnected`] if none answers in time, or the node is full; [`Kind::Corrupt`] if
+    /// something else listens there; [`Kind::Invalid`] if the address cannot be resolved.
+    pub fn connect_with_proof(
+        address: impl ToSocketAddrs,
+        timeout: Duration,
+        proof: Option<&Proof>,
+    ) -> Result<Self> {
         let addresses = address
             .to_socket_addrs()
             .map_err(|e| Kind::Invalid.error("resolving the node's address").caused_by(e))?;
         let mut last = Kind::Invalid.error("the node's name has no address");
         for address in addresses {
-            match greet::greet(address, timeout) {
+            match greet::greet(address, timeout, proof) {
                 Ok(stream) => return Ok(Self::new(stream)),
+                // The node has spoken, and the proof may be used up.
+                Err(error) if error.kind() == Kind::Denied => return Err(error),
                 Err(error) => last = error,
             }
         }

@@ -5,6 +5,7 @@
 
 mod channel;
 mod greet;
+mod greeters;
 mod input;
 mod output;
 mod payload;

@@ -1,15 +1,17 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use dma::{Source, Target};
 use extent::wire::{
-    DataHeader, LONG_REQUEST_BYTES, MAX_BODY_BYTES, REPLY_BYTES, Reply, Request, STREAM_MAGIC,
+    DataHeader, LONG_REQUEST_BYTES, MAX_BODY_BYTES, REFUSAL_MAGIC, REPLY_BYTES, Refusal, Reply,
+    Request, STREAM_MAGIC, StreamHello,
 };
 use extent::{Error, Kind, Result};
 
 use crate::sys::Incoming;
-use crate::{Event, Fabric, SessionId, Token, Transfer};
+use crate::{Event, Fabric, Gate, SessionId, Token, Transfer};
 
 use super::input::Input;
 use super::output::{Flow, Output};
@@ -27,8 +29,10 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     stream: TcpStream,
     peer: String,
-    /// Whether the client said the magic words, and the shard knows of it.
-    opened: bool,
+    /// Whom to ask about the client, until it has said who it is and the shard knows of it.
+    gate: Option<Arc<dyn Gate>>,
+    /// Ticks since it connected, as long as it has not.
+    pub(super) silent_ticks: u32,
     input: Input,
     payload: Payload,
     output: Output<Token>,
@@ -55,12 +59,13 @@ enum Pause {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, stream: TcpStream, peer: String) -> Self {
+    pub(super) fn new(id: SessionId, stream: TcpStream, peer: String, gate: Arc<dyn Gate>) -> Self {
         Self {
             id,
             stream,
             peer,
-            opened: false,
+            gate: Some(gate),
+            silent_ticks: 0,
             input: Input::new(),
             payload: Payload::default(),
             output: Output::new(),
@@ -70,6 +75,11 @@ impl Session {
             is_ready: false,
             is_dirty: false,
         }
+    }
+
+    /// Whether the client has still to say who it is.
+    pub(super) fn is_greeting(&self) -> bool {
+        self.gate.is_some()
     }
 
     /// What epoll saw.
@@ -181,7 +191,7 @@ impl Session {
             events.push(Event::Written { session, token, from, result });
         }
         self.payload.abandon(session, &reason, events);
-        if self.opened {
+        if !self.is_greeting() {
             tracing::debug!(peer = self.peer, %reason, "session over");
             events.push(Event::Closed { session, reason });
         } else {
@@ -215,7 +225,7 @@ impl Session {
     }
 
     fn take_requests(&mut self, taken: &mut usize, events: &mut Vec<Event>) -> Result<Pause> {
-        if !self.opened && !self.take_magic(events)? {
+        if self.is_greeting() && !self.take_greeting(events)? {
             return Ok(Pause::Starved);
         }
         loop {
@@ -252,19 +262,25 @@ impl Session {
         Ok(true)
     }
 
-    fn take_magic(&mut self, events: &mut Vec<Event>) -> Result<bool> {
-        let said = self.input.buffered();
-        let said = &said[..said.len().min(STREAM_MAGIC.len())];
-        if !STREAM_MAGIC.starts_with(said) {
-            return Err(Kind::Corrupt
-                .error("the peer does not begin as a Forebay client does: it is something else"));
-        }
-        let length = said.len();
-        if length < STREAM_MAGIC.len() {
+    /// Takes the client's first words, if they are all there, and asks whether it may come in.
+    fn take_greeting(&mut self, events: &mut Vec<Event>) -> Result<bool> {
+        let Some((proof, length)) = StreamHello::parse(self.input.buffered())? else {
             return Ok(false);
-        }
+        };
         self.input.consume(length);
-        self.opened = true;
+        let Some(gate) = self.gate.as_ref() else { return Ok(true) };
+        match gate.admit(proof.as_ref()) {
+            Ok(tenant) => {
+                tracing::debug!(peer = self.peer, %tenant, "session opened");
+                self.gate = None;
+            }
+            Err(reason) => {
+                // It fits into the socket's empty buffer, or the client does not learn why.
+                self.output.push(&Refusal::encode(&REFUSAL_MAGIC, &reason));
+                self.flush(events)?;
+                return Err(reason);
+            }
+        }
         let (session, peer) = (self.id, self.peer.clone());
         events.push(Event::Opened { session, fabric: Fabric::Tcp, peer });
         self.output.push(&STREAM_MAGIC);

@@ -1,5 +1,6 @@
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dma::{Source, Target, Window};
@@ -9,8 +10,9 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::slots::{Numbered, Slots};
 use crate::sys::{self, Epoll, Ready};
-use crate::{Event, SessionId, Transfer, Transport};
+use crate::{Event, Gate, OpenGate, SessionId, Transfer, Transport};
 
+use super::greeters::Greeters;
 use super::session::Session;
 
 /// A peer that takes no bytes for so long, or answers no keep-alive, is given up by the kernel.
@@ -19,15 +21,19 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Sockets that one look at epoll reports at most.
 const READY_AT_ONCE: usize = 256;
+/// What the epoll instance calls the ticker; other numbers are sessions.
+const TICK: u64 = u64::MAX;
 
 /// One shard's TCP sessions: nonblocking sockets behind an epoll instance of its own.
 ///
-/// A session's `Opened` comes once the client said the magic words. Whoever connects and says
-/// something else gets no byte back and is only logged.
+/// A session's `Opened` comes once the client said the magic words and was let in. Whoever connects and
+/// says something else gets no byte back and is only logged; whoever says nothing is hung up on after a
+/// while, or earlier if many come.
 pub struct TcpTransport {
     epoll: Epoll,
     found: Ready,
     slots: Slots<Session>,
+    greeters: Greeters,
     /// Sessions that can do something, and those being served from that list.
     ready: Vec<SessionId>,
     serving: Vec<SessionId>,
@@ -47,10 +53,15 @@ impl TcpTransport {
     /// [`Kind::Io`] if the process has no descriptors left.
     pub fn new(base: SessionId) -> Result<Self> {
         let epoll = Epoll::new().map_err(|e| Error::io("making an epoll instance", e))?;
+        let greeters = Greeters::new()?;
+        epoll
+            .add(greeters.as_fd(), libc::EPOLLIN, TICK)
+            .map_err(|e| Error::io("watching a timer", e))?;
         Ok(Self {
             epoll,
             found: Ready::with_room(READY_AT_ONCE),
             slots: Slots::new(base),
+            greeters,
             ready: Vec::new(),
             serving: Vec::new(),
             dirty: Vec::new(),
@@ -58,12 +69,26 @@ impl TcpTransport {
         })
     }
 
-    /// Takes over a connection that was just accepted from `peer`.
+    /// Takes over a connection that was just accepted from `peer`, whoever that is.
+    ///
+    /// # Errors
+    /// As [`TcpTransport::adopt_through`].
+    pub fn adopt(&mut self, stream: TcpStream, peer: impl Into<String>) -> Result<()> {
+        self.adopt_through(Arc::new(OpenGate), stream, peer)
+    }
+
+    /// Takes over a connection that was just accepted from `peer`, which the gate will be asked about
+    /// once it has said who it is.
     ///
     /// # Errors
     /// [`Kind::Busy`] if there are [`TcpTransport::MAX_SESSIONS`] already; [`Kind::Io`] if the
     /// socket cannot be set up.
-    pub fn adopt(&mut self, stream: TcpStream, peer: impl Into<String>) -> Result<()> {
+    pub fn adopt_through(
+        &mut self,
+        gate: Arc<dyn Gate>,
+        stream: TcpStream,
+        peer: impl Into<String>,
+    ) -> Result<()> {
         if self.sessions() == Self::MAX_SESSIONS {
             return Err(Kind::Busy.error(format!(
                 "{} TCP sessions on one shard are the most: use more shards",
@@ -76,24 +101,39 @@ impl TcpTransport {
         self.epoll
             .add(stream.as_fd(), interest, id.0)
             .map_err(|e| Error::io("watching a TCP socket", e))?;
-        self.slots.insert(Session::new(id, stream, peer.into()));
+        self.slots.insert(Session::new(id, stream, peer.into(), gate));
+        if let Some((oldest, reason)) = self.greeters.add(id, &mut self.slots) {
+            self.end(oldest, reason);
+        }
         Ok(())
     }
 
     /// Lists the sessions whose sockets have become ready.
     fn look(&mut self) {
-        if self.sessions() == 0 {
+        if self.sessions() == 0 && self.greeters.is_empty() {
             return;
         }
         if let Err(error) = self.epoll.wait(&mut self.found, 0) {
             tracing::error!(%error, "epoll failed");
             return;
         }
+        let mut ticked = false;
         for (data, flags) in self.found.iter() {
+            ticked |= data == TICK;
             if let Some(session) = self.slots.find(SessionId(data)) {
                 session.on_readiness(flags);
                 queue(session, &mut self.ready);
             }
+        }
+        if ticked {
+            self.tick();
+        }
+    }
+
+    /// Hangs up on those that do not say who they are.
+    fn tick(&mut self) {
+        for (id, reason) in self.greeters.tick(&mut self.slots) {
+            self.end(id, reason);
         }
     }
 
@@ -237,4 +277,82 @@ fn queue_to_send(session: &mut Session, list: &mut Vec<SessionId>) {
 
 fn gone() -> Error {
     Kind::Disconnected.error("the session is over")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use extent::wire::STREAM_MAGIC;
+
+    use super::*;
+    use crate::Fabric;
+
+    /// A transport, and where peers connect to.
+    fn node() -> (TcpTransport, TcpListener) {
+        let transport = TcpTransport::new(SessionId::base(Fabric::Tcp, 0)).expect("an epoll");
+        (transport, TcpListener::bind("127.0.0.1:0").expect("a port"))
+    }
+
+    fn connect(transport: &mut TcpTransport, listener: &TcpListener) -> TcpStream {
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (accepted, peer) = listener.accept().expect("a client");
+        transport.adopt(accepted, peer.to_string()).expect("room");
+        stream
+    }
+
+    fn until_opened(transport: &mut TcpTransport, wanted: usize) {
+        let mut events = Vec::new();
+        for _ in 0..5_000_000 {
+            transport.poll(&mut events);
+            if events.iter().filter(|event| matches!(event, Event::Opened { .. })).count() == wanted
+            {
+                return;
+            }
+        }
+        panic!("nobody was let in");
+    }
+
+    #[test]
+    fn whoever_says_nothing_is_hung_up_on_and_nobody_else() {
+        let (mut transport, listener) = node();
+        let mut silent = connect(&mut transport, &listener);
+        let mut slow = connect(&mut transport, &listener);
+        let mut client = connect(&mut transport, &listener);
+        slow.write_all(&STREAM_MAGIC[..7]).expect("room");
+        client.write_all(&STREAM_MAGIC).expect("room");
+        until_opened(&mut transport, 1);
+        transport.tick();
+        let mut late = connect(&mut transport, &listener);
+        transport.tick();
+        assert_eq!(transport.sessions(), 4, "there is time");
+        transport.tick();
+        assert_eq!(transport.sessions(), 2, "the client, and the one that came late");
+        for stream in [&mut silent, &mut slow] {
+            assert_eq!(stream.read(&mut [0]).expect("closed in order"), 0);
+        }
+        late.write_all(&STREAM_MAGIC).expect("room");
+        until_opened(&mut transport, 1);
+        (0..9).for_each(|_| transport.tick());
+        assert_eq!(transport.sessions(), 2);
+        assert!(transport.greeters.is_empty(), "and the clock stands still");
+    }
+
+    #[test]
+    fn a_crowd_that_says_nothing_makes_room_for_those_that_do() {
+        let (mut transport, listener) = node();
+        let mut client = connect(&mut transport, &listener);
+        client.write_all(&STREAM_MAGIC).expect("room");
+        until_opened(&mut transport, 1);
+        let mut crowd: Vec<_> = (0..256).map(|_| connect(&mut transport, &listener)).collect();
+        assert_eq!(transport.sessions(), 257);
+        let mut other = connect(&mut transport, &listener);
+        assert_eq!(transport.sessions(), 257, "one had to go");
+        assert_eq!(crowd[0].read(&mut [0]).expect("closed in order"), 0);
+        other.write_all(&STREAM_MAGIC).expect("room");
+        until_opened(&mut transport, 1);
+        crowd[1].write_all(&STREAM_MAGIC).expect("still there");
+        until_opened(&mut transport, 1);
+    }
 }

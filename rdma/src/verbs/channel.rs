@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use dma::{HugePages, Region, Window};
 use extent::wire::{
-    Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Reply, Request, Segment,
-    Segments,
+    Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Refusal, Reply, Request,
+    Segment, Segments,
 };
-use extent::{Error, Kind, Result};
+use extent::{Error, Kind, Proof, Result};
 
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
 use super::completion::{WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
-use super::greeting::{Hello, Refusal, Welcome};
+use super::greeting::{Hello, MAGIC, Welcome};
 use super::memory::Rights;
 use super::options::VerbsOptions;
 use super::provider::{
@@ -64,27 +64,46 @@ impl<P: Provider> fmt::Debug for VerbsChannel<P> {
 }
 
 impl VerbsChannel {
-    /// Connects to a node, to the first of its addresses that answers as one, with room for so many
-    /// requests in flight.
+    /// Connects to a node that asks for no proof: see [`VerbsChannel::connect_with_proof`].
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] without RDMA; [`Kind::Disconnected`] if none answers in time;
-    /// [`Kind::Corrupt`] if something else listens there; [`Kind::Invalid`] if the address cannot
-    /// be resolved; otherwise what the node says.
+    /// As there.
     pub fn connect(
         address: impl ToSocketAddrs,
         timeout: Duration,
         credits: u16,
         options: VerbsOptions,
     ) -> Result<Self> {
+        Self::connect_with_proof(address, timeout, credits, options, None)
+    }
+
+    /// Connects to a node, to the first of its addresses that answers as one, with room for so many
+    /// requests in flight, and shows it a proof if there is one.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if the node wants a proof, or another one; [`Kind::Unsupported`] without RDMA;
+    /// [`Kind::Disconnected`] if none answers in time; [`Kind::Corrupt`] if something else listens
+    /// there; [`Kind::Invalid`] if the address cannot be resolved; otherwise what the node says.
+    pub fn connect_with_proof(
+        address: impl ToSocketAddrs,
+        timeout: Duration,
+        credits: u16,
+        options: VerbsOptions,
+        proof: Option<&Proof>,
+    ) -> Result<Self> {
+        let credits = credits.clamp(2, MAX_CREDITS);
         let addresses = address
             .to_socket_addrs()
             .map_err(|e| Kind::Invalid.error("resolving the node's address").caused_by(e))?;
         let mut last = Kind::Invalid.error("the node's name has no address");
         for address in addresses {
-            match Self::connect_to(address, timeout, credits.clamp(2, MAX_CREDITS), options) {
+            match Self::connect_to(address, timeout, credits, options, proof) {
                 Ok(channel) => return Ok(channel),
                 Err(error) => last = error.while_doing(format_args!("connecting to {address}")),
+            }
+            if last.kind() == Kind::Denied {
+                // The node has spoken, and the proof may be used up.
+                break;
             }
         }
         Err(last)
@@ -95,6 +114,7 @@ impl VerbsChannel {
         timeout: Duration,
         credits: u16,
         options: VerbsOptions,
+        proof: Option<&Proof>,
     ) -> Result<Self> {
         let events = EventChannel::new()?;
         let id = CmId::new(&events)?;
@@ -104,7 +124,7 @@ impl VerbsChannel {
         await_event(&events, CmEventKind::AddressResolved, timeout)?;
         id.resolve_route(timeout_ms)?;
         await_event(&events, CmEventKind::RouteResolved, timeout)?;
-        let channel = Self::ask(id, events, credits)?;
+        let channel = Self::ask(id, events, credits, proof)?;
         let answer = await_event(&channel.events, CmEventKind::Established, timeout)?;
         Welcome::parse(&answer.private_data)?;
         Ok(channel)
@@ -120,7 +140,12 @@ impl VerbsChannel {
 #[expect(private_bounds, reason = "as of the type")]
 impl<P: Provider> VerbsChannel<P> {
     /// Asks the node that an id found a way to. [`CmEventKind::Established`] follows, with its answer.
-    pub(super) fn ask(id: P::CmId, events: Arc<P::EventChannel>, credits: u16) -> Result<Self> {
+    pub(super) fn ask(
+        id: P::CmId,
+        events: Arc<P::EventChannel>,
+        credits: u16,
+        proof: Option<&Proof>,
+    ) -> Result<Self> {
         let adapter = id.adapter()?;
         let limits = adapter.limits()?;
         let replies = u32::from(credits) + 1;
@@ -133,7 +158,7 @@ impl<P: Provider> VerbsChannel<P> {
         let pair = P::QueuePair::new(id, &domain, &queue, slots, depth)?;
         pair.post_receives(&(0..replies).collect::<Vec<_>>())?;
         let parameters = ConnectionParameters {
-            private_data: &Hello::new(replies).encode(),
+            private_data: &Hello::new(replies, proof.cloned()).encode(),
             reads_in: READS_IN.min(limits.reads_in),
             reads_out: 0,
             // A node gives up a client that posts no receives.
@@ -404,7 +429,7 @@ fn judge<C>(event: CmEvent<C>, wanted: CmEventKind) -> Result<CmEvent<C>> {
         return Ok(event);
     }
     if event.kind == CmEventKind::Rejected
-        && let Some(reason) = Refusal::parse(&event.private_data)
+        && let Some(reason) = Refusal::parse(&MAGIC, &event.private_data)
     {
         return Err(reason);
     }

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use extent::{Error, Kind, Result};
+use extent::wire::Refusal;
+use extent::{Error, Kind, Proof, Result, TenantName};
 
 use super::connection::{CmEventKind, CmId, EventChannel};
-use super::greeting::{Hello, Refusal};
+use super::greeting::{Hello, MAGIC};
 use super::provider::{CmId as _, EventChannel as _, Provider};
 use super::rdma_core::RdmaCore;
 
@@ -25,12 +26,17 @@ pub(crate) struct Incoming<P: Provider = RdmaCore> {
     pub(super) id: P::CmId,
     /// RDMA READs that it answers at a time.
     pub(super) peer_reads: u8,
+    /// What it showed.
+    pub(crate) proof: Option<Proof>,
+    /// On whose behalf it comes, once that was asked.
+    pub(crate) tenant: TenantName,
 }
 
 #[expect(private_bounds, reason = "as of the type")]
 impl<P: Provider> Incoming<P> {
     /// Turns the client away.
     pub(crate) fn reject(&self, reason: &Error) {
+        tracing::info!(%reason, peer = self.id.peer(), "an RDMA client was turned away");
         reject::<P>(&self.id, reason);
     }
 }
@@ -92,8 +98,8 @@ impl<P: Provider> VerbsListener<P> {
             return Ok(None);
         };
         let heard = Hello::parse(&event.private_data);
-        match heard.and_then(|_| check(peer_reads, peer_patience)) {
-            Ok(()) => Ok(Some(Incoming { id, peer_reads })),
+        match heard.and_then(|hello| check(peer_reads, peer_patience).map(|()| hello.proof)) {
+            Ok(proof) => Ok(Some(Incoming { id, peer_reads, proof, tenant: TenantName::DEFAULT })),
             Err(error) => {
                 tracing::info!(%error, peer = id.peer(), "an RDMA client was turned away");
                 reject::<P>(&id, &error);
@@ -123,5 +129,5 @@ fn check(peer_reads: u8, peer_patience: u8) -> Result<()> {
 
 /// Tells a client why it is turned away.
 pub(super) fn reject<P: Provider>(id: &P::CmId, reason: &Error) {
-    id.reject(&Refusal::encode(reason));
+    id.reject(&Refusal::encode(&MAGIC, reason));
 }

@@ -28,7 +28,9 @@ mod send_queue;
 mod session;
 pub(crate) mod sim;
 mod tenant;
+mod tenants;
 mod transport;
+mod turns;
 
 pub use channel::VerbsChannel;
 pub use devices::{Gid, RdmaDevice, RdmaPort};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dma::{Region, RegionId, Span};
 use extent::wire::LONG_REQUEST_BYTES;
-use extent::{Kind, Result};
+use extent::{Kind, Result, TenantName};
 
 use super::adapter::Limits;
 use super::completion::WorkCompletion;
@@ -30,6 +30,7 @@ const DEPTH: u32 = 128;
 #[derive(Debug)]
 pub(super) struct Tenant<P: Provider = RdmaCore> {
     adapter: P::Adapter,
+    name: TenantName,
     limits: Limits,
     domain: Arc<P::ProtectionDomain>,
     queue: Arc<P::CompletionQueue>,
@@ -39,12 +40,16 @@ pub(super) struct Tenant<P: Provider = RdmaCore> {
     pub(super) room: u32,
     /// Whether its completion queue failed: nothing comes of it any more.
     pub(super) is_broken: bool,
+    /// Sessions, those included that have ended but for their queue pairs.
+    pub(super) sessions: usize,
+    /// Ticks without one.
+    pub(super) idle_ticks: u32,
     /// Whether the next completion makes the descriptor readable.
     armed: bool,
 }
 
 impl<P: Provider> Tenant<P> {
-    pub(super) fn new(adapter: P::Adapter) -> Result<Self> {
+    pub(super) fn new(adapter: P::Adapter, name: TenantName) -> Result<Self> {
         let limits = adapter.limits()?;
         let receives = RECEIVES.min(limits.shared_receives).min(limits.completions / 4);
         let sends = SENDS.min(limits.completions.saturating_sub(receives));
@@ -62,6 +67,7 @@ impl<P: Provider> Tenant<P> {
         let shared = P::SharedReceiveQueue::new(&domain, bytes, receives)?;
         Ok(Self {
             adapter,
+            name,
             limits,
             domain,
             queue,
@@ -69,12 +75,23 @@ impl<P: Provider> Tenant<P> {
             registered: Vec::new(),
             room: sends,
             is_broken: false,
+            sessions: 0,
+            idle_ticks: 0,
             armed: false,
         })
     }
 
     pub(super) fn adapter(&self) -> &P::Adapter {
         &self.adapter
+    }
+
+    pub(super) fn name(&self) -> &TenantName {
+        &self.name
+    }
+
+    /// Whether it is this tenant, by this device.
+    pub(super) fn is_for(&self, adapter: &P::Adapter, name: &TenantName) -> bool {
+        self.adapter == *adapter && self.name == *name
     }
 
     pub(super) fn limits(&self) -> Limits {

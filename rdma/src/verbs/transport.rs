@@ -1,8 +1,9 @@
 //! One shard's RDMA sessions.
 
+mod arrival;
 mod ending;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -13,21 +14,19 @@ use extent::{Error, Kind, Result};
 use crate::bugs::{self, Bug};
 use crate::slots::{Numbered, Slots};
 use crate::sys::Epoll;
-use crate::{Event, Fabric, SessionId, Transfer, Transport};
+use crate::{Event, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
-use super::connection::{CmEvent, CmEventKind, ConnectionParameters};
-use super::greeting::Welcome;
-use super::listener::Incoming;
+use super::connection::{CmEvent, CmEventKind};
 use super::options::VerbsOptions;
-use super::provider::{
-    Adapter as _, CmId as _, EventChannel as _, Provider, QueuePair as _, Ticker as _,
-};
+use super::provider::{EventChannel as _, Provider, Ticker as _};
 use super::rdma_core::RdmaCore;
 use super::receive::RECEIVE;
 use super::send_queue::Ended;
 use super::session::{Memory, Session, event, gone};
 use super::tenant::Tenant;
+use super::tenants::Tenants;
+use super::turns::Turns;
 
 /// Completions of one tenant that a poll takes, before others have their turn.
 const TURN: usize = 128;
@@ -41,27 +40,22 @@ const BURY_EVERY: u32 = 64;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
 const SHARE_OF_ROOM: u32 = 4;
-/// RDMA READs of one session under way: more than that is of no use on the way of writes.
-const READS_OUT: u8 = 16;
 
-/// One shard's RDMA sessions: reliable connections that share receives and a completion queue for
-/// each device. See [`crate::verbs`].
+/// One shard's RDMA sessions: reliable connections. Those of one tenant over one device share a
+/// protection domain, receives and a completion queue. See [`crate::verbs`].
 #[expect(private_bounds, reason = "what it stands on is nobody's choice but this module's")]
 pub struct VerbsTransport<P: Provider = RdmaCore> {
     options: VerbsOptions,
     channel: Arc<P::EventChannel>,
     epoll: Epoll,
     slots: Slots<Session<P>>,
-    tenants: Vec<Tenant<P>>,
+    tenants: Tenants<P>,
     /// Sessions by tenant and the number of their queue pair.
     pairs: HashMap<(usize, u32), SessionId>,
     /// Sessions by the number of their id.
     ids: HashMap<usize, SessionId>,
-    /// What every tenant registers.
-    regions: Vec<Arc<Region>>,
-    /// Sessions with something to post, and those that found no room in the completion queue.
-    dirty: VecDeque<SessionId>,
-    starved: VecDeque<SessionId>,
+    /// Sessions with something to post.
+    turns: Turns,
     /// Sessions that have ended, but for their queue pairs, and why.
     dying: Vec<(Session<P>, Error)>,
     /// Those among them whose queue pairs go next.
@@ -106,12 +100,10 @@ impl<P: Provider> VerbsTransport<P> {
             channel,
             epoll,
             slots: Slots::new(base),
-            tenants: Vec::new(),
+            tenants: Tenants::default(),
             pairs: HashMap::new(),
             ids: HashMap::new(),
-            regions: Vec::new(),
-            dirty: VecDeque::new(),
-            starved: VecDeque::new(),
+            turns: Turns::default(),
             dying: Vec::new(),
             dead: Vec::new(),
             dying_polls: 0,
@@ -124,90 +116,21 @@ impl<P: Provider> VerbsTransport<P> {
         })
     }
 
-    /// Takes over a client that asked to connect.
-    ///
-    /// # Errors
-    /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
-    /// device cannot do. The client is told, unless that is to make a queue pair.
-    pub(crate) fn adopt(&mut self, incoming: Incoming<P>) -> Result<()> {
-        let Incoming { mut id, peer_reads } = incoming;
-        let ready = self.tenant_of(&id).and_then(|tenant| {
-            if self.sessions() == Self::MAX_SESSIONS {
-                return Err(
-                    Kind::Busy.error("too many RDMA sessions on one shard: use more shards")
-                );
-            }
-            self.options.apply::<P>(&id);
-            id.migrate(&self.channel)?;
-            Ok(tenant)
-        });
-        let tenant = ready.inspect_err(|error| super::listener::reject::<P>(&id, error))?;
-        let peer = id.peer();
-        let number = id.number();
-        let reads_out = READS_OUT.min(self.tenants[tenant].limits().reads_out).min(peer_reads);
-        let (pair, depth) = self.tenants[tenant].queue_pair(id)?;
-        // No READs from the client: it has no right to any memory of the node.
-        let greeting = Welcome::new().encode();
-        let parameters = ConnectionParameters {
-            private_data: &greeting,
-            reads_in: 0,
-            reads_out,
-            peer_patience: 7,
-        };
-        let accepted = pair.id().accept(parameters).and_then(|()| pair.settle());
-        accepted.inspect_err(|error| super::listener::reject::<P>(pair.id(), error))?;
-        let session = self.slots.next();
-        self.pairs.insert((tenant, pair.number()), session);
-        self.ids.insert(number, session);
-        self.slots.insert(Session::new(session, tenant, pair, depth));
-        self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
-        Ok(())
-    }
-
-    /// Work requests that could be posted over all devices together.
+    /// Work requests that could be posted, of all tenants together.
     pub(super) fn room(&self) -> u32 {
-        self.tenants.iter().map(|tenant| tenant.room).sum()
-    }
-
-    /// The key of the first memory that it registered.
-    #[cfg(test)]
-    pub(crate) fn first_key(&self) -> Option<u32> {
-        self.tenants.first()?.first_key()
-    }
-
-    /// What sessions over the device of an id share, made at the first.
-    fn tenant_of(&mut self, id: &P::CmId) -> Result<usize> {
-        let adapter = id.adapter()?;
-        let same = |tenant: &Tenant<P>| *tenant.adapter() == adapter && !tenant.is_broken;
-        let known = self.tenants.iter().position(same);
-        if let Some(index) = known {
-            return Ok(index);
-        }
-        let name = adapter.name();
-        let mut tenant = Tenant::new(adapter)?;
-        for region in &self.regions {
-            tenant.register(region)?;
-        }
-        if let Some(descriptor) = tenant.readiness() {
-            self.epoll
-                .add(descriptor, libc::EPOLLIN, 0)
-                .map_err(|e| Error::io("watching completions", e))?;
-        }
-        tracing::info!(device = name, "serving over RDMA");
-        self.tenants.push(tenant);
-        Ok(self.tenants.len() - 1)
+        self.tenants.room()
     }
 
     /// Takes completions of one tenant, at most a turn's worth. Whether there may be more.
     fn look(&mut self, tenant: usize) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
-        let mut more = !self.tenants[tenant].is_broken;
+        let mut more = self.tenants.find(tenant).is_some_and(|tenant| !tenant.is_broken);
         while more && completions.len() < TURN {
-            match self.tenants[tenant].poll(&mut completions) {
+            match self.tenants.of_sessions(tenant).poll(&mut completions) {
                 Ok(full) => more = full,
                 Err(error) => {
                     tracing::error!(%error, "the sessions of an RDMA device are lost");
-                    self.tenants[tenant].is_broken = true;
+                    self.tenants.of_sessions(tenant).is_broken = true;
                     self.end_tenant(tenant, &error);
                     more = false;
                 }
@@ -218,7 +141,8 @@ impl<P: Provider> VerbsTransport<P> {
         }
         self.completions = completions;
         if !self.free_receives.is_empty() {
-            if let Err(error) = self.tenants[tenant].post_receives(&self.free_receives) {
+            if let Err(error) = self.tenants.of_sessions(tenant).post_receives(&self.free_receives)
+            {
                 tracing::error!(%error, "no request can be received over an RDMA device any more");
                 self.end_tenant(tenant, &error);
             }
@@ -241,10 +165,10 @@ impl<P: Provider> VerbsTransport<P> {
         let count = session.send.complete(completion.id, &mut self.ended);
         session.quiet_ticks = 0;
         if session.send.wants_to_post() {
-            queue(session, &mut self.dirty);
+            queue(session, &mut self.turns);
         }
         let last_words = session.send.is_idle().then(|| session.closing.take()).flatten();
-        self.tenants[tenant].room += count;
+        self.tenants.of_sessions(tenant).room += count;
         self.events.extend(self.ended.drain(..).map(|ended| event(id, ended, Ok(()))));
         if let Some(reason) = last_words {
             self.end(id, reason);
@@ -272,7 +196,7 @@ impl<P: Provider> VerbsTransport<P> {
             }
         }
         let mut capsule = [0; LONG_REQUEST_BYTES];
-        self.tenants[tenant].copy_request(slot, &mut capsule[..length]);
+        self.tenants.of_sessions(tenant).copy_request(slot, &mut capsule[..length]);
         self.events.push(Event::Request { session, capsule, length });
     }
 
@@ -318,13 +242,8 @@ impl<P: Provider> VerbsTransport<P> {
 
     /// Posts what waits, of all sessions that have something.
     fn flush(&mut self) {
-        for _ in 0..self.starved.len() {
-            // Those that found no room come first.
-            let Some(id) = self.starved.pop_back() else { break };
-            self.dirty.push_front(id);
-        }
-        for _ in 0..self.dirty.len() {
-            let Some(id) = self.dirty.pop_front() else { break };
+        self.turns.begin();
+        while let Some(id) = self.turns.next() {
             let Some(session) = self.slots.find(id) else { continue };
             session.is_dirty = false;
             if session.send.is_overrun() {
@@ -333,15 +252,15 @@ impl<P: Provider> VerbsTransport<P> {
                 self.end(id, Kind::Busy.error(error));
                 continue;
             }
-            let tenant = &mut self.tenants[session.tenant];
+            let tenant = self.tenants.of_sessions(session.tenant);
             let share = LEAST_ROOM.max(tenant.room / SHARE_OF_ROOM).min(tenant.room);
             let (count, result) = session.post(share);
             tenant.room -= count;
             if session.send.wants_to_post() && tenant.room == 0 {
                 session.is_dirty = true;
-                self.starved.push_back(id);
+                self.turns.starve(session.tenant, id);
             } else if session.send.wants_to_post() {
-                queue(session, &mut self.dirty);
+                queue(session, &mut self.turns);
             }
             if let Err(error) = result {
                 self.end(id, error);
@@ -354,7 +273,7 @@ impl<P: Provider> VerbsTransport<P> {
             let over = Kind::Disconnected.error("the session is over");
             return self.events.push(gone(id, transfer.token, memory, over));
         };
-        let tenant = &mut self.tenants[session.tenant];
+        let tenant = self.tenants.of_sessions(session.tenant);
         let local = match &memory {
             Memory::From(from) => tenant.local(from.span()),
             Memory::Into(into) => tenant.local(into.span()),
@@ -367,7 +286,7 @@ impl<P: Provider> VerbsTransport<P> {
                 return self.end(id, error);
             }
         }
-        queue(session, &mut self.dirty);
+        queue(session, &mut self.turns);
     }
 }
 
@@ -381,7 +300,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
                 self.tick();
             }
         }
-        for tenant in 0..self.tenants.len() {
+        for tenant in 0..self.tenants.places() {
             self.look(tenant);
         }
         self.flush();
@@ -415,7 +334,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     fn post_reply(&mut self, id: SessionId, reply: &Reply) {
         if let Some(session) = self.slots.find(id) {
             session.reply(reply);
-            queue(session, &mut self.dirty);
+            queue(session, &mut self.turns);
         }
     }
 
@@ -437,8 +356,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
-        self.regions.push(Arc::clone(region));
-        self.tenants.iter_mut().try_for_each(|tenant| tenant.register(region).map(drop))
+        self.tenants.register(region)
     }
 
     fn arm(&mut self) -> bool {
@@ -447,15 +365,16 @@ impl<P: Provider> Transport for VerbsTransport<P> {
             return false;
         }
         let mut quiet = true;
-        for index in 0..self.tenants.len() {
-            if let Err(error) = self.tenants[index].arm() {
+        for place in 0..self.tenants.places() {
+            let Some(tenant) = self.tenants.find(place) else { continue };
+            if let Err(error) = tenant.arm() {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
             }
             // What came before it was armed wakes nobody.
-            quiet &= !self.look(index);
+            quiet &= !self.look(place);
         }
-        quiet && self.events.is_empty() && self.dirty.is_empty() && self.dying.is_empty()
+        quiet && self.events.is_empty() && self.turns.is_idle() && self.dying.is_empty()
     }
 
     fn disarm(&mut self, rung: bool) {
@@ -480,9 +399,9 @@ impl<P: Provider> Drop for VerbsTransport<P> {
     }
 }
 
-fn queue<P: Provider>(session: &mut Session<P>, list: &mut VecDeque<SessionId>) {
+fn queue<P: Provider>(session: &mut Session<P>, turns: &mut Turns) {
     if !session.is_dirty {
         session.is_dirty = true;
-        list.push_back(session.id());
+        turns.push(session.tenant, session.id());
     }
 }

@@ -77,7 +77,7 @@ impl SimVerbs {
         let id = world.make_id(events.number, Some(listener));
         drop(world);
         let id = SimId { channel: Arc::clone(&events), id };
-        let channel = VerbsChannel::ask(id, events, credits)?;
+        let channel = VerbsChannel::ask(id, events, credits, None)?;
         Ok(SimVerbsConnecting::new(Arc::clone(&self.0.0), channel))
     }
 

@@ -32,19 +32,23 @@ impl<P: Provider> VerbsTransport<P> {
     pub(super) fn bury(&mut self) {
         self.dying_polls = 0;
         self.drain();
-        let mut room = vec![0; self.tenants.len()];
+        let mut over = vec![(0, 0); self.tenants.places()];
         let dying = std::mem::take(&mut self.dying);
         let mut dead = std::mem::replace(&mut self.dead, dying);
         if is_hasty() {
             dead.append(&mut self.dead);
         }
         for (session, reason) in dead {
-            let tenant = session.tenant;
-            room[tenant] += session.end(reason, &mut self.events);
+            let (room, sessions) = &mut over[session.tenant];
+            *room += session.end(reason, &mut self.events);
+            *sessions += 1;
         }
         self.drain();
-        for (tenant, room) in self.tenants.iter_mut().zip(room) {
+        for (place, (room, sessions)) in over.into_iter().enumerate().filter(|(_, (_, n))| *n > 0) {
+            let tenant = self.tenants.of_sessions(place);
             tenant.room += if bugs::is(Bug::RoomLost) { 0 } else { room };
+            tenant.sessions -= sessions;
+            tenant.idle_ticks = 0;
         }
     }
 
@@ -53,7 +57,7 @@ impl<P: Provider> VerbsTransport<P> {
         if bugs::is(Bug::LastCompletionsLeft) {
             return;
         }
-        for tenant in 0..self.tenants.len() {
+        for tenant in 0..self.tenants.places() {
             for _ in 0..DRAIN_TURNS {
                 if !self.look(tenant) {
                     break;
@@ -64,6 +68,7 @@ impl<P: Provider> VerbsTransport<P> {
 
     /// Looks after those of whom nothing was heard for a while.
     pub(super) fn tick(&mut self) {
+        self.tenants.tick();
         for id in self.slots.ids() {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
@@ -75,7 +80,7 @@ impl<P: Provider> VerbsTransport<P> {
             } else if session.quiet_ticks >= PROBE_TICKS && session.send.is_idle() {
                 session.quiet_ticks = 0;
                 session.probe();
-                queue(session, &mut self.dirty);
+                queue(session, &mut self.turns);
             }
         }
     }

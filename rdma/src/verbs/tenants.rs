@@ -1,0 +1,137 @@
+//! The tenants of one shard, over each device that they come by.
+
+use std::sync::Arc;
+
+use dma::Region;
+use extent::{Error, Kind, Result, TenantName};
+
+use crate::sys::Epoll;
+
+use super::provider::{Adapter as _, Provider};
+use super::rdma_core::RdmaCore;
+use super::tenant::Tenant;
+
+/// The most of one shard over one device: each takes some memory, and registers all of the node's.
+pub(super) const MAX_TENANTS: usize = 16;
+/// Ticks without a session after which a tenant is let go of, five minutes: to register all memory
+/// again takes its time. The default tenant stays.
+const IDLE_TICKS: u32 = 30;
+
+/// See the module. A tenant keeps its place for as long as it is here.
+#[derive(Debug)]
+pub(super) struct Tenants<P: Provider = RdmaCore> {
+    list: Vec<Option<Tenant<P>>>,
+    /// What every tenant registers.
+    regions: Vec<Arc<Region>>,
+}
+
+impl<P: Provider> Default for Tenants<P> {
+    fn default() -> Self {
+        Self { list: Vec::new(), regions: Vec::new() }
+    }
+}
+
+impl<P: Provider> Tenants<P> {
+    /// The place of a tenant that comes by a device, made if there is none yet.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if there are too many that have sessions; what the device cannot do.
+    pub(super) fn place_of(
+        &mut self,
+        adapter: &P::Adapter,
+        name: &TenantName,
+        epoll: &Epoll,
+    ) -> Result<usize> {
+        let same = |tenant: &Tenant<P>| tenant.is_for(adapter, name) && !tenant.is_broken;
+        if let Some(place) = self.list.iter().position(|slot| slot.as_ref().is_some_and(same)) {
+            return Ok(place);
+        }
+        let place = self.free_place(adapter)?;
+        let mut tenant = Tenant::new(adapter.clone(), name.clone())?;
+        for region in &self.regions {
+            tenant.register(region)?;
+        }
+        if let Some(descriptor) = tenant.readiness() {
+            epoll
+                .add(descriptor, libc::EPOLLIN, 0)
+                .map_err(|e| Error::io("watching completions", e))?;
+        }
+        tracing::info!(device = adapter.name(), tenant = %name, "serving over RDMA");
+        if place == self.list.len() {
+            self.list.push(None);
+        }
+        self.list[place] = Some(tenant);
+        Ok(place)
+    }
+
+    /// An empty place, if need be that of the tenant that has had no session for longest.
+    fn free_place(&mut self, adapter: &P::Adapter) -> Result<usize> {
+        let places = self.list.iter().enumerate();
+        let tenants = places.filter_map(|(place, slot)| Some((place, slot.as_ref()?)));
+        let tenants: Vec<_> = tenants.filter(|(_, tenant)| tenant.adapter() == adapter).collect();
+        if tenants.len() < MAX_TENANTS {
+            let empty = self.list.iter().position(Option::is_none);
+            return Ok(empty.unwrap_or(self.list.len()));
+        }
+        let idle = tenants.iter().filter(|(_, tenant)| tenant.sessions == 0);
+        let longest = idle.max_by_key(|(_, tenant)| tenant.idle_ticks);
+        let place = longest.map(|(place, _)| *place).ok_or_else(|| {
+            Kind::Busy.error(format!(
+                "{MAX_TENANTS} tenants have sessions on this shard: end some, or use more shards"
+            ))
+        })?;
+        self.list[place] = None;
+        Ok(place)
+    }
+
+    /// Work requests that could be posted, of all together.
+    pub(super) fn room(&self) -> u32 {
+        self.list.iter().flatten().map(|tenant| tenant.room).sum()
+    }
+
+    /// Places, of which some may be empty.
+    pub(super) fn places(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn find(&mut self, place: usize) -> Option<&mut Tenant<P>> {
+        self.list.get_mut(place)?.as_mut()
+    }
+
+    /// A tenant that has sessions: such a one stays.
+    pub(super) fn of_sessions(&mut self, place: usize) -> &mut Tenant<P> {
+        self.find(place).expect("a tenant with sessions stays")
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tenant<P>> {
+        self.list.iter_mut().flatten()
+    }
+
+    /// Registers memory for all, and for those to come.
+    pub(super) fn register(&mut self, region: &Arc<Region>) -> Result<()> {
+        self.regions.push(Arc::clone(region));
+        self.iter_mut().try_for_each(|tenant| tenant.register(region).map(drop))
+    }
+
+    /// Lets go of those that nobody has come for in a while, and of broken ones.
+    pub(super) fn tick(&mut self) {
+        for slot in &mut self.list {
+            let Some(tenant) = slot.as_mut().filter(|tenant| tenant.sessions == 0) else {
+                continue;
+            };
+            tenant.idle_ticks += 1;
+            let stays = *tenant.name() == TenantName::DEFAULT || tenant.idle_ticks < IDLE_TICKS;
+            if tenant.is_broken || !stays {
+                tracing::info!(tenant = %tenant.name(), "let go of a tenant without sessions");
+                *slot = None;
+            }
+        }
+    }
+
+    /// The names, and the key that each has for the memory registered first.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> Vec<(TenantName, u32)> {
+        let tenants = self.list.iter().flatten();
+        tenants.filter_map(|tenant| Some((tenant.name().clone(), tenant.first_key()?))).collect()
+    }
+}
