@@ -53,6 +53,12 @@ impl Adapter {
         self.context.as_ptr()
     }
 
+    /// What is readable while it has something to tell (see [`super::events`]).
+    pub(super) fn event_descriptor(self) -> libc::c_int {
+        // SAFETY: the context is open.
+        unsafe { (*self.context()).async_fd }
+    }
+
     /// The kernel's name for it, such as `mlx5_0`.
     pub(super) fn name(self) -> String {
         let Ok(library) = ffi::library() else { return String::new() };
@@ -139,9 +145,14 @@ fn failure(error: io::Error, doing: &str) -> Error {
         Some(libc::EPERM | libc::EACCES) => {
             (Kind::Denied, ": no rights on /dev/infiniband (are you in its group?)")
         }
-        Some(libc::ENODEV) => (Kind::Unsupported, ": no RDMA device on this machine"),
+        Some(libc::ENODEV) => {
+            (Kind::Unsupported, ": no RDMA device on this machine, or none on the way there")
+        }
         Some(libc::EADDRINUSE) => (Kind::Busy, ": stop what listens there, or use another port"),
         Some(libc::EADDRNOTAVAIL) => (Kind::Invalid, ": no RDMA device has this address"),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => {
+            (Kind::Disconnected, ": no route there: look at the address and at `ip route`")
+        }
         _ => (Kind::Io, ""),
     };
     kind.error(format!("{doing}{advice}")).caused_by(error)

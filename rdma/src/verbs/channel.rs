@@ -93,7 +93,7 @@ impl VerbsChannel {
         let id = CmId::new(&events)?;
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         options.apply(&id);
-        id.resolve_address(address, timeout_ms)?;
+        id.resolve_address(options.source, address, timeout_ms)?;
         await_event(&events, CmEventKind::AddressResolved, timeout)?;
         id.resolve_route(timeout_ms)?;
         await_event(&events, CmEventKind::RouteResolved, timeout)?;
@@ -361,13 +361,10 @@ pub(super) fn await_event(
     {
         return Err(reason);
     }
-    let advice = match event.kind {
-        CmEventKind::Rejected => "nobody listens there, or no Forebay node",
-        _ => "is the node up, and is the address one of an RDMA device that reaches it?",
-    };
     Err(Kind::Disconnected.error(format!(
-        "RDMA CM says {} ({}): {advice}",
+        "RDMA CM says {} ({}): {}",
         event.name(),
-        event.status
+        event.status,
+        event.kind.advice()
     )))
 }

@@ -46,7 +46,7 @@ impl Intruder {
     fn connect(address: SocketAddr, reads_in: u8, patience: u8) -> extent::Result<Self> {
         let channel = EventChannel::new().expect("RDMA");
         let id = CmId::new(&channel).expect("RDMA");
-        id.resolve_address(address, 5000).expect("resolves");
+        id.resolve_address(None, address, 5000).expect("resolves");
         channel::await_event(&channel, CmEventKind::AddressResolved, PATIENCE).expect("a device");
         id.resolve_route(5000).expect("resolves");
         channel::await_event(&channel, CmEventKind::RouteResolved, PATIENCE).expect("a route");

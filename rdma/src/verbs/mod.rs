@@ -13,6 +13,7 @@ mod channel;
 mod completion;
 mod connection;
 mod devices;
+mod events;
 mod ffi;
 mod greeting;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod transport;
 
 pub use channel::VerbsChannel;
 pub use devices::{Gid, RdmaDevice, RdmaPort};
+pub use events::{EventCount, event_counts};
 pub(crate) use listener::{Incoming, VerbsListener};
 pub use options::VerbsOptions;
 pub use transport::VerbsTransport;

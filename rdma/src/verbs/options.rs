@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::connection::CmId;
 
 /// How connections behave on the network.
@@ -9,12 +11,15 @@ pub struct VerbsOptions {
     /// How long this side's device waits for an acknowledgement before it sends a packet again, up to
     /// seven times: 4.096 µs times two to this power, 1 to 31.
     pub acknowledge_timeout: u8,
+    /// The address of this machine that a client connects from, and so its device, where several reach
+    /// the node. `None` leaves it to the system's routes. A node takes no notice of it.
+    pub source: Option<IpAddr>,
 }
 
 impl Default for VerbsOptions {
-    /// The system's traffic class, and about a second.
+    /// The system's traffic class and routes, and about a second.
     fn default() -> Self {
-        Self { traffic_class: None, acknowledge_timeout: 18 }
+        Self { traffic_class: None, acknowledge_timeout: 18, source: None }
     }
 }
 

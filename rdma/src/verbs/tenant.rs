@@ -11,6 +11,7 @@ use extent::{Kind, Result};
 use super::adapter::{Adapter, Limits};
 use super::completion::{CompletionQueue, WorkCompletion};
 use super::connection::CmId;
+use super::events::{DeviceEvent, Subject, Watch};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
 use super::queue_pair::{QueuePair, Receives};
 use super::receive::SharedReceiveQueue;
@@ -38,6 +39,12 @@ pub(super) struct Tenant {
     pub(super) is_broken: bool,
     /// Whether the next completion makes the descriptor readable.
     armed: bool,
+    /// What the device tells unasked.
+    watch: Watch,
+    /// Whether the device tells when a queue pair that ended takes no more receives: not all do.
+    pub(super) tells_of_last: bool,
+    /// Whether the device is to tell when receives run low.
+    warns: bool,
 }
 
 impl Tenant {
@@ -67,6 +74,9 @@ impl Tenant {
             room: sends,
             is_broken: false,
             armed: false,
+            watch: Watch::new(adapter)?,
+            tells_of_last: false,
+            warns: false,
         })
     }
 
@@ -80,6 +90,37 @@ impl Tenant {
 
     pub(super) fn readiness(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
+    }
+
+    /// The descriptor of what the device tells unasked.
+    pub(super) fn news(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    /// What it told since.
+    pub(super) fn take_news(&self, news: &mut Vec<DeviceEvent>) {
+        self.watch.take(news);
+    }
+
+    /// Whether something that the device told is about a part of this tenant's.
+    pub(super) fn has(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::CompletionQueue(address) => self.queue.as_ptr().addr() == address,
+            Subject::Receives(address) => self.receives.as_ptr().addr() == address,
+            Subject::QueuePair(_) | Subject::Port(_) | Subject::Device => true,
+        }
+    }
+
+    /// Asks to be told (again) when receives run low. Who cannot tell goes on without.
+    pub(super) fn warn_when_low(&mut self) {
+        if !self.warns && self.receives.warn_when_low().is_ok() {
+            self.warns = true;
+        }
+    }
+
+    /// It told, and does so once.
+    pub(super) fn warned(&mut self) {
+        self.warns = false;
     }
 
     /// A queue pair for a connection, and how many work requests it takes at a time.

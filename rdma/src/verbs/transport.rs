@@ -1,6 +1,7 @@
 //! One shard's RDMA sessions.
 
 mod ending;
+mod unasked;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +17,7 @@ use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
+use super::events::DeviceEvent;
 use super::greeting::Welcome;
 use super::listener::Incoming;
 use super::options::VerbsOptions;
@@ -23,6 +25,7 @@ use super::receive::RECEIVE;
 use super::send_queue::Ended;
 use super::session::{Memory, Session, event, gone};
 use super::tenant::Tenant;
+use ending::Dying;
 
 /// Completions of one tenant that a poll takes, before others have their turn.
 const TURN: usize = 128;
@@ -30,9 +33,6 @@ const TURN: usize = 128;
 const CM_EVERY: u32 = 1024;
 /// Seconds of a tick, by which silence is measured.
 const TICK_S: libc::time_t = 10;
-/// Polls between the end of a connection and that of its queue pair: its last completions have come then,
-/// and with them the receives that they used.
-const BURY_EVERY: u32 = 64;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
 const SHARE_OF_ROOM: u32 = 4;
@@ -57,13 +57,13 @@ pub struct VerbsTransport {
     dirty: VecDeque<SessionId>,
     starved: VecDeque<SessionId>,
     /// Sessions that have ended, but for their queue pairs, and why.
-    dying: Vec<(Session, Error)>,
-    dying_polls: u32,
+    dying: Vec<Dying>,
     ticker: Ticker,
     events: Vec<Event>,
     completions: Vec<WorkCompletion>,
     ended: Vec<Ended>,
     free_receives: Vec<u32>,
+    news: Vec<DeviceEvent>,
     polls: u32,
 }
 
@@ -99,7 +99,7 @@ impl VerbsTransport {
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
             dying: Vec::new(),
-            dying_polls: 0,
+            news: Vec::new(),
             ticker: ticker.map_err(|e| Error::io("making a timer", e))?,
             events: Vec::new(),
             completions: Vec::new(),
@@ -169,7 +169,9 @@ impl VerbsTransport {
         }
         self.epoll
             .add(tenant.readiness(), libc::EPOLLIN, 0)
+            .and_then(|()| self.epoll.add(tenant.news(), libc::EPOLLIN, 0))
             .map_err(|e| Error::io("watching completions", e))?;
+        tenant.warn_when_low();
         tracing::info!(device = adapter.name(), "serving over RDMA");
         self.tenants.push(tenant);
         Ok(self.tenants.len() - 1)
@@ -184,8 +186,7 @@ impl VerbsTransport {
                 Ok(full) => more = full,
                 Err(error) => {
                     tracing::error!(%error, "the sessions of an RDMA device are lost");
-                    self.tenants[tenant].is_broken = true;
-                    self.end_tenant(tenant, &error);
+                    self.lose_tenant(tenant, &error);
                     more = false;
                 }
             }
@@ -197,7 +198,7 @@ impl VerbsTransport {
         if !self.free_receives.is_empty() {
             if let Err(error) = self.tenants[tenant].post_receives(&self.free_receives) {
                 tracing::error!(%error, "no request can be received over an RDMA device any more");
-                self.end_tenant(tenant, &error);
+                self.lose_tenant(tenant, &error);
             }
             self.free_receives.clear();
         }
@@ -352,6 +353,7 @@ impl Transport for VerbsTransport {
         if self.polls >= CM_EVERY {
             self.polls = 0;
             self.hear();
+            self.hear_devices();
             if self.ticker.ticked() {
                 self.tick();
             }
@@ -361,10 +363,7 @@ impl Transport for VerbsTransport {
         }
         self.flush();
         if !self.dying.is_empty() {
-            self.dying_polls += 1;
-            if self.dying_polls >= BURY_EVERY {
-                self.bury();
-            }
+            self.attend();
         }
         events.append(&mut self.events);
     }
@@ -417,10 +416,7 @@ impl Transport for VerbsTransport {
     }
 
     fn arm(&mut self) -> bool {
-        if !self.dying.is_empty() {
-            self.bury();
-        }
-        let mut quiet = true;
+        let mut quiet = self.may_sleep();
         for index in 0..self.tenants.len() {
             if let Err(error) = self.tenants[index].arm() {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
@@ -429,7 +425,7 @@ impl Transport for VerbsTransport {
             // What came before it was armed wakes nobody.
             quiet &= !self.look(index);
         }
-        quiet && self.events.is_empty() && self.dirty.is_empty() && self.dying.is_empty()
+        quiet && self.events.is_empty() && self.dirty.is_empty()
     }
 
     fn disarm(&mut self, rung: bool) {
@@ -449,7 +445,7 @@ impl Drop for VerbsTransport {
         for id in self.slots.ids() {
             self.end(id, Kind::Disconnected.error("the node is shutting down"));
         }
-        self.bury();
+        self.bury(true);
     }
 }
 

@@ -4,6 +4,7 @@ use extent::{Error, Kind};
 
 use crate::SessionId;
 
+use super::super::session::Session;
 use super::{VerbsTransport, queue};
 
 /// Ticks before a client that says nothing is asked whether it is there, and before one is given up that
@@ -12,6 +13,23 @@ const PROBE_TICKS: u32 = 3;
 const ESTABLISH_TICKS: u32 = 2;
 /// How often a turn's worth of completions is taken before a queue pair goes.
 const DRAIN_TURNS: usize = 256;
+/// Polls between the end of a connection and that of its queue pair, where the device does not tell that
+/// it takes no more receives for it: its last completions have come then, and with them the receives
+/// that they used.
+const BURY_POLLS: u32 = 64;
+/// Ticks that a device which does tell is waited for.
+const BURY_TICKS: u32 = 2;
+
+/// A session that has ended, but for its queue pair.
+#[derive(Debug)]
+pub(super) struct Dying {
+    pub(super) session: Session,
+    reason: Error,
+    /// Whether the device told that its queue pair takes no more receives.
+    pub(super) is_drained: bool,
+    polls: u32,
+    ticks: u32,
+}
 
 impl VerbsTransport {
     /// Ends a session's connection. Its queue pair follows a little later, and then its transfers.
@@ -20,17 +38,45 @@ impl VerbsTransport {
         self.pairs.remove(&(session.tenant, session.pair().number()));
         self.ids.remove(&session.pair().id().number());
         session.pair().id().disconnect();
-        self.dying.push((session, reason));
+        self.dying.push(Dying { session, reason, is_drained: false, polls: 0, ticks: 0 });
     }
 
-    /// Destroys the queue pairs of connections that have ended. Completions are taken before, since some
-    /// devices drop those of a queue pair that goes, and with them the receives that they tell of; and
-    /// after, since others leave them, and the room that they take is given away again.
-    pub(super) fn bury(&mut self) {
-        self.dying_polls = 0;
+    /// Whether a queue pair may go: its device says so, or has never said so of any and had some time, or
+    /// failed, or is silent for too long.
+    fn is_over(&self, dying: &Dying) -> bool {
+        let tenant = &self.tenants[dying.session.tenant];
+        let rested = !tenant.tells_of_last && dying.polls >= BURY_POLLS;
+        dying.is_drained || tenant.is_broken || rested || dying.ticks >= BURY_TICKS
+    }
+
+    /// Looks at those that are dying, once in a poll.
+    pub(super) fn attend(&mut self) {
+        self.dying.iter_mut().for_each(|dying| dying.polls += 1);
+        if self.dying.iter().any(|dying| dying.polls == BURY_POLLS) {
+            self.hear_devices();
+        }
+        if self.dying.iter().any(|dying| self.is_over(dying)) {
+            self.bury(false);
+        }
+    }
+
+    /// Whether all that are dying wait for word of their device, which ends a sleep.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.dying.iter().all(|dying| self.tenants[dying.session.tenant].tells_of_last)
+    }
+
+    /// Destroys the queue pairs of connections that have ended, and whose time has come unless it is `all`.
+    /// Completions are taken before, since some devices drop those of a queue pair that goes, and with them
+    /// the receives that they tell of; and after, since others leave them, and the room that they take is
+    /// given away again.
+    pub(super) fn bury(&mut self, all: bool) {
         self.drain();
         let mut room = vec![0; self.tenants.len()];
-        for (session, reason) in std::mem::take(&mut self.dying) {
+        let dying = std::mem::take(&mut self.dying);
+        let (over, waiting): (Vec<_>, _) =
+            dying.into_iter().partition(|dying| all || self.is_over(dying));
+        self.dying = waiting;
+        for Dying { session, reason, .. } in over {
             let tenant = session.tenant;
             room[tenant] += session.end(reason, &mut self.events);
         }
@@ -53,6 +99,10 @@ impl VerbsTransport {
 
     /// Looks after those of whom nothing was heard for a while.
     pub(super) fn tick(&mut self) {
+        self.dying.iter_mut().for_each(|dying| dying.ticks += 1);
+        for tenant in &mut self.tenants {
+            tenant.warn_when_low();
+        }
         for id in self.slots.ids() {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
