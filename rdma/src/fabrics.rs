@@ -63,6 +63,11 @@ impl Fabrics {
         self.verbs.as_ref()
     }
 
+    #[cfg(test)]
+    pub(crate) fn verbs_mut(&mut self) -> Option<&mut VerbsTransport> {
+        self.verbs.as_mut()
+    }
+
     fn of(&mut self, session: SessionId) -> &mut dyn Transport {
         match (session.fabric(), &mut self.verbs) {
             (Fabric::SharedMemory, _) => &mut self.shm,

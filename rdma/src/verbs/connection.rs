@@ -17,8 +17,9 @@ use super::ffi;
 
 /// The most private data that is kept of an event.
 const PRIVATE_BYTES: usize = 256;
-/// How often a packet that is not acknowledged is sent again: what the client says counts for both.
-const RETRIES: u8 = 7;
+/// How often a packet that is not acknowledged is sent again: what the client says counts for both. Not
+/// seven, which soft-RoCE takes for ever.
+const RETRIES: u8 = 6;
 
 /// Where events of connections come.
 #[derive(Debug)]

@@ -1,6 +1,8 @@
 //! What a client does that wants more than it may have. Needs an RDMA device, whose address is in
 //! `FOREBAY_TEST_RDMA`: runs in the lab.
 
+mod failures;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use dma::{HugePages, Pool, SizeClass};
 
+use super::adapter::Adapter;
 use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
 use super::connection::{CmEventKind, CmId, ConnectionParameters, EventChannel};
 use super::greeting::Hello;
@@ -34,7 +37,17 @@ struct Intruder {
     send: SendQueue,
     queue: Arc<CompletionQueue>,
     memory: MemoryRegion,
+    adapter: Adapter,
     _channel: Arc<EventChannel>,
+}
+
+/// One that has all it takes to ask for a connection.
+struct Prepared {
+    pair: QueuePair,
+    queue: Arc<CompletionQueue>,
+    domain: Arc<ProtectionDomain>,
+    adapter: Adapter,
+    channel: Arc<EventChannel>,
 }
 
 impl Intruder {
@@ -44,6 +57,24 @@ impl Intruder {
 
     /// One that answers so many RDMA READs, and has the node wait so often for receives.
     fn connect(address: SocketAddr, reads_in: u8, patience: u8) -> extent::Result<Self> {
+        Self::greet(address, reads_in, patience, &Hello::new(4).encode())
+    }
+
+    /// The same, with other words.
+    fn greet(
+        address: SocketAddr,
+        reads_in: u8,
+        patience: u8,
+        greeting: &[u8],
+    ) -> extent::Result<Self> {
+        let prepared = Prepared::new(address);
+        prepared.ask(reads_in, patience, greeting);
+        prepared.conclude()
+    }
+}
+
+impl Prepared {
+    fn new(address: SocketAddr) -> Self {
         let channel = EventChannel::new().expect("RDMA");
         let id = CmId::new(&channel).expect("RDMA");
         id.resolve_address(None, address, 5000).expect("resolves");
@@ -55,20 +86,32 @@ impl Intruder {
         let queue = CompletionQueue::new(adapter, 64).expect("room");
         let slots = Receives::Own(Slots::new(&domain, 256, 4).expect("memory"));
         let pair = QueuePair::new(id, &domain, &queue, slots, 16).expect("room");
+        Self { pair, queue, domain, adapter, channel }
+    }
+
+    /// Asks for the connection.
+    fn ask(&self, reads_in: u8, patience: u8, greeting: &[u8]) {
         let parameters = ConnectionParameters {
-            private_data: &Hello::new(4).encode(),
+            private_data: greeting,
             reads_in,
             reads_out: 1,
             peer_patience: patience,
         };
-        pair.id().connect(parameters).expect("asks");
+        self.pair.id().connect(parameters).expect("asks");
+    }
+
+    /// Waits for the answer, and takes the last step.
+    fn conclude(self) -> extent::Result<Intruder> {
+        let Self { pair, queue, domain, adapter, channel } = self;
         channel::await_event(&channel, CmEventKind::Established, PATIENCE)?;
         let region = dma::Region::anonymous(4096, HugePages::Never).expect("memory");
         let memory = MemoryRegion::new(&domain, &region, Rights::Remote).expect("room");
         let send = SendQueue::new(1, 16);
-        Ok(Self { pair, send, queue, memory, _channel: channel })
+        Ok(Intruder { pair, send, queue, memory, adapter, _channel: channel })
     }
+}
 
+impl Intruder {
     fn local(&self) -> Local {
         Local { address: self.memory.address(0, 64), length: 64, key: self.memory.local_key() }
     }
@@ -77,6 +120,13 @@ impl Intruder {
     fn try_out(&mut self, work: Work) -> WorkStatus {
         self.send.push(work);
         self.send.post(1, &mut self.pair).expect("posted");
+        let ended = self.next_completion();
+        self.send.complete(ended.id, &mut Vec::new());
+        ended.status
+    }
+
+    /// Waits for one work request or receive to end.
+    fn next_completion(&self) -> WorkCompletion {
         let mut completions: Vec<WorkCompletion> = Vec::new();
         for _ in 0..MANY {
             if !completions.is_empty() {
@@ -85,7 +135,7 @@ impl Intruder {
             self.queue.poll(&mut completions).expect("a sound queue");
             thread::yield_now();
         }
-        completions.first().expect("the device says how it ended").status
+        *completions.first().expect("the device says how it ended")
     }
 }
 

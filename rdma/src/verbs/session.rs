@@ -28,6 +28,8 @@ pub(super) struct Session {
     pub(super) is_established: bool,
     /// Ticks since something last completed, or since it asked for a connection.
     pub(super) quiet_ticks: u32,
+    /// Ticks since a work request of it ended, while there are some with the device.
+    pub(super) stalled_ticks: u32,
     /// Why it ends once nothing is left to send.
     pub(super) closing: Option<Error>,
 }
@@ -43,6 +45,7 @@ impl Session {
             is_dirty: false,
             is_established: false,
             quiet_ticks: 0,
+            stalled_ticks: 0,
             closing: None,
         }
     }

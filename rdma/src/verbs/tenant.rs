@@ -111,6 +111,20 @@ impl Tenant {
         }
     }
 
+    /// What an event of this kind is about.
+    #[cfg(test)]
+    pub(super) fn part(&self, kind: super::events::EventKind) -> Subject {
+        match kind {
+            super::events::EventKind::CompletionQueueError => {
+                Subject::CompletionQueue(self.queue.as_ptr().addr())
+            }
+            super::events::EventKind::ReceivesError => {
+                Subject::Receives(self.receives.as_ptr().addr())
+            }
+            _ => Subject::Device,
+        }
+    }
+
     /// Asks to be told (again) when receives run low. Who cannot tell goes on without.
     pub(super) fn warn_when_low(&mut self) {
         if !self.warns && self.receives.warn_when_low().is_ok() {

@@ -1,6 +1,8 @@
 //! One shard's RDMA sessions.
 
 mod ending;
+#[cfg(test)]
+mod hooks;
 mod unasked;
 
 use std::collections::{HashMap, VecDeque};
@@ -163,6 +165,7 @@ impl VerbsTransport {
         if let Some(index) = known {
             return Ok(index);
         }
+        let lost = self.lost_tenant();
         let mut tenant = Tenant::new(adapter)?;
         for region in &self.regions {
             tenant.register(region)?;
@@ -173,6 +176,10 @@ impl VerbsTransport {
             .map_err(|e| Error::io("watching completions", e))?;
         tenant.warn_when_low();
         tracing::info!(device = adapter.name(), "serving over RDMA");
+        if let Some(lost) = lost {
+            self.tenants[lost] = tenant;
+            return Ok(lost);
+        }
         self.tenants.push(tenant);
         Ok(self.tenants.len() - 1)
     }
@@ -218,6 +225,7 @@ impl VerbsTransport {
         }
         let count = session.send.complete(completion.id, &mut self.ended);
         session.quiet_ticks = 0;
+        session.stalled_ticks = 0;
         if session.send.wants_to_post() {
             queue(session, &mut self.dirty);
         }

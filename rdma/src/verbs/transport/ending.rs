@@ -5,12 +5,15 @@ use extent::{Error, Kind};
 use crate::SessionId;
 
 use super::super::session::Session;
-use super::{VerbsTransport, queue};
+use super::{TICK_S, VerbsTransport, queue};
 
 /// Ticks before a client that says nothing is asked whether it is there, and before one is given up that
 /// asked for a connection and did not take it.
 const PROBE_TICKS: u32 = 3;
 const ESTABLISH_TICKS: u32 = 2;
+/// Ticks without an acknowledgement after which a session ends, whatever its device thinks: how often it
+/// tries again is for the client to say, and some devices take the most for ever.
+const STALL_TICKS: u64 = 6;
 /// How often a turn's worth of completions is taken before a queue pair goes.
 const DRAIN_TURNS: usize = 256;
 /// Polls between the end of a connection and that of its queue pair, where the device does not tell that
@@ -103,14 +106,21 @@ impl VerbsTransport {
         for tenant in &mut self.tenants {
             tenant.warn_when_low();
         }
+        let stalled = STALL_TICKS.max(self.options.patience_s() / TICK_S.unsigned_abs() * 2);
+        let stalled = u32::try_from(stalled).unwrap_or(u32::MAX);
         for id in self.slots.ids() {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
+            session.stalled_ticks += u32::from(session.send.posted() > 0);
             if let Some(reason) = session.closing.take() {
                 self.end(id, reason);
             } else if !session.is_established && session.quiet_ticks > ESTABLISH_TICKS {
                 let late = "the client asked for a connection and did not take it";
                 self.end(id, Kind::Disconnected.error(late));
+            } else if session.stalled_ticks > stalled {
+                let stuck =
+                    "the client's device acknowledges nothing, and this side's does not give it up";
+                self.end(id, Kind::Disconnected.error(stuck));
             } else if session.quiet_ticks >= PROBE_TICKS && session.send.is_idle() {
                 session.quiet_ticks = 0;
                 session.probe();

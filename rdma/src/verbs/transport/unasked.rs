@@ -20,7 +20,7 @@ impl VerbsTransport {
         self.news = news;
     }
 
-    fn on_device_event(&mut self, tenant: usize, event: DeviceEvent) {
+    pub(super) fn on_device_event(&mut self, tenant: usize, event: DeviceEvent) {
         if !self.tenants[tenant].has(event.subject) {
             return;
         }
@@ -59,6 +59,16 @@ impl VerbsTransport {
     pub(super) fn lose_tenant(&mut self, tenant: usize, reason: &Error) {
         self.tenants[tenant].is_broken = true;
         self.end_tenant(tenant, reason);
+    }
+
+    /// One that is lost and has no sessions left, so that another may take its place.
+    pub(super) fn lost_tenant(&mut self) -> Option<usize> {
+        (0..self.tenants.len()).find(|index| {
+            let ids = self.slots.ids();
+            let used = |id: &SessionId| self.slots.find(*id).is_some_and(|s| s.tenant == *index);
+            let dying = self.dying.iter().any(|dying| dying.session.tenant == *index);
+            self.tenants[*index].is_broken && !dying && !ids.iter().any(used)
+        })
     }
 
     fn session_of(&self, tenant: usize, subject: Subject) -> Option<SessionId> {
