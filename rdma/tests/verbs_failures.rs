@@ -4,14 +4,22 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::process::{Child, Command as Process, Stdio};
 use std::thread;
+use std::time::Duration;
 
-use common::lab::{Bystander, Cable, FILE, FILE_BYTES, Node, PATIENCE, Resources, over_the_cable};
+use common::lab::{
+    Bystander, Cable, FILE, FILE_BYTES, Node, PATIENCE, Resources, addresses, over_the_cable,
+};
 use common::network::READ;
 use common::{TestClient, pattern, range};
+use extent::Kind;
 use extent::wire::{Command, OpenMode, Segments};
-use forebay_rdma::{Channel, VerbsChannel, VerbsOptions};
+use forebay_rdma::{
+    Channel, Fabrics, Listener, ListenerOptions, RdmaDevice, ShmOptions, Transport, VerbsChannel,
+    VerbsOptions,
+};
 
 /// Tells a process that it plays a client, where the node is and what it does.
 const ROLE: &str = "FOREBAY_TEST_ROLE";
@@ -155,4 +163,127 @@ fn a_client_that_vanishes_is_given_up_in_bounded_time() {
         cable.disturb(&["loss", "0%"]);
         before.come_back();
     }
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn completions_that_come_late_find_what_they_need() {
+    let (node, cable) = (Node::with(BUFFERS, VerbsOptions::default(), |_| ()), Cable::new());
+    let bystander = Bystander::new(&node);
+    let before = Resources::now();
+    let patient = VerbsOptions { acknowledge_timeout: 18, ..over_the_cable() };
+    cable.disturb(&["delay", "200ms"]);
+    for leaves in [true, false] {
+        let mut client = node.client(FILE_BYTES, patient);
+        begin_read(&mut client);
+        mid_transfer(&node);
+        if leaves {
+            drop(client);
+            node.closes(1);
+        } else {
+            node.ask(|node| {
+                let session = node.opened.last().expect("it connected").0;
+                let reason = Kind::Busy.error("the node has had enough");
+                node.transport.close(session, reason);
+            });
+            node.closes(2);
+            // What was under way may have arrived, reply and all: then it is right.
+            match client.finish(&mut thread::yield_now) {
+                Ok(_) => assert!(client.bytes(0, FILE_BYTES) == pattern(FILE_BYTES)),
+                Err(over) => assert_eq!(over.kind(), Kind::Disconnected, "{over}"),
+            }
+        }
+        bystander.goes_on();
+    }
+    drop(cable);
+    before.come_back();
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn ends_with_different_mtus_either_work_or_say_so() {
+    let (node, cable) = (Node::new(BUFFERS), Cable::new());
+    let before = Resources::now();
+    // A client that sends short packets is served with short ones.
+    cable.set_mtu("v1", 1500);
+    let mut client = node.client(FILE_BYTES, over_the_cable());
+    read_all(&mut client);
+    drop(client);
+    node.closes(1);
+    // One whose packets are longer than the node's port takes.
+    cable.set_mtu("v1", 9000);
+    cable.set_mtu("v0", 1500);
+    let ended = node.ask(|node| node.closed.len());
+    match VerbsChannel::connect(node.address, PATIENCE, 8, over_the_cable()) {
+        Err(refused) => assert!(refused.to_string().contains("MTU"), "{refused}"),
+        Ok(channel) => {
+            let mut client = TestClient::new(channel, FILE_BYTES);
+            begin_write(&mut client);
+            let result = client.finish(&mut thread::yield_now);
+            drop(client);
+            node.closes(ended + 1);
+            let reason = node.last_reason();
+            assert!(result.is_ok() || reason.contains("MTU"), "{reason}");
+        }
+    }
+    let ended = node.ask(|node| node.closed.len());
+    drop(cable);
+    let mut client = node.client(FILE_BYTES, over_the_cable());
+    read_all(&mut client);
+    drop(client);
+    node.closes(ended + 1);
+    before.come_back();
+}
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn addresses_that_no_device_has_are_told_apart() {
+    let before = Resources::now();
+    let patience = Duration::from_secs(2);
+    let here = addresses()[0];
+    let nowhere = |to: &str, source: Option<&str>| {
+        let to = SocketAddr::new(to.parse().expect("an address"), 7443);
+        let source = source.map(|source| source.parse().expect("an address"));
+        let options = VerbsOptions { source, ..VerbsOptions::default() };
+        let error = VerbsChannel::connect(to, patience, 8, options).map(drop);
+        error.expect_err("nobody is there")
+    };
+    let here = here.to_string();
+    let cases = [
+        (nowhere("10.77.0.77", None), "reach"),
+        (nowhere("192.0.2.1", None), "rout"),
+        (nowhere(&here, Some("192.0.2.1")), "no RDMA device has this address"),
+        (nowhere(&here, None), "nobody listens"),
+    ];
+    for (error, says) in cases {
+        assert!(error.to_string().contains(says), "{says:?} is not in {error}");
+    }
+    // A node cannot listen where no device is.
+    let fabrics = Fabrics::new(0, ShmOptions::default(), Some(VerbsOptions::default()));
+    let rdma = vec!["192.0.2.1:0".parse().expect("an address")];
+    let options = ListenerOptions { rdma, ..ListenerOptions::default() };
+    let error = Listener::start(options, vec![fabrics.expect("RDMA").inbox()]).map(drop);
+    let error = error.expect_err("no such address");
+    assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    before.come_back();
+}
+
+/// Of a machine whose devices were taken away (`rdma link delete`): a process of its own, since one that has
+/// a device open keeps it there.
+#[test]
+#[ignore = "needs a machine without RDMA devices: the lab's, at the end"]
+fn without_a_device_errors_say_so() {
+    let devices = RdmaDevice::all().expect("rdma-core is there");
+    assert!(devices.is_empty(), "{devices:?}");
+    let options = VerbsOptions::default();
+    let error = VerbsChannel::connect("10.77.0.1:7443", PATIENCE, 8, options).map(drop);
+    let error = error.expect_err("no device");
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert!(error.to_string().contains("no RDMA device"), "{error}");
+    let rdma = vec!["10.77.0.1:0".parse().expect("an address")];
+    let listening = ListenerOptions { rdma, ..ListenerOptions::default() };
+    let fabrics = Fabrics::new(0, ShmOptions::default(), None).expect("other fabrics");
+    let error = Listener::start(listening, vec![fabrics.inbox()]).map(drop);
+    let error = error.expect_err("no device");
+    assert!(matches!(error.kind(), Kind::Invalid | Kind::Unsupported), "{error}");
 }

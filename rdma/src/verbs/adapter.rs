@@ -81,6 +81,22 @@ impl Adapter {
         })
     }
 
+    /// The numbers of its ports, and whether each is up. None if it does not say.
+    pub(super) fn ports(self) -> Vec<(u8, bool)> {
+        let (Ok(library), Ok(attributes)) = (ffi::library(), self.attributes()) else {
+            return Vec::new();
+        };
+        let state = |number: u8| {
+            let mut port = MaybeUninit::<ffi::ibv_port_attr>::zeroed();
+            // SAFETY: the context is open, and the place is large enough.
+            unsafe { (library.ibv_query_port)(self.context(), number, port.as_mut_ptr()) };
+            // SAFETY: it was filled, or zeroes do as well: a port of no state is not up.
+            let port = unsafe { port.assume_init() };
+            (number, port.state == ffi::IBV_PORT_ACTIVE)
+        };
+        (1..=attributes.phys_port_cnt).map(state).collect()
+    }
+
     pub(super) fn attributes(self) -> Result<ffi::ibv_device_attr> {
         let library = ffi::library()?;
         let mut attributes = MaybeUninit::<ffi::ibv_device_attr>::zeroed();

@@ -341,7 +341,11 @@ impl CmId {
         let mut raw = parameters.raw();
         // SAFETY: as in `connect`.
         let failed = unsafe { (ffi::library()?.rdma_accept)(self.as_ptr(), &raw mut raw) };
-        check(failed, "accepting an RDMA connection")
+        check(failed, "accepting an RDMA connection").map_err(|error| {
+            let advice =
+                "the two ends do not suit each other: compare their MTUs and RoCE versions";
+            Kind::Invalid.error(advice).caused_by(error)
+        })
     }
 
     /// Turns a request down, with a reason.

@@ -247,28 +247,70 @@ pub(super) struct DeviceEvent {
     pub(super) subject: Subject,
 }
 
-/// How often a device told of something.
+/// A device that this process uses.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EventCount {
-    /// The kernel's name for the device.
+pub struct DeviceReport {
+    /// The kernel's name for it.
     pub device: String,
-    /// What it told of, such as `port_error`.
-    pub event: &'static str,
-    /// How often since the process began.
-    pub count: u64,
+    /// The numbers of its ports, and whether each is up.
+    pub ports: Vec<(u8, bool)>,
+    /// What it told of unasked, such as `port_error`, and how often since the process began.
+    pub events: Vec<(&'static str, u64)>,
 }
 
-/// What all devices that this process uses have told of so far.
+/// All devices that this process uses, as of now.
 #[must_use]
-pub fn event_counts() -> Vec<EventCount> {
-    let devices = devices();
-    let of = |told: &Told| {
+pub fn device_reports() -> Vec<DeviceReport> {
+    let adapters: Vec<Adapter> = devices().iter().map(|told| told.adapter).collect();
+    adapters.into_iter().for_each(hear);
+    let report = |told: &Told| {
         let counted = KINDS.iter().zip(&told.counts).filter(|(_, count)| **count > 0);
-        let device = told.adapter.name();
-        let counted = counted.map(|((_, _, event, _), count)| (*event, *count));
-        counted.map(|(event, count)| EventCount { device: device.clone(), event, count }).collect()
+        DeviceReport {
+            device: told.adapter.name(),
+            ports: told.adapter.ports(),
+            events: counted.map(|((_, _, event, _), count)| (*event, *count)).collect(),
+        }
     };
-    devices.iter().flat_map(of as fn(&Told) -> Vec<EventCount>).collect()
+    devices().iter().map(report).collect()
+}
+
+/// Has a device be among those that reports tell of.
+///
+/// # Errors
+/// [`extent::Kind::Io`] if its events cannot be read without waiting for them.
+pub(super) fn follow(adapter: Adapter) -> Result<()> {
+    let fd = adapter.event_descriptor();
+    // SAFETY: changes flags of a descriptor that stays open with its device.
+    let changed = unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
+    check(changed, "setting up an RDMA device's events")?;
+    let mut devices = devices();
+    if !devices.iter().any(|told| told.adapter == adapter) {
+        devices.push(Told { adapter, counts: [0; KINDS.len()], mailboxes: Vec::new() });
+    }
+    Ok(())
+}
+
+/// Takes what a device has told, counts and logs it, and puts it into all mailboxes.
+fn hear(adapter: Adapter) {
+    while let Some(event) = next(adapter) {
+        log(adapter, event);
+        let mut devices = devices();
+        for told in devices.iter_mut().filter(|told| told.adapter == adapter) {
+            told.counts[event.kind.place()] += 1;
+            told.mailboxes.iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.put(event));
+        }
+    }
+}
+
+fn log(adapter: Adapter, event: DeviceEvent) {
+    let (device, subject) = (adapter.name(), event.subject);
+    let (name, meaning) = (event.kind.name(), event.kind.meaning());
+    match event.kind.weight() {
+        W::Error => tracing::error!(device, ?subject, "RDMA event {name}: {meaning}"),
+        W::Warning => tracing::warn!(device, ?subject, "RDMA event {name}: {meaning}"),
+        W::Notice => tracing::info!(device, ?subject, "RDMA event {name}: {meaning}"),
+        W::Trifle => tracing::debug!(device, ?subject, "RDMA event {name}: {meaning}"),
+    }
 }
 
 /// A device, how often it told what, and who listens.
@@ -312,56 +354,28 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(adapter: Adapter) -> Result<Self> {
         let failed = |e| Error::io("watching an RDMA device", e);
-        let fd = adapter.event_descriptor();
-        // SAFETY: changes flags of a descriptor that stays open with its device.
-        let changed = unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
-        check(changed, "setting up an RDMA device's events")?;
+        follow(adapter)?;
         let wake = EventFd::new().map_err(failed)?;
         let epoll = Epoll::new().map_err(failed)?;
         // SAFETY: devices stay open as long as the process runs.
-        let device = unsafe { BorrowedFd::borrow_raw(fd) };
+        let device = unsafe { BorrowedFd::borrow_raw(adapter.event_descriptor()) };
         epoll.add(device, libc::EPOLLIN, 0).map_err(failed)?;
         epoll.add(wake.as_fd(), libc::EPOLLIN, 0).map_err(failed)?;
         let mailbox = Arc::new(Mailbox { events: Mutex::new(VecDeque::new()), wake });
-        let mut devices = devices();
-        let known = devices.iter().position(|told| told.adapter == adapter);
-        let index = known.unwrap_or_else(|| {
-            let counts = [0; KINDS.len()];
-            devices.push(Told { adapter, counts, mailboxes: Vec::new() });
-            devices.len() - 1
-        });
-        let mailboxes = &mut devices[index].mailboxes;
-        mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
-        mailboxes.push(Arc::downgrade(&mailbox));
-        drop(devices);
+        for told in devices().iter_mut().filter(|told| told.adapter == adapter) {
+            told.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
+            told.mailboxes.push(Arc::downgrade(&mailbox));
+        }
         Ok(Self { adapter, mailbox, epoll })
     }
 
     /// What was told since, of this device.
     pub(super) fn take(&self, out: &mut Vec<DeviceEvent>) {
-        while let Some(event) = next(self.adapter) {
-            self.log(event);
-            let mut devices = devices();
-            for told in devices.iter_mut().filter(|told| told.adapter == self.adapter) {
-                told.counts[event.kind.place()] += 1;
-                told.mailboxes.iter().filter_map(Weak::upgrade).for_each(|box_| box_.put(event));
-            }
-        }
+        hear(self.adapter);
         let mut events = self.mailbox.events.lock().unwrap_or_else(PoisonError::into_inner);
         if !events.is_empty() {
             self.mailbox.wake.clear();
             out.extend(events.drain(..));
-        }
-    }
-
-    fn log(&self, event: DeviceEvent) {
-        let device = self.adapter.name();
-        let (name, meaning, subject) = (event.kind.name(), event.kind.meaning(), event.subject);
-        match event.kind.weight() {
-            W::Error => tracing::error!(device, ?subject, "RDMA event {name}: {meaning}"),
-            W::Warning => tracing::warn!(device, ?subject, "RDMA event {name}: {meaning}"),
-            W::Notice => tracing::info!(device, ?subject, "RDMA event {name}: {meaning}"),
-            W::Trifle => tracing::debug!(device, ?subject, "RDMA event {name}: {meaning}"),
         }
     }
 }

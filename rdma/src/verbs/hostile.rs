@@ -2,6 +2,7 @@
 //! `FOREBAY_TEST_RDMA`: runs in the lab.
 
 mod failures;
+mod fairness;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use extent::{Error, Kind, Result};
 
 use super::connection::{CmEventKind, CmId, EventChannel};
+use super::events;
 use super::greeting::{Hello, Refusal};
 
 /// Requests that the kernel holds until they are looked at.
@@ -55,6 +56,10 @@ impl VerbsListener {
             let port = id
                 .listen(*address, BACKLOG)
                 .map_err(|error| error.while_doing(format_args!("at {address}")))?;
+            // An address of all devices belongs to none yet.
+            if let Ok(adapter) = id.adapter() {
+                events::follow(adapter)?;
+            }
             addresses.push(SocketAddr::new(address.ip(), port));
             listening.insert(id.number(), id);
         }

@@ -30,7 +30,7 @@ mod transport;
 
 pub use channel::VerbsChannel;
 pub use devices::{Gid, RdmaDevice, RdmaPort};
-pub use events::{EventCount, event_counts};
+pub use events::{DeviceReport, device_reports};
 pub(crate) use listener::{Incoming, VerbsListener};
 pub use options::VerbsOptions;
 pub use transport::VerbsTransport;

@@ -84,7 +84,7 @@ fn sizes() -> Vec<(&'static str, usize)> {
 }
 
 /// Constants and what they are called in C.
-const CONSTANTS: [(&str, i64); 29] = [
+const CONSTANTS: [(&str, i64); 30] = [
     ("IBV_QPT_RC", IBV_QPT_RC as i64),
     ("IBV_QP_STATE", IBV_QP_STATE as i64),
     ("IBV_QP_ACCESS_FLAGS", IBV_QP_ACCESS_FLAGS as i64),
@@ -106,6 +106,7 @@ const CONSTANTS: [(&str, i64); 29] = [
     ("IBV_WC_WR_FLUSH_ERR", 5),
     ("IBV_WC_TM_RNDV_INCOMPLETE", 23),
     ("IBV_SRQ_LIMIT", IBV_SRQ_LIMIT as i64),
+    ("IBV_PORT_ACTIVE", IBV_PORT_ACTIVE as i64),
     ("IBV_EVENT_CQ_ERR", 0),
     ("IBV_EVENT_COMM_EST", IBV_EVENT_COMM_EST as i64),
     ("IBV_EVENT_DEVICE_FATAL", 8),

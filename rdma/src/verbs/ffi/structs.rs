@@ -304,6 +304,8 @@ pub(in crate::verbs) struct ibv_device_attr {
     pub(in crate::verbs) phys_port_cnt: u8,
 }
 
+pub(in crate::verbs) const IBV_PORT_ACTIVE: c_uint = 4;
+
 #[repr(C)]
 pub(in crate::verbs) struct ibv_port_attr {
     pub(in crate::verbs) state: c_uint,
