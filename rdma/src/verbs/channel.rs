@@ -343,8 +343,14 @@ pub(super) fn await_event(
     wanted: CmEventKind,
     timeout: Duration,
 ) -> Result<CmEvent> {
-    let late =
-        || Kind::Disconnected.error("no answer in time: is a node listening there, for RDMA?");
+    let late = || {
+        Kind::Disconnected.error(match wanted {
+            CmEventKind::AddressResolved => {
+                "nobody answers for that address: does a machine have it that this one can reach?"
+            }
+            _ => "no answer in time: is a node listening there, for RDMA?",
+        })
+    };
     let event = match channel.next()? {
         Some(event) => event,
         None => {

@@ -58,7 +58,10 @@ impl WorkStatus {
                 "the peer does not answer: is it gone, does the network lose packets, or has it no room \
                    for packets of this MTU?"
             }
-            13 => "the peer posts no receives: is it stuck, or does it exceed its credits?",
+            13 => {
+                "the peer posts no receives: is it stuck, or does it exceed its credits? Soft-RoCE says \
+                 so, too, when it cannot send packets of this MTU"
+            }
             14 | 15 => {
                 "a request of a kind of connection that nothing here makes: please report it"
             }
