@@ -26,7 +26,7 @@ impl Default for VerbsOptions {
 impl VerbsOptions {
     /// For how many seconds a device tries, at the most: eight times as long as it waits.
     pub(super) fn patience_s(&self) -> u64 {
-        (4096 * 8 << self.acknowledge_timeout.clamp(1, 31)) / 1_000_000_000
+        ((4096 * 8) << self.acknowledge_timeout.clamp(1, 31)) / 1_000_000_000
     }
 
     pub(super) fn apply(&self, id: &CmId) {
