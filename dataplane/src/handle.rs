@@ -143,6 +143,17 @@ pub struct DeviceStatus {
     pub health_missing: Option<String>,
 }
 
+/// An RDMA device that the node uses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RdmaStatus {
+    /// The kernel's name for it.
+    pub device: String,
+    /// The numbers of its ports, and whether each is up.
+    pub ports: Vec<(u8, bool)>,
+    /// What it told of unasked, such as `port_error`, and how often since start.
+    pub events: Vec<(String, u64)>,
+}
+
 /// The whole node at a glance. Counters run since start.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NodeStatus {
@@ -154,6 +165,8 @@ pub struct NodeStatus {
     pub shards: u32,
     /// Open sessions by fabric name.
     pub sessions: Vec<(String, u64)>,
+    /// RDMA devices.
+    pub rdma: Vec<RdmaStatus>,
     /// Files known.
     pub files: u64,
     /// Files written here that their silos do not have yet.

@@ -16,8 +16,8 @@ use silo::Mount;
 use crate::bugs::{self, Bug};
 use crate::clock::unix_ms;
 use crate::handle::{
-    Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency,
-    SiloStatus,
+    Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, RdmaStatus,
+    Residency, SiloStatus,
 };
 use crate::mover::Mover;
 use crate::node::DrainReport;
@@ -162,6 +162,16 @@ impl Surface {
         }
         all.map_or((0, 0), |all| (all.value_at_quantile(0.5), all.value_at_quantile(0.99)))
     }
+}
+
+/// Devices are the process's, not a shard's.
+fn rdma_status() -> Vec<RdmaStatus> {
+    let status = |report: rdma::verbs::DeviceReport| RdmaStatus {
+        device: report.device,
+        ports: report.ports,
+        events: report.events.into_iter().map(|(event, n)| (event.to_owned(), n)).collect(),
+    };
+    rdma::verbs::device_reports().into_iter().map(status).collect()
 }
 
 #[async_trait]
@@ -310,6 +320,7 @@ impl Handle for Surface {
             silos: self.silo_status(),
             shards: u32::try_from(self.stats.len()).unwrap_or(u32::MAX),
             sessions: self.sessions(),
+            rdma: rdma_status(),
             files: usage.files,
             dirty_files: usage.dirty_files,
             dirty_bytes: usage.dirty_bytes,

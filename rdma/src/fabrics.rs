@@ -12,6 +12,10 @@ use crate::tcp::TcpTransport;
 use crate::verbs::{VerbsOptions, VerbsTransport};
 use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
+/// Connections that a poll takes over: to make the queue pair of one takes several system calls, and those
+/// who are connected already wait meanwhile, for that of one but not for those of a crowd.
+const ADOPTED_AT_ONCE: usize = 1;
+
 /// All fabrics of one shard as one transport: TCP, shared memory, RDMA where it is wanted, and an inbox
 /// for connections that a [`crate::Listener`] accepted.
 pub struct Fabrics {
@@ -95,7 +99,7 @@ impl Transport for Fabrics {
     fn poll(&mut self, events: &mut Vec<Event>) {
         if self.inbox.has_news() {
             let inbox = self.inbox.clone();
-            inbox.take(|connection| self.adopt(connection));
+            inbox.take(ADOPTED_AT_ONCE, |connection| self.adopt(connection));
         }
         self.shm.poll(events);
         self.tcp.poll(events);
@@ -181,5 +185,37 @@ impl Transport for Fabrics {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.epoll.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_crowd_at_the_door_is_let_in_one_by_one() {
+        const CROWD: usize = 20;
+        let mut fabrics = Fabrics::new(5, ShmOptions::default(), None).expect("descriptors");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut clients = Vec::new();
+        for _ in 0..CROWD {
+            clients.push(TcpStream::connect(address).expect("listening"));
+            let (stream, peer) = listener.accept().expect("a client");
+            fabrics
+                .inbox
+                .push(Incoming::Tcp(stream, peer.to_string(), Arc::new(crate::OpenGate)))
+                .expect("room");
+        }
+        let mut events = Vec::new();
+        for taken in 1..=CROWD {
+            assert!(!fabrics.arm(), "somebody waits");
+            fabrics.poll(&mut events);
+            assert_eq!(fabrics.tcp.sessions(), taken);
+        }
+        assert!(!fabrics.inbox.has_news());
+        drop(clients);
     }
 }

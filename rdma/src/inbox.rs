@@ -63,14 +63,23 @@ impl Inbox {
     /// # Errors
     /// [`Kind::Busy`] if the shard takes none.
     pub(crate) fn push(&self, connection: Incoming) -> Result<()> {
-        self.0.queue.push(connection).map_err(|_| {
-            Kind::Busy.error(format!("{CAPACITY} connections wait for a shard that takes none"))
+        self.0.queue.push(connection).map_err(|refused| {
+            let error = format!("{CAPACITY} connections wait for a shard that takes none");
+            let error = Kind::Busy.error(error);
+            if let Incoming::Verbs(client) = &refused {
+                client.reject(&error);
+            }
+            error
         })?;
-        // Whoever sets it signals; if it was set, the shard has yet to look, and will see this.
+        self.announce();
+        Ok(())
+    }
+
+    /// Whoever sets the flag signals; if it was set, the shard has yet to look, and will see what is there.
+    fn announce(&self) {
         if !self.0.has_news.swap(true, Ordering::AcqRel) {
             self.0.wake.signal();
         }
-        Ok(())
     }
 
     /// Whether there is something to take.
@@ -78,14 +87,16 @@ impl Inbox {
         self.0.has_news.load(Ordering::Acquire)
     }
 
-    /// Takes everything out. Call it when there is news.
-    pub(crate) fn take(&self, mut with: impl FnMut(Incoming)) {
+    /// Takes out what has waited for longest, at most so many. Call it when there is news; if there is more,
+    /// there still is.
+    pub(crate) fn take(&self, most: usize, mut with: impl FnMut(Incoming)) {
         // In this order: what is pushed after the flag fell is signalled again, and what was
         // pushed before is in the queue. A signal lost in between has its flag still set.
         self.0.has_news.swap(false, Ordering::AcqRel);
         self.0.wake.clear();
-        while let Some(connection) = self.0.queue.pop() {
-            with(connection);
+        std::iter::from_fn(|| self.0.queue.pop()).take(most).for_each(&mut with);
+        if !self.0.queue.is_empty() {
+            self.announce();
         }
     }
 
@@ -120,7 +131,9 @@ mod tests {
         assert!(inbox.has_news());
         assert_eq!(inbox.sessions(), CAPACITY);
         let mut taken = 0;
-        inbox.take(|_| taken += 1);
+        inbox.take(3, |_| taken += 1);
+        assert_eq!((taken, inbox.sessions(), inbox.has_news()), (3, CAPACITY - 3, true));
+        inbox.take(CAPACITY, |_| taken += 1);
         assert_eq!((taken, inbox.sessions(), inbox.has_news()), (CAPACITY, 0, false));
         push().expect("room");
         assert!(inbox.has_news());

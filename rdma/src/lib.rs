@@ -4,6 +4,9 @@
 //! fabrics behind them are RDMA verbs ([`verbs`]), shared memory ([`shm`]), TCP ([`tcp`]) and, for
 //! tests, a simulated one ([`sim`]). [`Fabrics`] joins the real ones into one transport, and a [`Listener`] feeds it.
 
+#[cfg(test)]
+extern crate self as forebay_rdma;
+
 #[cfg(not(feature = "seeded-bugs"))]
 mod bugs;
 #[cfg(feature = "seeded-bugs")]

@@ -41,7 +41,7 @@ pub(super) struct Worker {
 
 enum Work {
     Read(Plan),
-    Write(Generations),
+    Write(Box<Generations>),
 }
 
 /// A file that is written again and again.
@@ -78,7 +78,7 @@ impl Worker {
         let mut worker = Self {
             session,
             options: load.options.clone(),
-            work: Work::Write(Generations::new(load, index)),
+            work: Work::Write(Box::new(Generations::new(load, index))),
             free,
             missing: 0,
             stride,

@@ -1,4 +1,6 @@
-use dataplane::{DeviceHealth, DeviceStatus, FileStatus, Residency, ScrubReport, SiloStatus};
+use dataplane::{
+    DeviceHealth, DeviceStatus, FileStatus, RdmaStatus, Residency, ScrubReport, SiloStatus,
+};
 
 use crate::clock::timestamp;
 use crate::proto;
@@ -33,6 +35,16 @@ impl From<&FileStatus> for proto::FileStatus {
             resident_extents: status.resident_extents,
             resident_bytes: status.resident_bytes,
             pins: status.pins.clone(),
+        }
+    }
+}
+
+impl From<RdmaStatus> for proto::RdmaDevice {
+    fn from(status: RdmaStatus) -> Self {
+        Self {
+            name: status.device,
+            ports: status.ports.into_iter().map(|(port, up)| (port.into(), up)).collect(),
+            events: status.events.into_iter().collect(),
         }
     }
 }

@@ -69,6 +69,7 @@ async fn status(core: &Core) -> proto::NodeStatus {
         silos: node.silos.into_iter().map(Into::into).collect(),
         shards: node.shards,
         sessions: node.sessions.into_iter().collect(),
+        rdma: node.rdma.into_iter().map(Into::into).collect(),
         files: node.files,
         dirty_files: node.dirty_files,
         dirty_bytes: node.dirty_bytes,

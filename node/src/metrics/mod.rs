@@ -30,6 +30,7 @@ pub(crate) fn page(status: &NodeStatus) -> Result<String> {
     devices(&mut registry, status);
     health(&mut registry, status);
     silos(&mut registry, status);
+    rdma(&mut registry, status);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Kind::Io.error("writing metrics").caused_by(e))?;
     Ok(text)
@@ -128,6 +129,25 @@ fn states(registry: &mut Registry, status: &NodeStatus) {
     registry.register("sessions", "Open sessions", sessions);
 }
 
+fn rdma(registry: &mut Registry, status: &NodeStatus) {
+    let up = Family::<Labels, Float>::default();
+    let events = Family::<Labels, Counter>::default();
+    for device in &status.rdma {
+        for (port, active) in &device.ports {
+            let mut labels = label("device", &device.device);
+            labels.extend(label("port", &port.to_string()));
+            up.get_or_create(&labels).set(f64::from(u8::from(*active)));
+        }
+        for (event, count) in &device.events {
+            let mut labels = label("device", &device.device);
+            labels.extend(label("event", event));
+            events.get_or_create(&labels).inc_by(*count);
+        }
+    }
+    registry.register("rdma_port_up", "Whether the port of an RDMA device is up", up);
+    registry.register("rdma_events", "What RDMA devices told of unasked", events);
+}
+
 fn devices(registry: &mut Registry, status: &NodeStatus) {
     let deallocated = Family::<Labels, Counter>::default();
     let (capacity, used, failed) = (
@@ -203,7 +223,7 @@ fn label(name: &str, value: &str) -> Labels {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::{DeviceStatus, SiloStatus};
+    use dataplane::{DeviceStatus, RdmaStatus, SiloStatus};
 
     use super::*;
 
@@ -248,6 +268,11 @@ mod tests {
                 written_bytes: 0,
                 errors: 0,
             }],
+            rdma: vec![RdmaStatus {
+                device: "mlx5_0".to_owned(),
+                ports: vec![(1, true), (2, false)],
+                events: vec![("port_error".to_owned(), 4)],
+            }],
             ..NodeStatus::default()
         };
         let page = page(&status).expect("a page");
@@ -258,6 +283,9 @@ mod tests {
             "forebay_scrubbing 0.0",
             "forebay_read_seconds{quantile=\"0.99\"} 0.0015",
             "forebay_sessions{fabric=\"shm\"} 2.0",
+            "forebay_rdma_port_up{device=\"mlx5_0\",port=\"1\"} 1.0",
+            "forebay_rdma_port_up{device=\"mlx5_0\",port=\"2\"} 0.0",
+            "forebay_rdma_events_total{device=\"mlx5_0\",event=\"port_error\"} 4",
             "forebay_device_deallocated_bytes_total{device=\"/dev/nvme0n1\"} 77",
             "forebay_device_failed{device=\"/dev/nvme0n1\"} 1.0",
             "forebay_device_temperature_celsius{device=\"/dev/nvme0n1\"} 41.0",

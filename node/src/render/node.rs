@@ -36,6 +36,25 @@ fn health_line(health: &v1::DeviceHealth, output: Output) -> String {
     )
 }
 
+fn rdma_json(device: &v1::RdmaDevice) -> Value {
+    json!({ "name": device.name, "ports": device.ports, "events": device.events })
+}
+
+/// A device's ports, and what it told of that an operator would want to know.
+fn rdma_line(device: &v1::RdmaDevice, output: Output) -> String {
+    let mut ports: Vec<_> = device.ports.iter().collect();
+    ports.sort_unstable();
+    let port = |(number, up): (&u32, &bool)| {
+        let state = if *up { "up".to_owned() } else { output.paint(Tone::Bad, "down") };
+        format!("port {number} {state}")
+    };
+    let mut words: Vec<String> = ports.into_iter().map(port).collect();
+    let mut events: Vec<_> = device.events.iter().collect();
+    events.sort_unstable();
+    words.extend(events.into_iter().map(|(event, count)| format!("{count} {event}")));
+    format!("rdma      {}  {}", device.name, words.join(", "))
+}
+
 /// The node as one object. Names are those of the protocol.
 pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
     let devices: Vec<Value> = status
@@ -63,6 +82,7 @@ pub(crate) fn status_json(status: &v1::NodeStatus) -> Value {
         "devices": devices,
         "silos": status.silos.iter().map(silo_json).collect::<Vec<_>>(),
         "sessions": status.sessions,
+        "rdma": status.rdma.iter().map(rdma_json).collect::<Vec<_>>(),
         "scrub_job": (!status.scrub_job.is_empty()).then_some(&status.scrub_job),
         "scrub": status.scrub.as_ref().map(scrub_json),
         "last_scrub": status.last_scrub.as_ref().map(scrub_json),
@@ -214,6 +234,7 @@ pub(crate) fn status_text(status: &v1::NodeStatus, output: Output) -> String {
             lines.push(format!("          health unknown: {}", device.health_missing));
         }
     }
+    lines.extend(status.rdma.iter().map(|device| rdma_line(device, output)));
     for silo in &status.silos {
         lines.push(format!(
             "silo      {}  {}, {} read, {} written",
@@ -238,6 +259,14 @@ mod tests {
         assert!(status_text(&status, output).starts_with("serving"));
         status.devices.push(v1::DeviceStatus { failed: true, ..Default::default() });
         assert!(status_text(&status, output).starts_with("a device failed"));
+        status.rdma.push(v1::RdmaDevice {
+            name: "mlx5_0".to_owned(),
+            ports: [(1, true), (2, false)].into(),
+            events: [("port_error".to_owned(), 4)].into(),
+        });
+        let line = "rdma      mlx5_0  port 1 up, port 2 down, 4 port_error";
+        assert!(status_text(&status, output).lines().any(|found| found == line));
+        assert_eq!(status_json(&status)["rdma"][0]["events"]["port_error"], 4);
         assert_eq!(status_json(&status)["devices"][0]["failed"], json!(true));
         assert_eq!(status_json(&status)["devices"][0]["health_missing"], json!(null));
         status.devices[0].health_missing = "no rights".to_owned();

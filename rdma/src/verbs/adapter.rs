@@ -53,6 +53,12 @@ impl Adapter {
         self.context.as_ptr()
     }
 
+    /// What is readable while it has something to tell (see [`super::events`]).
+    pub(super) fn event_descriptor(self) -> libc::c_int {
+        // SAFETY: the context is open.
+        unsafe { (*self.context()).async_fd }
+    }
+
     /// The kernel's name for it, such as `mlx5_0`.
     pub(super) fn name(self) -> String {
         let Ok(library) = ffi::library() else { return String::new() };
@@ -73,6 +79,22 @@ impl Adapter {
             reads_out: byte(attributes.max_qp_init_rd_atom),
             reads_in: byte(attributes.max_qp_rd_atom),
         })
+    }
+
+    /// The numbers of its ports, and whether each is up. None if it does not say.
+    pub(super) fn ports(self) -> Vec<(u8, bool)> {
+        let (Ok(library), Ok(attributes)) = (ffi::library(), self.attributes()) else {
+            return Vec::new();
+        };
+        let state = |number: u8| {
+            let mut port = MaybeUninit::<ffi::ibv_port_attr>::zeroed();
+            // SAFETY: the context is open, and the place is large enough.
+            unsafe { (library.ibv_query_port)(self.context(), number, port.as_mut_ptr()) };
+            // SAFETY: it was filled, or zeroes do as well: a port of no state is not up.
+            let port = unsafe { port.assume_init() };
+            (number, port.state == ffi::IBV_PORT_ACTIVE)
+        };
+        (1..=attributes.phys_port_cnt).map(state).collect()
     }
 
     pub(super) fn attributes(self) -> Result<ffi::ibv_device_attr> {
@@ -139,9 +161,14 @@ fn failure(error: io::Error, doing: &str) -> Error {
         Some(libc::EPERM | libc::EACCES) => {
             (Kind::Denied, ": no rights on /dev/infiniband (are you in its group?)")
         }
-        Some(libc::ENODEV) => (Kind::Unsupported, ": no RDMA device on this machine"),
+        Some(libc::ENODEV) => {
+            (Kind::Unsupported, ": no RDMA device on this machine, or none on the way there")
+        }
         Some(libc::EADDRINUSE) => (Kind::Busy, ": stop what listens there, or use another port"),
         Some(libc::EADDRNOTAVAIL) => (Kind::Invalid, ": no RDMA device has this address"),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => {
+            (Kind::Disconnected, ": no route there: look at the address and at `ip route`")
+        }
         _ => (Kind::Io, ""),
     };
     kind.error(format!("{doing}{advice}")).caused_by(error)

@@ -120,7 +120,7 @@ impl VerbsChannel {
         let id = CmId::new(&events)?;
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         options.apply::<RdmaCore>(&id);
-        id.resolve_address(address, timeout_ms)?;
+        id.resolve_address(options.source, address, timeout_ms)?;
         await_event(&events, CmEventKind::AddressResolved, timeout)?;
         id.resolve_route(timeout_ms)?;
         await_event(&events, CmEventKind::RouteResolved, timeout)?;
@@ -410,8 +410,14 @@ pub(super) fn await_event(
     wanted: CmEventKind,
     timeout: Duration,
 ) -> Result<CmEvent> {
-    let late =
-        || Kind::Disconnected.error("no answer in time: is a node listening there, for RDMA?");
+    let late = || {
+        Kind::Disconnected.error(match wanted {
+            CmEventKind::AddressResolved => {
+                "nobody answers for that address: does a machine have it that this one can reach?"
+            }
+            _ => "no answer in time: is a node listening there, for RDMA?",
+        })
+    };
     let event = match channel.next()? {
         Some(event) => event,
         None => {
@@ -433,13 +439,10 @@ fn judge<C>(event: CmEvent<C>, wanted: CmEventKind) -> Result<CmEvent<C>> {
     {
         return Err(reason);
     }
-    let advice = match event.kind {
-        CmEventKind::Rejected => "nobody listens there, or no Forebay node",
-        _ => "is the node up, and is the address one of an RDMA device that reaches it?",
-    };
     Err(Kind::Disconnected.error(format!(
-        "RDMA CM says {} ({}): {advice}",
+        "RDMA CM says {} ({}): {}",
         event.name(),
-        event.status
+        event.status,
+        event.kind.advice()
     )))
 }

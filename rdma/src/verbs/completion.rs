@@ -37,15 +37,44 @@ impl WorkStatus {
                 unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
             },
         );
-        let advice = match self.0 {
-            5 => "the connection had failed before",
-            9 | 10 => "the peer's memory is not registered (any more), or not for this",
-            12 => "the peer does not answer: is it gone, or does the network lose packets?",
-            13 => "the peer posts no receives: is it stuck?",
-            1 | 2 | 4 | 8 => "this side made a mistake: please report it",
-            _ => "see the InfiniBand specification, section 11.6.2",
-        };
-        Kind::Disconnected.error(format!("RDMA: {name} ({advice})"))
+        Kind::Disconnected.error(format!("RDMA: {name} ({})", self.advice()))
+    }
+
+    /// What to look at: a connection ends with each of these.
+    fn advice(self) -> &'static str {
+        match self.0 {
+            1 => "a message was longer than the memory posted for it: please report it",
+            2 => "the queue pair was not in a state to do this: please report it",
+            3 | 18 => "nothing here uses end-to-end contexts: please report it",
+            4 => "this side named memory that is not registered, or not for this: please report it",
+            5 => "the connection had failed before; the log says how",
+            6 => "a memory window could not be bound, and nothing here binds any: please report it",
+            7 => "the peer answered nonsense: is its driver, or its firmware, an old one?",
+            8 => "memory of this side did not suit what came: please report it",
+            9 => "the peer takes no such request: was its memory too short, or its receive?",
+            10 => "the peer's memory is not registered (any more), or not for this",
+            11 => "the peer's device failed at it: look at its log",
+            12 => {
+                "the peer does not answer: is it gone, does the network lose packets, or has it no room \
+                   for packets of this MTU?"
+            }
+            13 => {
+                "the peer posts no receives: is it stuck, or does it exceed its credits? Soft-RoCE says \
+                 so, too, when it cannot send packets of this MTU"
+            }
+            14 | 15 => {
+                "a request of a kind of connection that nothing here makes: please report it"
+            }
+            16 => "the peer broke off: look at its log",
+            17 => "the device mixed up its contexts: look at the kernel's log",
+            19 => {
+                "the device failed: look at the kernel's log, and reset it or restart the machine"
+            }
+            20 => "the peer took too long: is its device overloaded?",
+            21 => "the device says no more than that: look at the kernel's log",
+            22 | 23 => "tag matching went wrong, and nothing here uses it: please report it",
+            _ => "unknown: see the InfiniBand specification, volume 1, section 11.6.2",
+        }
     }
 }
 
@@ -184,5 +213,27 @@ impl Drop for CompletionQueue {
         }
         // SAFETY: its only queue is gone.
         unsafe { (library.ibv_destroy_comp_channel)(self.channel.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last that rdma-core 50 has (`IBV_WC_TM_RNDV_INCOMPLETE`).
+    const LAST: u32 = 23;
+
+    #[test]
+    fn every_status_ends_a_connection_and_says_what_to_look_at() {
+        for status in 1..=LAST {
+            let error = WorkStatus(status).error();
+            assert_eq!(error.kind(), Kind::Disconnected);
+            let advice = WorkStatus(status).advice();
+            assert!(!advice.starts_with("unknown"), "{status}: {advice}");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+        assert!(WorkStatus(LAST + 1).advice().starts_with("unknown"));
+        let error = WorkStatus(u32::MAX).error();
+        assert_eq!(error.kind(), Kind::Disconnected, "{error}");
     }
 }

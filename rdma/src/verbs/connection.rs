@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use super::ffi;
 
 /// The most private data that is kept of an event.
 const PRIVATE_BYTES: usize = 256;
-/// How often a packet that is not acknowledged is sent again: what the client says counts for both.
-const RETRIES: u8 = 7;
+/// How often a packet that is not acknowledged is sent again: what the client says counts for both. Not
+/// seven, which soft-RoCE takes for ever.
+const RETRIES: u8 = 6;
 
 /// Where events of connections come.
 #[derive(Debug)]
@@ -183,6 +184,22 @@ impl CmEventKind {
             kind => Self::KNOWN.iter().find(|(_, known)| *known == kind).map_or(0, |(n, _)| *n),
         }
     }
+
+    /// What to look at, where it is the end of an attempt to connect.
+    pub(super) fn advice(self) -> &'static str {
+        match self.number() {
+            1 => {
+                "no RDMA device here reaches that address: `forebay doctor` lists devices and theirs"
+            }
+            3 => "the address is known and no path to it is: look at the routes and at the switch",
+            6 => "the two ends do not suit each other: compare their MTUs and RoCE versions",
+            7 => "nobody answered: is the node up, and does UDP port 4791 get through?",
+            8 => "nobody listens there, or no Forebay node",
+            11 => "the RDMA device was taken away: `rdma link` lists those there are",
+            14 => "the address moved to another device: connect again",
+            _ => "is the node up, and is the address one of an RDMA device that reaches it?",
+        }
+    }
 }
 
 /// One end of a connection, or a listener.
@@ -286,14 +303,21 @@ impl CmId {
         Ok(u16::from_be(unsafe { (library.rdma_get_src_port)(self.as_ptr()) }))
     }
 
-    /// Begins to look for a way to an address: [`CmEventKind::AddressResolved`] follows.
-    pub(super) fn resolve_address(&self, to: SocketAddr, timeout_ms: c_int) -> Result<()> {
+    /// Begins to look for a way to an address, from one of this machine if it is given:
+    /// [`CmEventKind::AddressResolved`] follows.
+    pub(super) fn resolve_address(
+        &self,
+        from: Option<IpAddr>,
+        to: SocketAddr,
+        timeout_ms: c_int,
+    ) -> Result<()> {
+        let resolve = ffi::library()?.rdma_resolve_addr;
+        let from = from.map(|address| SockAddr::from(SocketAddr::new(address, 0)));
+        let from = from.as_ref().map_or(none(), |from| from.as_ptr().cast_mut().cast());
         let to = SockAddr::from(to);
-        // SAFETY: the id is live; the address is only read, during the call.
-        let failed = unsafe {
-            let resolve = ffi::library()?.rdma_resolve_addr;
-            resolve(self.as_ptr(), none(), to.as_ptr().cast_mut().cast(), timeout_ms)
-        };
+        let to = to.as_ptr().cast_mut().cast();
+        // SAFETY: the id is live; the addresses are only read, during the call.
+        let failed = unsafe { resolve(self.as_ptr(), from, to, timeout_ms) };
         check(failed, "looking for an RDMA device that reaches the node")
     }
 
@@ -317,7 +341,11 @@ impl CmId {
         let mut raw = parameters.raw();
         // SAFETY: as in `connect`.
         let failed = unsafe { (ffi::library()?.rdma_accept)(self.as_ptr(), &raw mut raw) };
-        check(failed, "accepting an RDMA connection")
+        check(failed, "accepting an RDMA connection").map_err(|error| {
+            let advice =
+                "the two ends do not suit each other: compare their MTUs and RoCE versions";
+            Kind::Invalid.error(advice).caused_by(error)
+        })
     }
 
     /// Turns a request down, with a reason.
@@ -330,6 +358,13 @@ impl CmId {
         if let Err(error) = check(failed, "turning down an RDMA connection") {
             tracing::debug!(%error, "the peer will notice by itself");
         }
+    }
+
+    /// Tells RDMA CM that the connection stands, since a message came over it. The event follows.
+    pub(super) fn stands(&self) {
+        let Ok(library) = ffi::library() else { return };
+        // SAFETY: the id is live. It fails if RDMA CM knows already.
+        unsafe { (library.rdma_notify)(self.as_ptr(), ffi::IBV_EVENT_COMM_EST) };
     }
 
     /// Ends the connection: what is posted is flushed.

@@ -170,7 +170,7 @@ unsafe fn port(
     let mtu = |code: u32| if (1..=5).contains(&code) { 128 << code } else { 0 };
     Ok(RdmaPort {
         number,
-        active: attributes.state == 4,
+        active: attributes.state == ffi::IBV_PORT_ACTIVE,
         mtu_bytes: (mtu(attributes.active_mtu), mtu(attributes.max_mtu)),
         ethernet: attributes.link_layer == 2,
         gids,

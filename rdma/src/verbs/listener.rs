@@ -9,6 +9,7 @@ use extent::wire::Refusal;
 use extent::{Error, Kind, Proof, Result, TenantName};
 
 use super::connection::{CmEventKind, CmId, EventChannel};
+use super::events;
 use super::greeting::{Hello, MAGIC};
 use super::provider::{CmId as _, EventChannel as _, Provider};
 use super::rdma_core::RdmaCore;
@@ -66,6 +67,10 @@ impl VerbsListener {
             let port = id
                 .listen(*address, BACKLOG)
                 .map_err(|error| error.while_doing(format_args!("at {address}")))?;
+            // An address of all devices belongs to none yet.
+            if let Ok(adapter) = id.adapter() {
+                events::follow(adapter)?;
+            }
             addresses.push(SocketAddr::new(address.ip(), port));
             listening.insert(id.number(), id);
         }

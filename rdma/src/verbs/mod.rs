@@ -13,6 +13,7 @@ mod channel;
 mod completion;
 mod connection;
 mod devices;
+mod events;
 mod ffi;
 mod greeting;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod turns;
 
 pub use channel::VerbsChannel;
 pub use devices::{Gid, RdmaDevice, RdmaPort};
+pub use events::{DeviceReport, device_reports};
 pub(crate) use listener::{Incoming, VerbsListener};
 pub use options::VerbsOptions;
 pub use transport::VerbsTransport;

@@ -11,6 +11,7 @@ use extent::Result;
 use super::adapter::Limits;
 use super::completion::WorkCompletion;
 use super::connection::{CmEvent, ConnectionParameters};
+use super::events::DeviceEvent;
 use super::memory::Rights;
 use super::queue_pair::Receives;
 use super::receive::Slots;
@@ -28,6 +29,7 @@ pub(super) trait Provider: Debug + Sized + Send + Sync + 'static {
     type SharedReceiveQueue: SharedReceiveQueue<Self>;
     type QueuePair: QueuePair<Self>;
     type Ticker: Ticker;
+    type Watch: Watch<Self>;
 
     /// Where events of connections come.
     ///
@@ -72,6 +74,9 @@ pub(super) trait CmId<P: Provider>: Debug + Send + Sized {
 
     /// Turns a request down, with a reason.
     fn reject(&self, private_data: &[u8]);
+
+    /// Tells RDMA CM that the connection stands, since a message came over it. The event follows.
+    fn stands(&self);
 
     /// Ends the connection: what is posted is flushed.
     fn disconnect(&self);
@@ -127,6 +132,9 @@ pub(super) trait CompletionQueue<P: Provider>: Debug + Send + Sync + Sized {
     /// Takes the events that made the descriptor readable.
     fn clear(&self);
 
+    /// What devices call it.
+    fn identity(&self) -> usize;
+
     /// What to sleep on, if one can.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -136,6 +144,15 @@ pub(super) trait SharedReceiveQueue<P: Provider>: Debug + Send + Sync + Sized {
     fn new(domain: &Arc<P::ProtectionDomain>, slot_bytes: u32, count: u32) -> Result<Arc<Self>>;
 
     fn slots(&self) -> &Slots<P>;
+
+    /// What devices call it.
+    fn identity(&self) -> usize;
+
+    /// Has the device tell, once, when few slots are left.
+    ///
+    /// # Errors
+    /// Whatever says that it cannot.
+    fn warn_when_low(&self) -> Result<()>;
 
     /// Makes slots ready for messages (again).
     fn post(&self, slots: &[u32]) -> Result<()>;
@@ -164,6 +181,17 @@ pub(super) trait QueuePair<P: Provider>: Wire + Debug + Send + Sized {
     /// Takes from the other side of a connection that can send whatever right it has to memory of
     /// this one, and has it try again soon where it finds no receive.
     fn settle(&self) -> Result<()>;
+}
+
+/// Somebody who hears what a device tells unasked.
+pub(super) trait Watch<P: Provider>: Debug + Send + Sized {
+    fn new(adapter: &P::Adapter) -> Result<Self>;
+
+    /// What was told since.
+    fn take(&self, out: &mut Vec<DeviceEvent>);
+
+    /// What to sleep on, if one can.
+    fn readiness(&self) -> Option<BorrowedFd<'_>>;
 }
 
 pub(super) trait Ticker: Send {

@@ -118,6 +118,20 @@ impl QueuePair {
         check(failed, "setting up a queue pair")
     }
 
+    /// Takes it to a state, as no node does.
+    #[cfg(test)]
+    pub(super) fn force(&self, state: u32) -> Result<()> {
+        // SAFETY: a C struct of numbers, for which zero is a value.
+        let mut attributes: ffi::ibv_qp_attr = unsafe { std::mem::zeroed() };
+        attributes.qp_state = state;
+        let library = ffi::library()?;
+        // SAFETY: the queue pair is live; the attributes are read during the call.
+        let failed = unsafe {
+            (library.ibv_modify_qp)(self.as_ptr(), &raw mut attributes, ffi::IBV_QP_STATE)
+        };
+        check(failed, "changing a queue pair")
+    }
+
     fn as_ptr(&self) -> *mut ffi::ibv_qp {
         // SAFETY: the id is live, and has its queue pair until this is dropped.
         unsafe { (*self.id.as_ptr()).qp }

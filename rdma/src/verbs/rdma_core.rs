@@ -9,6 +9,7 @@ use crate::sys;
 use super::adapter::{Adapter, Limits};
 use super::completion::{CompletionQueue, WorkCompletion};
 use super::connection::{CmEvent, CmId, ConnectionParameters, EventChannel};
+use super::events::{DeviceEvent, Watch};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
 use super::provider::{self, Provider};
 use super::queue_pair::{QueuePair, Receives};
@@ -28,6 +29,7 @@ impl Provider for RdmaCore {
     type SharedReceiveQueue = SharedReceiveQueue;
     type QueuePair = QueuePair;
     type Ticker = sys::Ticker;
+    type Watch = Watch;
 
     fn event_channel(&self) -> Result<Arc<EventChannel>> {
         EventChannel::new()
@@ -91,6 +93,11 @@ impl provider::CmId<RdmaCore> for CmId {
     #[inline]
     fn reject(&self, private_data: &[u8]) {
         CmId::reject(self, private_data);
+    }
+
+    #[inline]
+    fn stands(&self) {
+        CmId::stands(self);
     }
 
     #[inline]
@@ -173,6 +180,11 @@ impl provider::CompletionQueue<RdmaCore> for CompletionQueue {
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
     }
+
+    #[inline]
+    fn identity(&self) -> usize {
+        self.as_ptr().addr()
+    }
 }
 
 impl provider::SharedReceiveQueue<RdmaCore> for SharedReceiveQueue {
@@ -189,6 +201,16 @@ impl provider::SharedReceiveQueue<RdmaCore> for SharedReceiveQueue {
     #[inline]
     fn post(&self, slots: &[u32]) -> Result<()> {
         SharedReceiveQueue::post(self, slots)
+    }
+
+    #[inline]
+    fn identity(&self) -> usize {
+        self.as_ptr().addr()
+    }
+
+    #[inline]
+    fn warn_when_low(&self) -> Result<()> {
+        SharedReceiveQueue::warn_when_low(self)
     }
 }
 
@@ -234,6 +256,22 @@ impl provider::Ticker for sys::Ticker {
     #[inline]
     fn ticked(&self) -> bool {
         sys::Ticker::ticked(self)
+    }
+
+    #[inline]
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+}
+
+impl provider::Watch<RdmaCore> for Watch {
+    fn new(adapter: &Adapter) -> Result<Self> {
+        Watch::new(*adapter)
+    }
+
+    #[inline]
+    fn take(&self, out: &mut Vec<DeviceEvent>) {
+        Watch::take(self, out);
     }
 
     #[inline]

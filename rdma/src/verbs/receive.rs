@@ -148,6 +148,18 @@ impl SharedReceiveQueue {
         &self.slots
     }
 
+    /// Has the device tell once when fewer than an eighth are left.
+    pub(super) fn warn_when_low(&self) -> Result<()> {
+        let limit = self.slots.count() / 8;
+        let mut attributes = ffi::ibv_srq_attr { max_wr: 0, max_sge: 0, srq_limit: limit };
+        let library = ffi::library()?;
+        // SAFETY: the queue is live; the attributes are read during the call.
+        let failed = unsafe {
+            (library.ibv_modify_srq)(self.as_ptr(), &raw mut attributes, ffi::IBV_SRQ_LIMIT)
+        };
+        check(failed, "asking to be told when receives run low")
+    }
+
     /// Makes slots ready for messages (again).
     pub(super) fn post(&self, slots: &[u32]) -> Result<()> {
         self.slots.post(slots, |list| {

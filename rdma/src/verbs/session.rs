@@ -29,6 +29,8 @@ pub(super) struct Session<P: Provider = RdmaCore> {
     pub(super) is_established: bool,
     /// Ticks since something last completed, or since it asked for a connection.
     pub(super) quiet_ticks: u32,
+    /// Ticks since a work request of it ended, while there are some with the device.
+    pub(super) stalled_ticks: u32,
     /// Why it ends once nothing is left to send.
     pub(super) closing: Option<Error>,
 }
@@ -44,6 +46,7 @@ impl<P: Provider> Session<P> {
             is_dirty: false,
             is_established: false,
             quiet_ticks: 0,
+            stalled_ticks: 0,
             closing: None,
         }
     }

@@ -10,10 +10,11 @@ use extent::{Kind, Result, TenantName};
 
 use super::adapter::Limits;
 use super::completion::WorkCompletion;
+use super::events::{DeviceEvent, Subject};
 use super::memory::Rights;
 use super::provider::{
     Adapter as _, CompletionQueue as _, MemoryRegion as _, ProtectionDomain as _, Provider,
-    QueuePair as _, SharedReceiveQueue as _,
+    QueuePair as _, SharedReceiveQueue as _, Watch as _,
 };
 use super::queue_pair::Receives;
 use super::rdma_core::RdmaCore;
@@ -46,6 +47,12 @@ pub(super) struct Tenant<P: Provider = RdmaCore> {
     pub(super) idle_ticks: u32,
     /// Whether the next completion makes the descriptor readable.
     armed: bool,
+    /// What the device tells unasked.
+    watch: P::Watch,
+    /// Whether the device tells when a queue pair that ended takes no more receives: not all do.
+    pub(super) tells_of_last: bool,
+    /// Whether the device is to tell when receives run low.
+    warns: bool,
 }
 
 impl<P: Provider> Tenant<P> {
@@ -66,6 +73,7 @@ impl<P: Provider> Tenant<P> {
         let bytes = u32::try_from(LONG_REQUEST_BYTES).expect("short");
         let shared = P::SharedReceiveQueue::new(&domain, bytes, receives)?;
         Ok(Self {
+            watch: P::Watch::new(&adapter)?,
             adapter,
             name,
             limits,
@@ -78,6 +86,8 @@ impl<P: Provider> Tenant<P> {
             sessions: 0,
             idle_ticks: 0,
             armed: false,
+            tells_of_last: false,
+            warns: false,
         })
     }
 
@@ -100,6 +110,49 @@ impl<P: Provider> Tenant<P> {
 
     pub(super) fn readiness(&self) -> Option<BorrowedFd<'_>> {
         self.queue.readiness()
+    }
+
+    /// The descriptor of what the device tells unasked, if it has one.
+    pub(super) fn news(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.readiness()
+    }
+
+    /// What it told since.
+    pub(super) fn take_news(&self, news: &mut Vec<DeviceEvent>) {
+        self.watch.take(news);
+    }
+
+    /// Whether something that the device told is about a part of this tenant's.
+    pub(super) fn has(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::CompletionQueue(address) => self.queue.identity() == address,
+            Subject::Receives(address) => self.receives.identity() == address,
+            Subject::QueuePair(_) | Subject::Port(_) | Subject::Device => true,
+        }
+    }
+
+    /// What an event of this kind is about.
+    #[cfg(test)]
+    pub(super) fn part(&self, kind: super::events::EventKind) -> Subject {
+        match kind {
+            super::events::EventKind::CompletionQueueError => {
+                Subject::CompletionQueue(self.queue.identity())
+            }
+            super::events::EventKind::ReceivesError => Subject::Receives(self.receives.identity()),
+            _ => Subject::Device,
+        }
+    }
+
+    /// Asks to be told (again) when receives run low. Who cannot tell goes on without.
+    pub(super) fn warn_when_low(&mut self) {
+        if !self.warns && self.receives.warn_when_low().is_ok() {
+            self.warns = true;
+        }
+    }
+
+    /// It told, and does so once.
+    pub(super) fn warned(&mut self) {
+        self.warns = false;
     }
 
     /// A queue pair for a connection, and how many work requests it takes at a time.

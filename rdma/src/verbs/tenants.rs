@@ -51,11 +51,12 @@ impl<P: Provider> Tenants<P> {
         for region in &self.regions {
             tenant.register(region)?;
         }
-        if let Some(descriptor) = tenant.readiness() {
+        for descriptor in [tenant.readiness(), tenant.news()].into_iter().flatten() {
             epoll
                 .add(descriptor, libc::EPOLLIN, 0)
-                .map_err(|e| Error::io("watching completions", e))?;
+                .map_err(|e| Error::io("watching completions and a device", e))?;
         }
+        tenant.warn_when_low();
         tracing::info!(device = adapter.name(), tenant = %name, "serving over RDMA");
         if place == self.list.len() {
             self.list.push(None);
@@ -99,6 +100,11 @@ impl<P: Provider> Tenants<P> {
     }
 
     /// A tenant that has sessions: such a one stays.
+    pub(super) fn get(&self, place: usize) -> &Tenant<P> {
+        self.list[place].as_ref().expect("a tenant with sessions stays")
+    }
+
+    /// As [`Tenants::get`], to be changed.
     pub(super) fn of_sessions(&mut self, place: usize) -> &mut Tenant<P> {
         self.find(place).expect("a tenant with sessions stays")
     }
@@ -116,9 +122,11 @@ impl<P: Provider> Tenants<P> {
     /// Lets go of those that nobody has come for in a while, and of broken ones.
     pub(super) fn tick(&mut self) {
         for slot in &mut self.list {
-            let Some(tenant) = slot.as_mut().filter(|tenant| tenant.sessions == 0) else {
+            let Some(tenant) = slot.as_mut() else { continue };
+            tenant.warn_when_low();
+            if tenant.sessions > 0 {
                 continue;
-            };
+            }
             tenant.idle_ticks += 1;
             let stays = *tenant.name() == TenantName::DEFAULT || tenant.idle_ticks < IDLE_TICKS;
             if tenant.is_broken || !stays {

@@ -2,6 +2,9 @@
 
 mod arrival;
 mod ending;
+#[cfg(test)]
+mod hooks;
+mod unasked;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,6 +21,7 @@ use crate::{Event, SessionId, Transfer, Transport};
 
 use super::completion::{WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind};
+use super::events::DeviceEvent;
 use super::options::VerbsOptions;
 use super::provider::{EventChannel as _, Provider, Ticker as _};
 use super::rdma_core::RdmaCore;
@@ -27,6 +31,7 @@ use super::session::{Memory, Session, event, gone};
 use super::tenant::Tenant;
 use super::tenants::Tenants;
 use super::turns::Turns;
+use ending::Dying;
 
 /// Completions of one tenant that a poll takes, before others have their turn.
 const TURN: usize = 128;
@@ -34,9 +39,6 @@ const TURN: usize = 128;
 const CM_EVERY: u32 = 1024;
 /// Seconds of a tick, by which silence is measured.
 const TICK_S: libc::time_t = 10;
-/// Polls between the end of a connection and that of its queue pair, of which there may be twice as many: its
-/// last completions have come then, and with them the receives that they used.
-const BURY_EVERY: u32 = 64;
 /// What a session may post where there is hardly any room, and its share of it else.
 const LEAST_ROOM: u32 = 8;
 const SHARE_OF_ROOM: u32 = 4;
@@ -57,15 +59,13 @@ pub struct VerbsTransport<P: Provider = RdmaCore> {
     /// Sessions with something to post.
     turns: Turns,
     /// Sessions that have ended, but for their queue pairs, and why.
-    dying: Vec<(Session<P>, Error)>,
-    /// Those among them whose queue pairs go next.
-    dead: Vec<(Session<P>, Error)>,
-    dying_polls: u32,
+    dying: Vec<Dying<P>>,
     ticker: P::Ticker,
     events: Vec<Event>,
     completions: Vec<WorkCompletion>,
     ended: Vec<Ended>,
     free_receives: Vec<u32>,
+    news: Vec<DeviceEvent>,
     polls: u32,
 }
 
@@ -105,8 +105,7 @@ impl<P: Provider> VerbsTransport<P> {
             ids: HashMap::new(),
             turns: Turns::default(),
             dying: Vec::new(),
-            dead: Vec::new(),
-            dying_polls: 0,
+            news: Vec::new(),
             ticker,
             events: Vec::new(),
             completions: Vec::new(),
@@ -130,8 +129,7 @@ impl<P: Provider> VerbsTransport<P> {
                 Ok(full) => more = full,
                 Err(error) => {
                     tracing::error!(%error, "the sessions of an RDMA device are lost");
-                    self.tenants.of_sessions(tenant).is_broken = true;
-                    self.end_tenant(tenant, &error);
+                    self.lose_tenant(tenant, &error);
                     more = false;
                 }
             }
@@ -144,7 +142,7 @@ impl<P: Provider> VerbsTransport<P> {
             if let Err(error) = self.tenants.of_sessions(tenant).post_receives(&self.free_receives)
             {
                 tracing::error!(%error, "no request can be received over an RDMA device any more");
-                self.end_tenant(tenant, &error);
+                self.lose_tenant(tenant, &error);
             }
             self.free_receives.clear();
         }
@@ -164,6 +162,7 @@ impl<P: Provider> VerbsTransport<P> {
         }
         let count = session.send.complete(completion.id, &mut self.ended);
         session.quiet_ticks = 0;
+        session.stalled_ticks = 0;
         if session.send.wants_to_post() {
             queue(session, &mut self.turns);
         }
@@ -296,6 +295,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
         if self.polls >= CM_EVERY {
             self.polls = 0;
             self.hear();
+            self.hear_devices();
             if self.ticker.ticked() {
                 self.tick();
             }
@@ -304,11 +304,8 @@ impl<P: Provider> Transport for VerbsTransport<P> {
             self.look(tenant);
         }
         self.flush();
-        if !self.dying.is_empty() || !self.dead.is_empty() {
-            self.dying_polls += 1;
-            if self.dying_polls >= BURY_EVERY || ending::is_hasty() {
-                self.bury();
-            }
+        if !self.dying.is_empty() {
+            self.attend();
         }
         events.append(&mut self.events);
     }
@@ -352,7 +349,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     }
 
     fn sessions(&self) -> usize {
-        self.slots.len() + self.dying.len() + self.dead.len()
+        self.slots.len() + self.dying.len()
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
@@ -360,11 +357,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     }
 
     fn arm(&mut self) -> bool {
-        if !self.dying.is_empty() || !self.dead.is_empty() {
-            // Their last completions are yet to come: a few polls more.
-            return false;
-        }
-        let mut quiet = true;
+        let mut quiet = self.may_sleep();
         for place in 0..self.tenants.places() {
             let Some(tenant) = self.tenants.find(place) else { continue };
             if let Err(error) = tenant.arm() {
@@ -374,7 +367,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
             // What came before it was armed wakes nobody.
             quiet &= !self.look(place);
         }
-        quiet && self.events.is_empty() && self.turns.is_idle() && self.dying.is_empty()
+        quiet && self.events.is_empty() && self.turns.is_idle()
     }
 
     fn disarm(&mut self, rung: bool) {
@@ -394,8 +387,7 @@ impl<P: Provider> Drop for VerbsTransport<P> {
         for id in self.slots.ids() {
             self.end(id, Kind::Disconnected.error("the node is shutting down"));
         }
-        self.bury();
-        self.bury();
+        self.bury(true);
     }
 }
 

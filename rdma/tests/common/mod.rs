@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
 pub(crate) mod crowd;
+pub(crate) mod lab;
 pub(crate) mod network;
 
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -38,6 +38,7 @@ fn fields() -> Vec<Field> {
         ibv_srq_init_attr { srq_context, attr }
         ibv_srq_attr { max_wr, max_sge, srq_limit }
         ibv_sge { addr, length, lkey }
+        ibv_async_event { element, event_type }
         ibv_send_wr { wr_id, next, sg_list, num_sge, opcode, send_flags, imm_data,
             remote_addr = "wr.rdma.remote_addr", rkey = "wr.rdma.rkey" }
         ibv_recv_wr { wr_id, next, sg_list, num_sge }
@@ -69,6 +70,7 @@ fn sizes() -> Vec<(&'static str, usize)> {
         ibv_qp_attr,
         ibv_ah_attr,
         ibv_srq_init_attr,
+        ibv_async_event,
         ibv_sge,
         ibv_send_wr,
         ibv_recv_wr,
@@ -82,7 +84,7 @@ fn sizes() -> Vec<(&'static str, usize)> {
 }
 
 /// Constants and what they are called in C.
-const CONSTANTS: [(&str, i64); 20] = [
+const CONSTANTS: [(&str, i64); 30] = [
     ("IBV_QPT_RC", IBV_QPT_RC as i64),
     ("IBV_QP_STATE", IBV_QP_STATE as i64),
     ("IBV_QP_ACCESS_FLAGS", IBV_QP_ACCESS_FLAGS as i64),
@@ -102,6 +104,16 @@ const CONSTANTS: [(&str, i64); 20] = [
     ("RDMA_OPTION_ID_ACK_TIMEOUT", RDMA_OPTION_ID_ACK_TIMEOUT as i64),
     ("RDMA_CM_EVENT_ESTABLISHED", 9),
     ("IBV_WC_WR_FLUSH_ERR", 5),
+    ("IBV_WC_TM_RNDV_INCOMPLETE", 23),
+    ("IBV_SRQ_LIMIT", IBV_SRQ_LIMIT as i64),
+    ("IBV_PORT_ACTIVE", IBV_PORT_ACTIVE as i64),
+    ("IBV_EVENT_CQ_ERR", 0),
+    ("IBV_EVENT_COMM_EST", IBV_EVENT_COMM_EST as i64),
+    ("IBV_EVENT_DEVICE_FATAL", 8),
+    ("IBV_EVENT_PORT_ERR", 10),
+    ("IBV_EVENT_QP_LAST_WQE_REACHED", 16),
+    ("IBV_EVENT_GID_CHANGE", 18),
+    ("IBV_EVENT_WQ_FATAL", 19),
     ("IBV_WC_RECV", 128),
 ];
 

@@ -54,6 +54,9 @@ library! {
         ibv_ack_cq_events: fn(*mut ibv_cq, c_uint);
         ibv_create_srq: fn(*mut ibv_pd, *mut ibv_srq_init_attr) -> *mut ibv_srq;
         ibv_destroy_srq: fn(*mut ibv_srq) -> c_int;
+        ibv_modify_srq: fn(*mut ibv_srq, *mut ibv_srq_attr, c_int) -> c_int;
+        ibv_get_async_event: fn(*mut ibv_context, *mut ibv_async_event) -> c_int;
+        ibv_ack_async_event: fn(*mut ibv_async_event);
         ibv_modify_qp: fn(*mut ibv_qp, *mut ibv_qp_attr, c_int) -> c_int;
         ibv_wc_status_str: fn(c_uint) -> *const c_char;
     }
@@ -75,6 +78,7 @@ library! {
         rdma_accept: fn(*mut rdma_cm_id, *mut rdma_conn_param) -> c_int;
         rdma_reject: fn(*mut rdma_cm_id, *const c_void, u8) -> c_int;
         rdma_disconnect: fn(*mut rdma_cm_id) -> c_int;
+        rdma_notify: fn(*mut rdma_cm_id, c_uint) -> c_int;
         rdma_migrate_id: fn(*mut rdma_cm_id, *mut rdma_event_channel) -> c_int;
         rdma_set_option: fn(*mut rdma_cm_id, c_int, c_int, *mut c_void, usize) -> c_int;
         rdma_get_cm_event: fn(*mut rdma_event_channel, *mut *mut rdma_cm_event) -> c_int;

@@ -173,6 +173,7 @@ pub(in crate::verbs) const IBV_QP_STATE: c_int = 1 << 0;
 pub(in crate::verbs) const IBV_QP_ACCESS_FLAGS: c_int = 1 << 3;
 pub(in crate::verbs) const IBV_QP_MIN_RNR_TIMER: c_int = 1 << 15;
 pub(in crate::verbs) const IBV_QPS_RTS: c_uint = 3;
+pub(in crate::verbs) const IBV_EVENT_COMM_EST: c_uint = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -186,6 +187,16 @@ pub(in crate::verbs) struct ibv_srq_attr {
 pub(in crate::verbs) struct ibv_srq_init_attr {
     pub(in crate::verbs) srq_context: *mut c_void,
     pub(in crate::verbs) attr: ibv_srq_attr,
+}
+
+/// What of a shared receive queue is to change.
+pub(in crate::verbs) const IBV_SRQ_LIMIT: c_int = 1 << 1;
+
+/// `element` is a union: an address, or in its lower half a port's number.
+#[repr(C)]
+pub(in crate::verbs) struct ibv_async_event {
+    pub(in crate::verbs) element: *mut c_void,
+    pub(in crate::verbs) event_type: c_uint,
 }
 
 #[repr(C)]
@@ -292,6 +303,8 @@ pub(in crate::verbs) struct ibv_device_attr {
     pub(in crate::verbs) local_ca_ack_delay: u8,
     pub(in crate::verbs) phys_port_cnt: u8,
 }
+
+pub(in crate::verbs) const IBV_PORT_ACTIVE: c_uint = 4;
 
 #[repr(C)]
 pub(in crate::verbs) struct ibv_port_attr {

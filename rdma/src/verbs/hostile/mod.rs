@@ -2,6 +2,8 @@
 //! `FOREBAY_TEST_RDMA`: runs in the lab.
 
 mod capsules;
+mod failures;
+mod fairness;
 mod keys;
 mod proofs;
 mod victim;
@@ -16,6 +18,7 @@ use dma::{HugePages, Region, Window};
 use extent::wire::{Command, LONG_REQUEST_BYTES, Request, Segment, Segments};
 use extent::{ByteRange, Proof};
 
+use super::adapter::Adapter;
 use super::channel;
 use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
 use super::connection::{CmEventKind, CmId, ConnectionParameters, EventChannel};
@@ -54,7 +57,17 @@ struct Intruder {
     queue: Arc<CompletionQueue>,
     memory: Option<MemoryRegion>,
     region: Arc<Region>,
+    adapter: Adapter,
     _channel: Arc<EventChannel>,
+}
+
+/// One that has all it takes to ask for a connection.
+struct Prepared {
+    pair: QueuePair,
+    queue: Arc<CompletionQueue>,
+    domain: Arc<ProtectionDomain>,
+    adapter: Adapter,
+    channel: Arc<EventChannel>,
 }
 
 impl Intruder {
@@ -67,29 +80,20 @@ impl Intruder {
     }
 
     fn connect(address: SocketAddr, ask: Ask) -> extent::Result<Self> {
-        let channel = EventChannel::new().expect("RDMA");
-        let id = CmId::new(&channel).expect("RDMA");
-        id.resolve_address(address, 5000).expect("resolves");
-        channel::await_event(&channel, CmEventKind::AddressResolved, PATIENCE).expect("a device");
-        id.resolve_route(5000).expect("resolves");
-        channel::await_event(&channel, CmEventKind::RouteResolved, PATIENCE).expect("a route");
-        let adapter = id.adapter().expect("bound");
-        let domain = ProtectionDomain::new(adapter).expect("room");
-        let queue = CompletionQueue::new(adapter, 64).expect("room");
-        let slots = Receives::Own(Slots::new(&domain, 256, 4).expect("memory"));
-        let pair = QueuePair::new(id, &domain, &queue, slots, 16).expect("room");
-        let parameters = ConnectionParameters {
-            private_data: &Hello::new(4, ask.proof).encode(),
-            reads_in: ask.reads_in,
-            reads_out: 1,
-            peer_patience: ask.patience,
-        };
-        pair.id().connect(parameters).expect("asks");
-        channel::await_event(&channel, CmEventKind::Established, PATIENCE)?;
-        let region = Region::anonymous(MEMORY_BYTES, HugePages::Never).expect("memory");
-        let memory = MemoryRegion::new(&domain, &region, Rights::Remote).expect("room");
-        let send = SendQueue::new(1, 16);
-        Ok(Self { pair, send, queue, memory: Some(memory), region, _channel: channel })
+        let Ask { reads_in, patience, proof } = ask;
+        Self::greet(address, reads_in, patience, &Hello::new(4, proof).encode())
+    }
+
+    /// The same, with other words.
+    fn greet(
+        address: SocketAddr,
+        reads_in: u8,
+        patience: u8,
+        greeting: &[u8],
+    ) -> extent::Result<Self> {
+        let prepared = Prepared::new(address);
+        prepared.ask(reads_in, patience, greeting);
+        prepared.conclude()
     }
 
     fn memory(&self) -> &MemoryRegion {
@@ -137,6 +141,15 @@ impl Intruder {
     fn try_out(&mut self, work: Work) -> WorkStatus {
         self.send.push(work);
         self.send.post(1, &mut self.pair).expect("posted");
+        let completion = self.next_completion();
+        if completion.status == WorkStatus::SUCCESS {
+            self.send.complete(completion.id, &mut Vec::new());
+        }
+        completion.status
+    }
+
+    /// Waits for one work request or receive to end.
+    fn next_completion(&self) -> WorkCompletion {
         let mut completions: Vec<WorkCompletion> = Vec::new();
         for _ in 0..MANY {
             if !completions.is_empty() {
@@ -145,11 +158,46 @@ impl Intruder {
             self.queue.poll(&mut completions).expect("a sound queue");
             thread::yield_now();
         }
-        let completion = completions.first().expect("the device says how it ended");
-        if completion.status == WorkStatus::SUCCESS {
-            self.send.complete(completion.id, &mut Vec::new());
-        }
-        completion.status
+        *completions.first().expect("the device says how it ended")
+    }
+}
+
+impl Prepared {
+    fn new(address: SocketAddr) -> Self {
+        let channel = EventChannel::new().expect("RDMA");
+        let id = CmId::new(&channel).expect("RDMA");
+        id.resolve_address(None, address, 5000).expect("resolves");
+        channel::await_event(&channel, CmEventKind::AddressResolved, PATIENCE).expect("a device");
+        id.resolve_route(5000).expect("resolves");
+        channel::await_event(&channel, CmEventKind::RouteResolved, PATIENCE).expect("a route");
+        let adapter = id.adapter().expect("bound");
+        let domain = ProtectionDomain::new(adapter).expect("room");
+        let queue = CompletionQueue::new(adapter, 64).expect("room");
+        let slots = Receives::Own(Slots::new(&domain, 256, 4).expect("memory"));
+        let pair = QueuePair::new(id, &domain, &queue, slots, 16).expect("room");
+        Self { pair, queue, domain, adapter, channel }
+    }
+
+    /// Asks for the connection.
+    fn ask(&self, reads_in: u8, patience: u8, greeting: &[u8]) {
+        let parameters = ConnectionParameters {
+            private_data: greeting,
+            reads_in,
+            reads_out: 1,
+            peer_patience: patience,
+        };
+        self.pair.id().connect(parameters).expect("asks");
+    }
+
+    /// Waits for the answer, and takes the last step.
+    fn conclude(self) -> extent::Result<Intruder> {
+        let Self { pair, queue, domain, adapter, channel } = self;
+        channel::await_event(&channel, CmEventKind::Established, PATIENCE)?;
+        let region = Region::anonymous(MEMORY_BYTES, HugePages::Never).expect("memory");
+        let memory = MemoryRegion::new(&domain, &region, Rights::Remote).expect("room");
+        let send = SendQueue::new(1, 16);
+        let memory = Some(memory);
+        Ok(Intruder { pair, send, queue, memory, region, adapter, _channel: channel })
     }
 }
 

@@ -12,6 +12,7 @@ use rand::Rng;
 use super::super::adapter::Limits;
 use super::super::completion::WorkCompletion;
 use super::super::connection::{CmEvent, ConnectionParameters};
+use super::super::events::DeviceEvent;
 use super::super::memory::Rights;
 use super::super::provider::{self, Provider};
 use super::super::queue_pair::Receives;
@@ -41,6 +42,7 @@ impl Provider for Simulated {
     type SharedReceiveQueue = SimReceives;
     type QueuePair = SimPair;
     type Ticker = SimTicker;
+    type Watch = SimWatch;
 
     fn event_channel(&self) -> Result<Arc<SimEvents>> {
         let mut world = lock(&self.0);
@@ -150,6 +152,8 @@ impl provider::CmId<Simulated> for SimId {
     fn reject(&self, private_data: &[u8]) {
         lock(self.world()).reject(self.id, private_data);
     }
+
+    fn stands(&self) {}
 
     fn disconnect(&self) {
         lock(self.world()).disconnect(self.id);
@@ -276,6 +280,10 @@ impl provider::CompletionQueue<Simulated> for SimQueue {
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    fn identity(&self) -> usize {
+        self.number as usize
+    }
 }
 
 impl Drop for SimQueue {
@@ -317,6 +325,14 @@ impl provider::SharedReceiveQueue<Simulated> for SimReceives {
     fn post(&self, slots: &[u32]) -> Result<()> {
         lock(&self.domain.world).post_shared(self.number, &receives(&self.slots, slots));
         Ok(())
+    }
+
+    fn identity(&self) -> usize {
+        self.number as usize
+    }
+
+    fn warn_when_low(&self) -> Result<()> {
+        Err(Kind::Unsupported.error("a simulated device does not say when receives run low"))
     }
 }
 
@@ -429,6 +445,22 @@ impl provider::Ticker for SimTicker {
     fn ticked(&self) -> bool {
         (self.0.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(LOOKS_A_TICK)
     }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Nothing is told unasked.
+#[derive(Debug)]
+pub(crate) struct SimWatch;
+
+impl provider::Watch<Simulated> for SimWatch {
+    fn new(_: &SimAdapter) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn take(&self, _: &mut Vec<DeviceEvent>) {}
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
