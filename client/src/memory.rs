@@ -14,8 +14,11 @@ use crate::arena::Home;
 /// Exclusive use of a piece of memory that is registered with one session.
 ///
 /// A request takes it by value, or by `&mut` for the length of a blocking call, so that nobody can
-/// look at it while the node uses it. It is empty after a call in which the session was lost while
-/// the node's devices might still write into it: ask the next session for new memory then.
+/// look at it while the node uses it. It stays valid when its session makes another connection: it
+/// is registered there, or, over shared memory, replaced by other memory with the same bytes as soon
+/// as a request uses it, so that [`Memory::region`] may change then. It is empty after a call that
+/// failed because a connection was lost while the node's devices might still write into it: ask for
+/// new memory then.
 #[derive(Default)]
 pub struct Memory {
     piece: Option<Piece>,

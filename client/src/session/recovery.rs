@@ -1,21 +1,16 @@
 //! What happens when a connection is lost: what is safe to repeat waits for the next one.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use extent::wire::OpenBody;
 use extent::{Error, Kind, Result};
 use rdma::Fabric;
 
 use super::files::{draft_lost, in_doubt};
 use super::redial::Step;
 use super::transfer::{Operation, Transfer};
-use super::{Completed, Link, Session, Ticket};
+use super::{Link, Session, Ticket};
 use crate::bugs::{self, Bug};
-use crate::{Memory, clock};
-
-/// How long until a file is opened again that the node was too busy for.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+use crate::clock;
 
 /// What becomes of a request whose connection was lost.
 enum Fate {
@@ -220,176 +215,6 @@ impl Session {
                 _ => reason.duplicate(),
             };
             self.end(transfer, Err(error));
-        }
-    }
-
-    /// Once the node has answered the greeting.
-    pub(super) fn begin_to_reopen(&mut self) {
-        self.reopening = self.files.to_reopen().collect();
-        self.link = Link::Reopening { until: clock::now() + self.options.timeout };
-        self.resume_at = None;
-    }
-
-    /// Opens files again; once all are, requests flow.
-    pub(super) fn go_on_reopening(&mut self) -> Result<()> {
-        let now = clock::now();
-        let (until, greeting) = match self.link {
-            Link::Greeting { until } => (until, true),
-            Link::Reopening { until } => (until, false),
-            Link::Up | Link::Away => return Ok(()),
-        };
-        if now >= until && (greeting || self.own != 0) {
-            let patience = if self.redial.is_some() {
-                self.options.connect_timeout
-            } else {
-                self.options.timeout
-            };
-            return Err(Kind::Disconnected.error(if greeting {
-                format!("the node did not answer the greeting within {patience:?}")
-            } else {
-                "the node did not open all files again in time".to_owned()
-            }));
-        }
-        if greeting {
-            return Ok(());
-        }
-        while self.resume_at.is_none_or(|at| now >= at)
-            && let Some(&file) = self.reopening.front()
-        {
-            if now >= until {
-                self.reopening.pop_front();
-                let error = Kind::Busy.error("the node was too busy to open it again");
-                self.reopened(file, 0, Err(error))?;
-            } else if !self.reopen(file) {
-                break;
-            }
-        }
-        if self.reopening.is_empty() && self.own == 0 {
-            self.link = Link::Up;
-            self.up_since = Some(now);
-            if let Some((_, rail)) = self.redial.as_ref().map(super::redial::Redial::rail)
-                && self.stats.connections > 1
-            {
-                let (repeated, why) = (self.unsent.len(), self.why.as_ref());
-                tracing::info!(
-                    rail,
-                    repeated,
-                    lost = why.map(ToString::to_string),
-                    "connected again"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether there was room to ask for the first one.
-    fn reopen(&mut self, file: u64) -> bool {
-        let Some(mut memory) = self.own_names.pop() else { return false };
-        self.reopening.pop_front();
-        let Some(reopen) = self.files.reopen(file) else {
-            self.own_names.push(memory);
-            return true;
-        };
-        let (length, generation) = (reopen.name.len(), reopen.generation);
-        memory.as_mut_slice()[..length].copy_from_slice(reopen.name);
-        self.enqueue_own(Operation::Reopen { handle: file, generation }, memory, length);
-        true
-    }
-
-    /// The node answered for a file: its handle and what it says, or an error.
-    pub(super) fn reopened(&mut self, file: u64, node: u64, answer: Result<Vec<u8>>) -> Result<()> {
-        if answer.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
-            && self.reopening_until().is_some_and(|until| clock::now() < until)
-        {
-            self.reopening.push_back(file);
-            self.resume_at = Some(clock::now() + BUSY_PAUSE);
-            return Ok(());
-        }
-        let name = self.files.name(file);
-        let opened = match answer {
-            Ok(body) => Ok((OpenBody::parse(&body)?, body)),
-            Err(error) => Err(error),
-        };
-        if let Some((commit, identity)) = self.files.doubted(file) {
-            self.looked(file, node, (commit, identity), opened.ok());
-            return Ok(());
-        }
-        let stale = |what: String| {
-            Kind::Stale.error(format!(
-                "the connection was lost, and what was open of {name} is not there any more: {what}: \
-                 open it again"
-            ))
-        };
-        match opened {
-            Ok((body, _)) if self.files.reopened(file, node, &body) => {}
-            Ok((body, _)) => {
-                let what = format!("the node has other bytes of generation {}", body.generation);
-                self.files.end(file, stale(what));
-                self.discard(node);
-            }
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Stale) => {
-                self.files.end(file, stale(error.to_string()));
-            }
-            Err(error) => {
-                let doing = format_args!("opening {name} again after the connection was lost");
-                self.files.end(file, error.while_doing(doing));
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest generation of a file is known whose COMMIT is in doubt.
-    fn looked(
-        &mut self,
-        file: u64,
-        node: u64,
-        (commit, identity): (usize, u128),
-        newest: Option<(OpenBody, Vec<u8>)>,
-    ) {
-        let transfer = self.transfers.remove(commit);
-        match newest {
-            Some((body, bytes)) if body.identity == identity || bugs::is(Bug::NewestIsOurs) => {
-                self.files.committed(file, Some(node), &body);
-                if let Some(mut transfer) = transfer {
-                    transfer.answer_with(bytes);
-                    self.settle(transfer);
-                }
-            }
-            other => {
-                if other.is_some() {
-                    self.discard(node);
-                }
-                self.files.end(file, in_doubt());
-                if let Some(transfer) = transfer {
-                    self.end(transfer, Err(in_doubt()));
-                }
-            }
-        }
-    }
-
-    fn discard(&mut self, node: u64) {
-        self.enqueue_own(Operation::Discard { node }, Memory::default(), 0);
-    }
-
-    fn reopening_until(&self) -> Option<std::time::Instant> {
-        match self.link {
-            Link::Reopening { until } => Some(until),
-            _ => None,
-        }
-    }
-
-    /// Takes in how a transfer of the session's own ended.
-    pub(super) fn settle_own(&mut self, transfer: Transfer) -> Result<()> {
-        self.own -= 1;
-        let operation = transfer.operation;
-        let (completed, memory): (Completed, Memory) = transfer.complete();
-        match operation {
-            Operation::Hello { .. } => self.greeted(&completed),
-            Operation::Reopen { handle, .. } => {
-                self.own_names.push(memory);
-                self.reopened(handle, completed.handle, completed.result.map(|()| completed.body))
-            }
-            _ => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use extent::wire::OpenMode;
 use proptest::prelude::*;
 
 use super::*;

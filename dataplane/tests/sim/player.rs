@@ -35,6 +35,8 @@ pub(crate) struct Player {
     done: Vec<Completed>,
     /// Bytes compared.
     pub(crate) compared: u64,
+    /// Connections of sessions that outlived others.
+    pub(crate) reconnections: u64,
 }
 
 impl Player {
@@ -47,7 +49,17 @@ impl Player {
     ) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
         let done = Vec::new();
-        Self { number, fabric, model, rng, node, session: None, done, compared: 0 }
+        Self {
+            number,
+            fabric,
+            model,
+            rng,
+            node,
+            session: None,
+            done,
+            compared: 0,
+            reconnections: 0,
+        }
     }
 
     /// Does a number of things. Errors are legal, wrong bytes are not.
@@ -78,7 +90,9 @@ impl Player {
     }
 
     fn leave(&mut self) {
-        self.session = None;
+        if let Some(session) = self.session.take() {
+            self.reconnections += session.stats().connections - 1;
+        }
         self.done.clear();
     }
 

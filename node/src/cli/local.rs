@@ -214,7 +214,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_enum, default_value = "shm")]
     pub(crate) fabric: FabricChoice,
 
-    /// The node's data address, for TCP or RDMA
+    /// The node's data address, for TCP or RDMA; or several, separated by commas
     #[arg(long, value_name = "ADDR", default_value = crate::config::DEFAULT_LISTEN)]
     pub(crate) data: String,
 
