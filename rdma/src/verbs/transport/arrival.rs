@@ -46,8 +46,11 @@ impl<P: Provider> VerbsTransport<P> {
             reads_out,
             peer_patience: 7,
         };
-        let accepted = pair.id().accept(parameters).and_then(|()| pair.settle());
-        accepted.inspect_err(|error| reject::<P>(pair.id(), error))?;
+        pair.id().accept(parameters).inspect_err(|error| reject::<P>(pair.id(), error))?;
+        // A client may have broken its queue pair already. It is not rejected any more: the kernel would
+        // go on answering its request for a minute, and this thread would wait for that. To let go of
+        // the id says it all.
+        pair.settle()?;
         tenant.sessions += 1;
         let session = self.slots.next();
         self.pairs.insert((place, pair.number()), session);
