@@ -10,16 +10,15 @@ use extent::{FileName, Generation, Kind, Result};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use rdma::SimFabric;
 
 use crate::model::{Model, any_length, contents};
-use crate::wired::Wired;
+use crate::network::Network;
 use crate::world::{EXTENT_BYTES, SHARDS};
 
 /// One client, who alone writes the files named after it.
 pub(crate) struct Player {
     number: u16,
-    fabric: SimFabric,
+    network: Network,
     model: Model,
     rng: SmallRng,
     node: Arc<Mutex<Stepped>>,
@@ -32,14 +31,14 @@ pub(crate) struct Player {
 impl Player {
     pub(crate) fn new(
         number: u16,
-        fabric: SimFabric,
+        network: Network,
         node: Arc<Mutex<Stepped>>,
         model: Model,
         seed: u64,
     ) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
         let done = Vec::new();
-        Self { number, fabric, model, rng, node, session: None, done, compared: 0 }
+        Self { number, network, model, rng, node, session: None, done, compared: 0 }
     }
 
     /// Does a number of things. Errors are legal, wrong bytes are not.
@@ -195,10 +194,8 @@ impl Player {
         let memory = self.session()?.allocate(EXTENT_BYTES)?;
         self.submit(|s| Ok(s.submit_read(handle, 0, memory, 0..EXTENT_BYTES)?)).await?;
         if self.rng.random() {
-            let open = self.fabric.sessions();
-            if let Some(session) = open.get(self.rng.random_range(0..open.len().max(1))) {
-                self.fabric.sever(*session);
-            }
+            let open = self.network.sessions();
+            self.network.sever(self.rng.random_range(0..open.max(1)));
         }
         self.leave();
         Ok(())
@@ -246,7 +243,7 @@ impl Player {
     fn session(&mut self) -> Result<&mut Session> {
         if self.session.is_none() {
             let shard = self.rng.random_range(0..SHARDS);
-            let channel = Wired::new(self.fabric.connect(shard), Arc::clone(&self.node));
+            let channel = self.network.connect(shard, &self.node)?;
             self.session = Some(Session::connect(Box::new(channel), &Options::default())?);
         }
         Ok(self.session.as_mut().expect("just connected"))

@@ -67,6 +67,7 @@ impl<P: Provider> VerbsTransport<P> {
         for id in self.slots.ids() {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
+            session.send.shrink();
             if let Some(reason) = session.closing.take() {
                 self.end(id, reason);
             } else if !session.is_established && session.quiet_ticks > ESTABLISH_TICKS {
