@@ -17,6 +17,8 @@ extern crate forebay_dataplane as dataplane;
 
 #[path = "sim/model.rs"]
 mod model;
+#[path = "sim/network.rs"]
+mod network;
 #[path = "sim/player.rs"]
 mod player;
 #[path = "sim/wired.rs"]

@@ -6,8 +6,9 @@ mod rough;
 
 use std::collections::BTreeSet;
 
-use forebay_rdma::SimVerbsOptions;
-use rough::play;
+use extent::wire::Command;
+use forebay_rdma::{SimVerbs, SimVerbsOptions};
+use rough::{CREDITS, Client, Node, connect, node, play, settle, turn};
 
 #[test]
 fn bytes_are_right_or_an_error_and_nothing_is_left() {
@@ -21,6 +22,36 @@ fn bytes_are_right_or_an_error_and_nothing_is_left() {
     assert!(worked > 200, "only {worked} things came to their end");
     // Each that there is, as rdma-core numbers them.
     assert_eq!(told, (0..=23).collect());
+}
+
+/// Bytes that a session may take for itself when nothing moves.
+const SESSION_BYTES: usize = 1024;
+
+#[test]
+fn a_session_that_rests_takes_little_memory() {
+    let network = SimVerbs::new(1, SimVerbsOptions::default());
+    let mut node = node(&network);
+    let sessions = 500;
+    let mut clients: Vec<Client> =
+        (0..sessions).map(|_| connect(&network, &mut node).expect("room")).collect();
+    let burst = |clients: &mut Vec<Client>, node: &mut Node| {
+        for client in clients {
+            for _ in 0..CREDITS {
+                client.send(Command::Ping, None);
+            }
+            client.finish(&mut || turn(node)).expect("connected");
+        }
+    };
+    burst(&mut clients, &mut node);
+    // Many ticks.
+    (0..1000).for_each(|_| turn(&mut node));
+    let at_rest = node.transport.session_bytes();
+    assert!(at_rest / sessions <= SESSION_BYTES, "{at_rest} bytes of {sessions} sessions");
+    // And it is what it was before.
+    burst(&mut clients, &mut node);
+    drop(clients);
+    settle(&network, &mut node);
+    assert_eq!(node.transport.session_bytes(), 0);
 }
 
 /// How many seeds a test tries.

@@ -15,7 +15,7 @@ use nvme_tier::device::{DeviceIndex, HealthWatch};
 use nvme_tier::{Copies, FormatOptions, TierOptions, format, recover_without};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use rdma::{Channel, SimChannel, SimFabric};
+use rdma::{Channel, SimChannel, SimFabric, Transport};
 use silo::sim::SimSilo;
 use silo::{LimitOptions, Limits, Mount};
 
@@ -126,32 +126,9 @@ impl Lab {
         ways: Ways,
         absent: &[DeviceIndex],
     ) -> Self {
-        let options = ways.tier_options();
-        let recovered = recover_without(&mut disk.queue(), &pool(), options, absent);
-        let recovered = recovered.expect("recovery");
-        recovered.tier.allow_eviction();
-        let fixed = SimSilo::new(2);
-        fixed.set_read_only(true);
         let fabric = SimFabric::new(3).with_windows(ways.windows);
-        let parts = Parts {
-            tier: recovered.tier,
-            ledger: recovered.ledger,
-            ledger_device: Box::new(disk.queue()),
-            shards: vec![ShardParts {
-                device: Box::new(disk.queue()),
-                transport: Box::new(fabric.transport()),
-            }],
-            silos: vec![mount("data", &data), mount("fixed", &fixed)],
-            devices: Vec::new(),
-            health: HealthWatch::default(),
-            options: NodeOptions {
-                credits: CREDITS,
-                shard_buffer_bytes: 8 << 20,
-                huge_pages: HugePages::Never,
-                ..NodeOptions::default()
-            },
-        };
-        let mut node = Stepped::new(parts).expect("a node");
+        let transport: Box<dyn Transport> = Box::new(fabric.transport());
+        let mut node = stepped(&disk, &data, ways, absent, vec![transport]);
         let handle = node.handle();
         drop(node.start_mover());
         let node = Arc::new(Mutex::new(node));
@@ -178,7 +155,7 @@ impl Lab {
     pub(crate) fn client(&self) -> Client {
         let channel = Wired::new(self.fabric.connect(0), Arc::clone(&self.node));
         let session = Session::connect(Box::new(channel), &Options::default());
-        Client { session: session.expect("connected"), done: Vec::new() }
+        Client::new(session.expect("connected"))
     }
 
     /// The next replies of a channel that is used by hand.
@@ -215,6 +192,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) fn new(session: Session) -> Self {
+        Self { session, done: Vec::new() }
+    }
+
     pub(crate) async fn open(&mut self, name: &FileName, mode: OpenMode) -> Result<u64> {
         let ticket = self.session.submit_open(name, mode)?;
         Ok(self.finish(ticket).await.opened()?.0)
@@ -275,7 +256,42 @@ impl Client {
     }
 }
 
-async fn drive(node: Arc<Mutex<Stepped>>) {
+/// A node with a shard for each of the transports, on a tier that is on some disks.
+pub(crate) fn stepped(
+    disk: &SimDisk,
+    data: &SimSilo,
+    ways: Ways,
+    absent: &[DeviceIndex],
+    transports: Vec<Box<dyn Transport>>,
+) -> Stepped {
+    let options = ways.tier_options();
+    let recovered = recover_without(&mut disk.queue(), &pool(), options, absent);
+    let recovered = recovered.expect("recovery");
+    recovered.tier.allow_eviction();
+    let fixed = SimSilo::new(2);
+    fixed.set_read_only(true);
+    let parts = Parts {
+        tier: recovered.tier,
+        ledger: recovered.ledger,
+        ledger_device: Box::new(disk.queue()),
+        shards: transports
+            .into_iter()
+            .map(|transport| ShardParts { device: Box::new(disk.queue()), transport })
+            .collect(),
+        silos: vec![mount("data", data), mount("fixed", &fixed)],
+        devices: Vec::new(),
+        health: HealthWatch::default(),
+        options: NodeOptions {
+            credits: CREDITS,
+            shard_buffer_bytes: 8 << 20,
+            huge_pages: HugePages::Never,
+            ..NodeOptions::default()
+        },
+    };
+    Stepped::new(parts).expect("a node")
+}
+
+pub(crate) async fn drive(node: Arc<Mutex<Stepped>>) {
     let start = tokio::time::Instant::now();
     loop {
         let now = u64::try_from(start.elapsed().as_nanos()).expect("not that long");
@@ -284,7 +300,7 @@ async fn drive(node: Arc<Mutex<Stepped>>) {
     }
 }
 
-fn pool() -> Pool {
+pub(crate) fn pool() -> Pool {
     let classes = [SizeClass { bytes: 4096, count: 8 }, SizeClass { bytes: 1 << 20, count: 4 }];
     Pool::new(&classes, HugePages::Never).expect("memory")
 }

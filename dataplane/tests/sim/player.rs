@@ -10,10 +10,10 @@ use extent::{FileName, Generation, Kind, Result};
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use rdma::{Channel, SimFabric};
+use rdma::Channel;
 
 use crate::model::{Model, any_length, contents};
-use crate::wired::Wired;
+use crate::network::Network;
 use crate::world::{EXTENT_BYTES, SHARDS};
 
 /// Nothing waits in simulated time.
@@ -27,7 +27,7 @@ const AT_ONCE: Reconnect = Reconnect {
 /// One client, who alone writes the files named after it.
 pub(crate) struct Player {
     number: u16,
-    fabric: SimFabric,
+    network: Network,
     model: Model,
     rng: SmallRng,
     node: Arc<Mutex<Stepped>>,
@@ -42,7 +42,7 @@ pub(crate) struct Player {
 impl Player {
     pub(crate) fn new(
         number: u16,
-        fabric: SimFabric,
+        network: Network,
         node: Arc<Mutex<Stepped>>,
         model: Model,
         seed: u64,
@@ -51,7 +51,7 @@ impl Player {
         let done = Vec::new();
         Self {
             number,
-            fabric,
+            network,
             model,
             rng,
             node,
@@ -217,10 +217,8 @@ impl Player {
         let memory = self.session()?.allocate(EXTENT_BYTES)?;
         self.submit(|s| Ok(s.submit_read(handle, 0, memory, 0..EXTENT_BYTES)?)).await?;
         if self.rng.random() {
-            let open = self.fabric.sessions();
-            if let Some(session) = open.get(self.rng.random_range(0..open.len().max(1))) {
-                self.fabric.sever(*session);
-            }
+            let open = self.network.sessions();
+            self.network.sever(self.rng.random_range(0..open.max(1)));
         }
         self.leave();
         Ok(())
@@ -269,9 +267,9 @@ impl Player {
         if self.session.is_none() {
             let shard = self.rng.random_range(0..SHARDS);
             let mut wire =
-                Wire { fabric: self.fabric.clone(), node: Arc::clone(&self.node), shard };
+                Wire { network: self.network.clone(), node: Arc::clone(&self.node), shard };
             let options = Options { reconnect: Some(AT_ONCE), ..Options::default() };
-            let session = Session::connect(wire.channel(), &options)?;
+            let session = Session::connect(wire.channel()?, &options)?;
             // Half of the sessions end with their connections.
             let stays = self.rng.random();
             self.session =
@@ -283,15 +281,15 @@ impl Player {
 
 /// Connects again, to another shard each time.
 struct Wire {
-    fabric: SimFabric,
+    network: Network,
     node: Arc<Mutex<Stepped>>,
     shard: u16,
 }
 
 impl Wire {
-    fn channel(&mut self) -> Box<dyn Channel> {
+    fn channel(&mut self) -> Result<Box<dyn Channel>> {
         self.shard = (self.shard + 1) % SHARDS;
-        Box::new(Wired::new(self.fabric.connect(self.shard), Arc::clone(&self.node)))
+        Ok(Box::new(self.network.connect(self.shard, &self.node)?))
     }
 }
 
@@ -301,6 +299,6 @@ impl Connector for Wire {
     }
 
     fn dial(&mut self, _: usize) -> Dial {
-        Dial::Done(Ok(self.channel()))
+        Dial::Done(self.channel())
     }
 }

@@ -7,18 +7,18 @@ use dataplane::Stepped;
 use dma::Region;
 use extent::Result;
 use extent::wire::{Reply, Request};
-use rdma::{Channel, Fabric, SimChannel};
+use rdma::{Channel, Fabric};
 
 /// A channel whose waiting makes the node go on: there is nobody else in this thread to do that
 /// while a session greets the node.
 pub(crate) struct Wired {
-    inner: SimChannel,
+    inner: Box<dyn Channel>,
     node: Arc<Mutex<Stepped>>,
 }
 
 impl Wired {
-    pub(crate) fn new(inner: SimChannel, node: Arc<Mutex<Stepped>>) -> Self {
-        Self { inner, node }
+    pub(crate) fn new(inner: impl Channel + 'static, node: Arc<Mutex<Stepped>>) -> Self {
+        Self { inner: Box::new(inner), node }
     }
 }
 

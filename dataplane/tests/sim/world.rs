@@ -17,11 +17,11 @@ use nvme_tier::device::sim::{
 use nvme_tier::{FormatOptions, TierOptions, format, recover};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rdma::SimFabric;
 use silo::sim::{Faults, SimSilo};
 use silo::{LimitOptions, Limits, Mount, Silo};
 
 use crate::model::{Model, any_length, contents};
+use crate::network::Network;
 use crate::player::Player;
 
 /// Bytes of an extent: small, so that files have several.
@@ -33,6 +33,7 @@ const FILES: u16 = 6;
 
 /// See the module.
 pub(crate) struct World {
+    seed: u64,
     rng: SmallRng,
     disk: SimDisk,
     data: SimSilo,
@@ -47,7 +48,7 @@ pub(crate) struct World {
 struct Running {
     node: Arc<Mutex<Stepped>>,
     handle: Arc<dyn Handle>,
-    fabric: SimFabric,
+    network: Network,
     over: Arc<AtomicBool>,
     driver: tokio::task::JoinHandle<()>,
     mover: tokio::task::JoinHandle<()>,
@@ -102,7 +103,7 @@ impl World {
         }
         // Half of the worlds remember the checksums of nothing, of a few extents, or of some.
         let checksum_memory = [u64::MAX, 0, u64::MAX, 700, u64::MAX, 3000][(seed % 6) as usize];
-        Self { rng, disk, data, out, model, checksum_memory, reconnections: 0 }
+        Self { seed, rng, disk, data, out, model, checksum_memory, reconnections: 0 }
     }
 
     /// Two clients and an operator at work, while things fail now and then.
@@ -144,6 +145,7 @@ impl World {
     /// Everything is read once more, written back, and compared with the silos.
     async fn settle_and_compare(&mut self) {
         let running = self.start();
+        running.network.calm();
         let mut player = self.player(0, &running);
         for name in self.model.names() {
             let acknowledged = self.model.of(&name).floor().is_some();
@@ -166,6 +168,7 @@ impl World {
         let status = running.handle.status().await;
         assert_eq!((status.dirty_files, status.sessions), (0, no_sessions().to_vec()));
         assert_eq!(status.buffers.0, u64::from(SHARDS), "only the shards' zeroes are out");
+        running.network.assert_at_rest(usize::from(SHARDS));
         running.stop(false).await;
     }
 
@@ -176,10 +179,10 @@ impl World {
             TierOptions { checksum_memory_bytes, most_checksums_beside, ..TierOptions::default() };
         let recovered = recover(&mut self.disk.queue(), &pool(), options).expect("recovery");
         recovered.tier.allow_eviction();
-        let fabric = SimFabric::new(self.rng.random()).with_windows(self.rng.random());
-        let shards = (0..SHARDS).map(|_| ShardParts {
+        let network = Network::new(self.seed, self.rng.random(), self.rng.random());
+        let shards = (0..SHARDS).map(|shard| ShardParts {
             device: Box::new(self.disk.queue()),
-            transport: Box::new(fabric.transport()),
+            transport: network.transport(shard),
         });
         let parts = Parts {
             tier: recovered.tier,
@@ -204,12 +207,12 @@ impl World {
         let node = Arc::new(Mutex::new(node));
         let over = Arc::new(AtomicBool::new(false));
         let driver = tokio::spawn(drive(Arc::clone(&node), Arc::clone(&over)));
-        Running { node, handle, fabric, over, driver, mover }
+        Running { node, handle, network, over, driver, mover }
     }
 
     fn player(&mut self, number: u16, running: &Running) -> Player {
-        let (fabric, node) = (running.fabric.clone(), Arc::clone(&running.node));
-        Player::new(number, fabric, node, self.model.clone(), self.rng.random())
+        let (network, node) = (running.network.clone(), Arc::clone(&running.node));
+        Player::new(number, network, node, self.model.clone(), self.rng.random())
     }
 
     /// Devices that fail reads, or flip a bit in one; a silo that fails and stalls.
@@ -243,7 +246,9 @@ impl Running {
     /// Ends the node at once, or after it has come to rest.
     async fn stop(self, gently: bool) {
         if gently {
+            self.network.calm();
             self.settle().await;
+            self.network.assert_at_rest(usize::from(SHARDS));
         }
         self.over.store(true, Ordering::Relaxed);
         self.mover.abort();

@@ -58,6 +58,13 @@ impl<T> Line<T> {
 }
 
 impl Link {
+    /// Whether time does something to it.
+    pub(super) fn is_moving(&self) -> bool {
+        !self.requests.moving.is_empty()
+            || !self.posted.moving.is_empty()
+            || self.leaves_at.is_some()
+    }
+
     pub(super) fn perform(&mut self, session: SessionId, posted: Posted, news: &mut Vec<Event>) {
         match posted {
             Posted::Write(transfer, from) => {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dma::{HugePages, Region, Window};
@@ -24,6 +24,12 @@ pub(super) struct World {
     windows: bool,
     serial: u64,
     links: BTreeMap<SessionId, Link>,
+    /// Sessions where something moves: nobody else is looked at.
+    moving: BTreeSet<SessionId>,
+    /// Sessions of each shard for which the node has something that waits for its kick.
+    staged: Vec<BTreeSet<SessionId>>,
+    /// How many sessions each shard has.
+    open: Vec<usize>,
     /// What each shard has yet to be told.
     news: Vec<Vec<Event>>,
 }
@@ -37,6 +43,9 @@ impl World {
             windows: false,
             serial: 0,
             links: BTreeMap::new(),
+            moving: BTreeSet::new(),
+            staged: Vec::new(),
+            open: Vec::new(),
             news: Vec::new(),
         }
     }
@@ -51,6 +60,8 @@ impl World {
 
     pub(super) fn add_shard(&mut self) -> u16 {
         self.news.push(Vec::new());
+        self.staged.push(BTreeSet::new());
+        self.open.push(0);
         u16::try_from(self.news.len() - 1).expect("a test has few shards")
     }
 
@@ -73,6 +84,7 @@ impl World {
             leaves_at: None,
         };
         self.links.insert(session, link);
+        self.open[usize::from(shard)] += 1;
         session
     }
 
@@ -81,15 +93,19 @@ impl World {
     }
 
     pub(super) fn sessions_of(&self, shard: u16) -> usize {
-        self.links.values().filter(|link| link.shard == shard).count()
+        self.open[usize::from(shard)]
     }
 
     /// One poll: whatever is due happens.
     pub(super) fn step(&mut self) {
         self.clock += 1;
         let clock = self.clock;
-        let mut left = Vec::new();
-        for (&session, link) in &mut self.links {
+        let (mut left, mut still) = (Vec::new(), Vec::new());
+        for &session in &self.moving {
+            let Some(link) = self.links.get_mut(&session) else {
+                still.push(session);
+                continue;
+            };
             let news = &mut self.news[usize::from(link.shard)];
             while let Some(request) = link.requests.pop_due(clock) {
                 let mut capsule = [0; LONG_REQUEST_BYTES];
@@ -102,6 +118,12 @@ impl World {
             if link.leaves_at.is_some_and(|at| at <= clock) {
                 left.push(session);
             }
+            if !link.is_moving() {
+                still.push(session);
+            }
+        }
+        for session in still {
+            self.moving.remove(&session);
         }
         for session in left {
             self.end(session, &Kind::Disconnected.error("the client left"));
@@ -114,22 +136,30 @@ impl World {
 
     pub(super) fn post(&mut self, shard: u16, session: SessionId, posted: Posted) {
         match self.links.get_mut(&session) {
-            Some(link) => link.posted.staged.push_back(posted),
+            Some(link) => {
+                link.posted.staged.push_back(posted);
+                self.staged[usize::from(shard)].insert(session);
+            }
             None => refuse(session, posted, &gone(), &mut self.news[usize::from(shard)]),
         }
     }
 
     pub(super) fn kick_node(&mut self, shard: u16) {
-        for link in self.links.values_mut().filter(|link| link.shard == shard) {
-            link.posted.kick(|| self.clock + self.rng.random_range(0..=self.most_polls));
+        for session in std::mem::take(&mut self.staged[usize::from(shard)]) {
+            if let Some(link) = self.links.get_mut(&session) {
+                link.posted.kick(|| self.clock + self.rng.random_range(0..=self.most_polls));
+                self.moving.insert(session);
+            }
         }
     }
 
     pub(super) fn is_quiet(&self, shard: u16) -> bool {
+        let of_it = |session: &SessionId| {
+            let link = self.links.get(session).filter(|link| link.shard == shard);
+            link.is_some_and(|link| link.requests.moving.len() + link.posted.len() > 0)
+        };
         self.news[usize::from(shard)].is_empty()
-            && !self.links.values().any(|link| {
-                link.shard == shard && link.requests.moving.len() + link.posted.len() > 0
-            })
+            && !self.moving.iter().chain(&self.staged[usize::from(shard)]).any(of_it)
     }
 
     pub(super) fn map(&self, session: SessionId, segment: Segment) -> Result<Option<Window>> {
@@ -142,6 +172,7 @@ impl World {
     /// Ends a session for both sides.
     pub(super) fn end(&mut self, session: SessionId, reason: &Error) {
         let Some(mut link) = self.links.remove(&session) else { return };
+        self.open[usize::from(link.shard)] -= 1;
         let news = &mut self.news[usize::from(link.shard)];
         for posted in link.posted.drain() {
             refuse(session, posted, reason, news);
@@ -156,6 +187,7 @@ impl World {
         let delay = self.rng.random_range(0..=self.most_polls);
         if let Some(link) = self.links.get_mut(&session) {
             link.leaves_at = Some(self.clock + delay);
+            self.moving.insert(session);
             let keys: Vec<u32> = link.regions.keys().copied().collect();
             keys.into_iter()
                 .for_each(|key| link.forget(key, &mut self.news[usize::from(link.shard)]));
@@ -196,6 +228,7 @@ impl World {
     pub(super) fn kick_client(&mut self, session: SessionId) -> Result<()> {
         let link = self.links.get_mut(&session).ok_or_else(gone)?;
         link.requests.kick(|| self.clock + self.rng.random_range(0..=self.most_polls));
+        self.moving.insert(session);
         Ok(())
     }
 

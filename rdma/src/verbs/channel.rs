@@ -195,8 +195,20 @@ impl<P: Provider> VerbsChannel<P> {
         }
     }
 
+    pub(super) fn check_room(&self) -> Result<()> {
+        if self.send.is_full() {
+            return Err(Kind::Busy.error("the send queue is full: poll first"));
+        }
+        Ok(())
+    }
+
+    /// Queues a message.
+    pub(super) fn push(&mut self, message: &[u8]) {
+        self.send.push(Work::Send(Message::new(message)));
+    }
+
     /// A segment as the node sees it.
-    fn remote(&self, segment: Segment) -> Result<Segment> {
+    pub(super) fn remote(&self, segment: Segment) -> Result<Segment> {
         let memory = self.memory.get(&segment.key).ok_or_else(|| {
             Kind::Invalid.error(format!("no region {} was allocated here", segment.key))
         })?;
@@ -339,12 +351,10 @@ impl<P: Provider> Channel for VerbsChannel<P> {
             Command::Open(open) => open.name = self.remote_all(&open.name)?,
             _ => {}
         }
-        if self.send.is_full() {
-            return Err(Kind::Busy.error("the send queue is full: poll first"));
-        }
+        self.check_room()?;
         let mut capsule = [0; LONG_REQUEST_BYTES];
         let length = request.encode(&mut capsule);
-        self.send.push(Work::Send(Message::new(&capsule[..length])));
+        self.push(&capsule[..length]);
         Ok(())
     }
 

@@ -121,7 +121,7 @@ impl SendQueue {
             depth,
             waiting: VecDeque::new(),
             messages: 0,
-            posted: VecDeque::with_capacity(depth as usize),
+            posted: VecDeque::new(),
             first_posted: 0,
             unsignalled: 0,
         }
@@ -153,6 +153,17 @@ impl SendQueue {
     /// Whether something could be posted.
     pub(super) fn wants_to_post(&self) -> bool {
         !self.waiting.is_empty() && self.posted() < self.depth
+    }
+
+    /// Gives back memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.posted.shrink_to_fit();
+    }
+
+    /// Bytes of memory that it has taken.
+    pub(super) fn bytes(&self) -> usize {
+        (self.waiting.capacity() + self.posted.capacity()) * size_of::<Work>()
     }
 
     /// Work requests with the device.

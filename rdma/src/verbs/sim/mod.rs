@@ -29,7 +29,36 @@ use handles::Simulated;
 pub use options::SimVerbsOptions;
 pub use transport::{SimVerbsConnecting, SimVerbsTransport};
 
+use extent::Result;
+use extent::wire::Segment;
+
 use super::channel::VerbsChannel;
 
 /// A client's session over simulated devices.
 pub type SimVerbsChannel = VerbsChannel<Simulated>;
+
+impl SimVerbsChannel {
+    /// The most bytes of a message.
+    pub const MESSAGE_BYTES: usize = super::send_queue::MESSAGE_BYTES;
+
+    /// Queues any bytes as a message, as a client may that knows no better.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Busy`] if the send queue is full.
+    ///
+    /// # Panics
+    /// If there are more than [`Self::MESSAGE_BYTES`].
+    pub fn send_bytes(&mut self, message: &[u8]) -> Result<()> {
+        self.check_room()?;
+        self.push(message);
+        Ok(())
+    }
+
+    /// A part of memory that was allocated here, as a request on the wire names it.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Invalid`] if it is none.
+    pub fn on_the_wire(&self, segment: Segment) -> Result<Segment> {
+        self.remote(segment)
+    }
+}

@@ -15,7 +15,7 @@ use super::world::{Due, World};
 /// How much longer than usual it takes until a device gives up what is not acknowledged.
 const PATIENCE: u64 = 64;
 /// Looks until a message is sent again for which there was no receive.
-const RECEIVER_PAUSE: u64 = 16;
+const RECEIVER_PAUSE: u64 = 1024;
 /// The retry count that means "as often as it takes".
 const FOR_EVER: u8 = 7;
 /// Of receives that are shared, a device may use any of so many first ones.

@@ -43,6 +43,11 @@ impl SimVerbsTransport {
         self.inner.room()
     }
 
+    /// Bytes of memory that the sessions have taken, without what their device has.
+    pub fn session_bytes(&mut self) -> usize {
+        self.inner.session_bytes()
+    }
+
     fn accept(&mut self) {
         while let Ok(Some(incoming)) = self.listener.accept() {
             let is_rejected = {

@@ -123,6 +123,7 @@ impl<P: Provider> VerbsTransport<P> {
             let Some(session) = self.slots.find(id) else { continue };
             session.quiet_ticks += 1;
             session.stalled_ticks += u32::from(session.send.posted() > 0);
+            session.send.shrink();
             if let Some(reason) = session.closing.take() {
                 self.end(id, reason);
             } else if !session.is_established && session.quiet_ticks > ESTABLISH_TICKS {
