@@ -124,6 +124,25 @@ fn threads_share_a_client_and_survive_the_nodes_end() {
 }
 
 #[test]
+fn the_first_rail_that_works_is_taken() {
+    let mini = Mini::start(bytes(10_000));
+    let rails = format!("tcp://127.0.0.1:1,{}", mini.address);
+    let client = Client::connect(&rails.parse().expect("rails"), &Options::default());
+    let client = client.expect("one of them answers");
+    client.ping().expect("there");
+    let stats = client.stats();
+    assert_eq!(stats.rail, Some(format!("tcp://{}", mini.address)));
+    assert_eq!((stats.reconnections, stats.repeated_requests), (0, 0));
+
+    let dead: Endpoint = "tcp://127.0.0.1:1,127.0.0.1:2".parse().expect("rails");
+    let error = Client::connect(&dead, &Options::default()).err().expect("nobody there");
+    assert_eq!(error.kind(), Kind::Disconnected);
+    for part in ["no rail works", "127.0.0.1:1", "127.0.0.1:2", "is a node listening"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
 fn nobody_at_home_is_told_plainly() {
     let options = Options { connect_timeout: Duration::from_secs(2), ..Options::default() };
     let auto: Endpoint = "auto:/no/such/place,127.0.0.1:1".parse().expect("an endpoint");

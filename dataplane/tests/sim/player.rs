@@ -35,8 +35,6 @@ pub(crate) struct Player {
     done: Vec<Completed>,
     /// Bytes compared.
     pub(crate) compared: u64,
-    /// Connections of sessions that outlived others.
-    pub(crate) reconnections: u64,
 }
 
 impl Player {
@@ -49,17 +47,7 @@ impl Player {
     ) -> Self {
         let rng = SmallRng::seed_from_u64(seed);
         let done = Vec::new();
-        Self {
-            number,
-            network,
-            model,
-            rng,
-            node,
-            session: None,
-            done,
-            compared: 0,
-            reconnections: 0,
-        }
+        Self { number, network, model, rng, node, session: None, done, compared: 0 }
     }
 
     /// Does a number of things. Errors are legal, wrong bytes are not.
@@ -90,9 +78,7 @@ impl Player {
     }
 
     fn leave(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.reconnections += session.stats().connections - 1;
-        }
+        self.session = None;
         self.done.clear();
     }
 
