@@ -31,7 +31,7 @@ pub(super) struct Dying {
     /// Whether the device told that its queue pair takes no more receives.
     pub(super) is_drained: bool,
     polls: u32,
-    ticks: u32,
+    pub(super) ticks: u32,
 }
 
 impl VerbsTransport {
