@@ -33,7 +33,7 @@ pub(super) struct Dying<P: Provider> {
     /// Whether the device told that its queue pair takes no more receives.
     pub(super) is_drained: bool,
     polls: u32,
-    ticks: u32,
+    pub(super) ticks: u32,
 }
 
 #[expect(private_bounds, reason = "as of the type")]

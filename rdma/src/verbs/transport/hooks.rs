@@ -42,6 +42,11 @@ impl VerbsTransport {
         }
     }
 
+    /// As if those that wait for a device's word had begun to just now.
+    pub(crate) fn forget_ticks(&mut self) {
+        self.dying.iter_mut().for_each(|dying| dying.ticks = 0);
+    }
+
     /// Sessions that have ended, but for their queue pairs.
     pub(crate) fn dying(&self) -> usize {
         self.dying.len()
