@@ -6,7 +6,7 @@ use rdma::Fabric;
 
 use super::plan::{OpenFile, Place, Plan, Visit, mix};
 use super::tally::Tally;
-use super::{Direction, Load, Stop};
+use super::{Direction, Load, Pattern, Stop};
 use crate::session::{Completed, Session, Ticket};
 use crate::{Memory, Options, clock};
 
@@ -48,7 +48,8 @@ struct Generations {
     name: FileName,
     bytes: u64,
     block_bytes: u64,
-    load: Load,
+    pattern: Pattern,
+    seed: u64,
     /// The generation that is being written: its handle, and what is left of it.
     current: Option<(u64, Visit)>,
     count: u64,
@@ -270,7 +271,8 @@ impl Generations {
             name: load.files[index % load.files.len()].clone(),
             bytes: load.working_set_bytes.unwrap_or(DEFAULT_GENERATION_BYTES),
             block_bytes: load.block_bytes,
-            load: load.clone(),
+            pattern: load.pattern,
+            seed: load.seed,
             current: None,
             count: 0,
         }
@@ -279,8 +281,8 @@ impl Generations {
     fn begin(&mut self, handle: u64) {
         let blocks = self.bytes.div_ceil(self.block_bytes);
         self.count += 1;
-        let seed = self.load.seed.wrapping_add(self.count);
-        self.current = Some((handle, Visit::new(blocks, self.load.pattern, seed)));
+        let seed = self.seed.wrapping_add(self.count);
+        self.current = Some((handle, Visit::new(blocks, self.pattern, seed)));
     }
 
     fn next(&mut self) -> Option<Place> {

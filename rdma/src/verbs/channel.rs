@@ -93,6 +93,7 @@ impl VerbsChannel {
         let id = CmId::new(&events)?;
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         options.apply(&id);
+        options.bind_source(&id)?;
         id.resolve_address(address, timeout_ms)?;
         await_event(&events, CmEventKind::AddressResolved, timeout)?;
         id.resolve_route(timeout_ms)?;
