@@ -38,6 +38,8 @@ pub struct Plan {
     pub device: Option<PathBuf>,
     /// An address of an RDMA device to listen at; no RDMA if `None`.
     pub rdma: Option<SocketAddr>,
+    /// How long an idle shard spins, in microseconds; as it sees fit if `None`.
+    pub spin_us: Option<u64>,
 }
 
 /// Where a node keeps its state, whether it runs or not.
@@ -104,6 +106,9 @@ impl Place {
         line(format_args!("listen = \"{}\"", self.data));
         line(format_args!("control = \"{}\"", self.control));
         line(format_args!("metrics = \"off\""));
+        if let Some(spin_us) = plan.spin_us {
+            line(format_args!("spin_us = {spin_us}"));
+        }
         if plan.rdma.is_some() {
             // Its address is of no loopback device.
             line(format_args!("insecure = true"));
@@ -291,9 +296,11 @@ mod tests {
         }
         assert!(!text.contains("[rdma]") && !text.contains("insecure"), "{text}");
         let rdma = Some("10.0.0.1:7".parse().expect("an address"));
-        let text = place.text(&Plan { device: Some("/dev/ram0".into()), rdma, ..plan });
+        let device = Some("/dev/ram0".into());
+        let text = place.text(&Plan { device, rdma, spin_us: Some(9), ..plan });
         for wanted in [
             "insecure = true",
+            "spin_us = 9",
             "[rdma]\nlisten = [\"10.0.0.1:7\"]",
             "[[device]]\npath = \"/dev/ram0\"\n[silo",
         ] {

@@ -17,7 +17,7 @@ use extent::{Error, Kind, Result};
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
-use super::completion::{CompletionQueue, WorkCompletion, WorkStatus};
+use super::completion::{CompletionQueue, Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
 use super::greeting::{Hello, Refusal, Welcome};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
@@ -126,7 +126,7 @@ impl VerbsChannel {
         });
         Ok(Self {
             pair,
-            send: SendQueue::new(0, depth),
+            send: SendQueue::of_messages(0, depth),
             memory: HashMap::new(),
             queue,
             domain,
@@ -216,6 +216,11 @@ impl VerbsChannel {
             return Ok(());
         }
         let slot = u32::try_from(completion.id & u64::from(u32::MAX)).expect("masked");
+        if let Some(tag) = completion.immediate {
+            self.free_receives.push(slot);
+            replies.push(Reply::of_write(tag, completion.bytes.into()));
+            return Ok(());
+        }
         let Receives::Own(slots) = self.pair.receives() else { return Ok(()) };
         let length = completion.bytes as usize;
         if !(REPLY_BYTES..=MESSAGE_BYTES).contains(&length) {
@@ -317,7 +322,7 @@ impl Channel for VerbsChannel {
         self.check_open()?;
         // What came before it was armed wakes nobody: look once more, at what is taken in by the
         // next poll.
-        self.queue.arm()?;
+        self.queue.arm(Wake::Everything)?;
         let polled = self.queue.poll(&mut self.completions);
         self.finish(polled)?;
         if !self.completions.is_empty() {

@@ -5,6 +5,8 @@ use extent::{Error, Kind, Result};
 /// The version of the framing.
 const VERSION: u16 = 1;
 const MAGIC: [u8; 8] = *b"FOREBAYR";
+/// A bit of what a client can do.
+const SHORT_REPLIES: u8 = 1;
 
 /// What a client says: 32 of the 56 bytes that a connection request has room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +15,8 @@ pub(super) struct Hello {
     pub(super) versions: (u16, u16),
     /// Replies that it has places for.
     pub(super) replies: u32,
+    /// Whether it takes the immediate data of an RDMA WRITE for a reply.
+    pub(super) short_replies: bool,
 }
 
 /// What a node answers.
@@ -27,7 +31,7 @@ impl Hello {
     pub(super) const LEAST_REPLIES: u32 = 2;
 
     pub(super) fn new(replies: u32) -> Self {
-        Self { versions: (VERSION, VERSION), replies }
+        Self { versions: (VERSION, VERSION), replies, short_replies: true }
     }
 
     pub(super) fn encode(self) -> [u8; Self::BYTES] {
@@ -36,6 +40,7 @@ impl Hello {
         bytes[8..10].copy_from_slice(&self.versions.0.to_le_bytes());
         bytes[10..12].copy_from_slice(&self.versions.1.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.replies.to_le_bytes());
+        bytes[16] = if self.short_replies { SHORT_REPLIES } else { 0 };
         bytes
     }
 
@@ -50,7 +55,8 @@ impl Hello {
         };
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let replies = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-        let hello = Self { versions: (short(8), short(10)), replies };
+        let short_replies = bytes[16] & SHORT_REPLIES != 0;
+        let hello = Self { versions: (short(8), short(10)), replies, short_replies };
         if !(hello.versions.0..=hello.versions.1).contains(&VERSION) {
             return Err(Kind::Unsupported.error(format!(
                 "this node speaks version {VERSION} of the RDMA framing, and you {} to {}",
@@ -137,6 +143,8 @@ mod tests {
         let mut padded = hello.encode().to_vec();
         padded.resize(56, 0);
         assert_eq!(Hello::parse(&padded).expect("a greeting"), hello);
+        let long = Hello { short_replies: false, ..hello };
+        assert_eq!(Hello::parse(&long.encode()).expect("a greeting"), long);
         let mut padded = Welcome::new().encode().to_vec();
         padded.resize(196, 0);
         assert_eq!(Welcome::parse(&padded).expect("an answer"), Welcome::new());
@@ -150,9 +158,9 @@ mod tests {
     #[test]
     fn other_versions_and_strangers_are_told_apart() {
         let kind = |hello: Hello| Hello::parse(&hello.encode()).expect_err("refused").kind();
-        assert_eq!(kind(Hello { versions: (2, 9), replies: 9 }), Kind::Unsupported);
-        assert_eq!(kind(Hello { versions: (2, 1), replies: 9 }), Kind::Unsupported);
-        assert_eq!(kind(Hello { versions: (0, 9), replies: 1 }), Kind::Invalid);
+        assert_eq!(kind(Hello { versions: (2, 9), ..Hello::new(9) }), Kind::Unsupported);
+        assert_eq!(kind(Hello { versions: (2, 1), ..Hello::new(9) }), Kind::Unsupported);
+        assert_eq!(kind(Hello { versions: (0, 9), ..Hello::new(1) }), Kind::Invalid);
         assert_eq!(Hello::parse(&[0; 56]).expect_err("refused").kind(), Kind::Corrupt);
         assert_eq!(Hello::parse(&MAGIC).expect_err("refused").kind(), Kind::Corrupt);
         assert_eq!(Welcome::parse(b"").expect_err("refused").kind(), Kind::Corrupt);

@@ -205,7 +205,7 @@ fn no_key_opens_the_memory_of_a_node() {
         let remote = Remote { address: target, key };
         let local = intruder.local();
         // An RDMA READ would never leave: the node answers none, and said so when it was connected.
-        let work = Work::Write { from: local, to: remote, end: None };
+        let work = Work::Write { from: local, to: remote, immediate: None, end: None };
         let status = intruder.try_out(work);
         assert!(REFUSED.contains(&status), "key {key:#x}: {status:?}");
     }

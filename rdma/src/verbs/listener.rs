@@ -22,6 +22,8 @@ pub(crate) struct Incoming {
     pub(super) id: CmId,
     /// RDMA READs that it answers at a time.
     pub(super) peer_reads: u8,
+    /// Whether it takes short replies.
+    pub(super) short_replies: bool,
 }
 
 impl Incoming {
@@ -78,8 +80,8 @@ impl VerbsListener {
             return Ok(None);
         };
         let heard = Hello::parse(&event.private_data);
-        match heard.and_then(|_| check(peer_reads, peer_patience)) {
-            Ok(()) => Ok(Some(Incoming { id, peer_reads })),
+        match heard.and_then(|hello| check(peer_reads, peer_patience).map(|()| hello)) {
+            Ok(Hello { short_replies, .. }) => Ok(Some(Incoming { id, peer_reads, short_replies })),
             Err(error) => {
                 tracing::info!(%error, peer = id.peer(), "an RDMA client was turned away");
                 reject(&id, &error);

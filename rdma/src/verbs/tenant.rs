@@ -9,7 +9,7 @@ use extent::wire::LONG_REQUEST_BYTES;
 use extent::{Kind, Result};
 
 use super::adapter::{Adapter, Limits};
-use super::completion::{CompletionQueue, WorkCompletion};
+use super::completion::{CompletionQueue, Wake, WorkCompletion};
 use super::connection::CmId;
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
 use super::queue_pair::{QueuePair, Receives};
@@ -36,8 +36,8 @@ pub(super) struct Tenant {
     pub(super) room: u32,
     /// Whether its completion queue failed: nothing comes of it any more.
     pub(super) is_broken: bool,
-    /// Whether the next completion makes the descriptor readable.
-    armed: bool,
+    /// Which completion makes the descriptor readable.
+    armed: Option<Wake>,
 }
 
 impl Tenant {
@@ -66,7 +66,7 @@ impl Tenant {
             registered: Vec::new(),
             room: sends,
             is_broken: false,
-            armed: false,
+            armed: None,
         })
     }
 
@@ -129,10 +129,11 @@ impl Tenant {
         self.receives.post(slots)
     }
 
-    pub(super) fn arm(&mut self) -> Result<()> {
-        if !self.armed {
-            self.queue.arm()?;
-            self.armed = true;
+    /// Asks to be woken. What is asked for once comes, though less be asked for afterwards.
+    pub(super) fn arm(&mut self, wake: Wake) -> Result<()> {
+        if self.armed != Some(wake) && self.armed != Some(Wake::Everything) {
+            self.queue.arm(wake)?;
+            self.armed = Some(wake);
         }
         Ok(())
     }
@@ -140,6 +141,6 @@ impl Tenant {
     /// Takes the event that woke the shard, if it was of this queue.
     pub(super) fn disarm(&mut self) {
         self.queue.clear();
-        self.armed = false;
+        self.armed = None;
     }
 }

@@ -14,7 +14,7 @@ use crate::slots::{Numbered, Slots};
 use crate::sys::{Epoll, Ticker};
 use crate::{Event, Fabric, SessionId, Transfer, Transport};
 
-use super::completion::{WorkCompletion, WorkStatus};
+use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
 use super::greeting::Welcome;
 use super::listener::Incoming;
@@ -65,6 +65,8 @@ pub struct VerbsTransport {
     ended: Vec<Ended>,
     free_receives: Vec<u32>,
     polls: u32,
+    /// Sessions of which something goes on when a work request ends.
+    awaited: usize,
 }
 
 impl VerbsTransport {
@@ -106,6 +108,7 @@ impl VerbsTransport {
             ended: Vec::new(),
             free_receives: Vec::new(),
             polls: 0,
+            awaited: 0,
         })
     }
 
@@ -115,7 +118,7 @@ impl VerbsTransport {
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already; otherwise what the
     /// device cannot do. The client is told, unless that is to make a queue pair.
     pub(crate) fn adopt(&mut self, incoming: Incoming) -> Result<()> {
-        let Incoming { mut id, peer_reads } = incoming;
+        let Incoming { mut id, peer_reads, short_replies } = incoming;
         let ready = self.tenant_of(&id).and_then(|tenant| {
             if self.sessions() == Self::MAX_SESSIONS {
                 return Err(
@@ -144,7 +147,7 @@ impl VerbsTransport {
         let session = self.slots.next();
         self.pairs.insert((tenant, pair.number()), session);
         self.ids.insert(number, session);
-        self.slots.insert(Session::new(session, tenant, pair, depth));
+        self.slots.insert(Session::new(session, tenant, pair, depth, short_replies));
         self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
         Ok(())
     }
@@ -220,6 +223,7 @@ impl VerbsTransport {
         if session.send.wants_to_post() {
             queue(session, &mut self.dirty);
         }
+        session.count_awaited(&mut self.awaited);
         let last_words = session.send.is_idle().then(|| session.closing.take()).flatten();
         self.tenants[tenant].room += count;
         self.events.extend(self.ended.drain(..).map(|ended| event(id, ended, Ok(()))));
@@ -312,6 +316,7 @@ impl VerbsTransport {
             let share = LEAST_ROOM.max(tenant.room / SHARE_OF_ROOM).min(tenant.room);
             let (count, result) = session.post(share);
             tenant.room -= count;
+            session.count_awaited(&mut self.awaited);
             if session.send.wants_to_post() && tenant.room == 0 {
                 session.is_dirty = true;
                 self.starved.push_back(id);
@@ -402,7 +407,10 @@ impl Transport for VerbsTransport {
         self.flush();
         match self.slots.find(session) {
             // The last words; whoever does not take them is not waited for beyond a tick.
-            Some(state) if !state.send.is_idle() => state.closing = Some(reason),
+            Some(state) if !state.send.is_idle() => {
+                state.closing = Some(reason);
+                state.count_awaited(&mut self.awaited);
+            }
             _ => self.end(session, reason),
         }
     }
@@ -421,8 +429,10 @@ impl Transport for VerbsTransport {
             self.bury();
         }
         let mut quiet = true;
+        // Whatever the node sent ends sooner or later; nobody has to wake for that.
+        let wake = if self.awaited == 0 { Wake::Messages } else { Wake::Everything };
         for index in 0..self.tenants.len() {
-            if let Err(error) = self.tenants[index].arm() {
+            if let Err(error) = self.tenants[index].arm(wake) {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
             }

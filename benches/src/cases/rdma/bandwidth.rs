@@ -3,7 +3,7 @@
 use client::load::Direction;
 use extent::Result;
 
-use super::{Ours, Shape};
+use super::{Conduct, Ours, Shape};
 use crate::cases::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::rivals::perftest::{Perftest, Program};
@@ -61,7 +61,7 @@ fn set_up(
     direction: Direction,
     verify: bool,
 ) -> Result<Contest, Setback> {
-    let (mut ours, cable) = Ours::prepare(&terms, setup, 1, None)?;
+    let (mut ours, cable) = Ours::prepare(&terms, setup, Conduct::default())?;
     let program = match direction {
         Direction::Read => Program::WriteBandwidth,
         Direction::Write => Program::ReadBandwidth,

@@ -7,7 +7,7 @@ use client::load::Direction;
 use extent::Result;
 use extent::checksum::crc32c_blocks;
 
-use super::{Ours, Shape};
+use super::{Conduct, Ours, Shape};
 use crate::cases::{Case, Contest};
 use crate::instructions::Counters;
 use crate::pairs::{Duel, Terms};
@@ -56,7 +56,8 @@ fn set_up(setup: &Setup, terms: Terms, beside: bool) -> Result<Contest, Setback>
         )));
     };
     sys::pin_to(OTHERS_CORE)?;
-    let (ours, _) = Ours::prepare(&terms, setup, 1, Some(NODE_CORE))?;
+    let (ours, _) =
+        Ours::prepare(&terms, setup, Conduct { core: Some(NODE_CORE), ..Conduct::default() })?;
     let mut counted =
         Instructions { ours, counters, without: 0.0, checksums: 0.0, kernel: [0.0; 2] };
     counted.checksums = counted.of_checksums()?;

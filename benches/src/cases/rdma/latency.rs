@@ -3,7 +3,7 @@
 use client::load::Direction;
 use extent::Result;
 
-use super::{Ours, Shape};
+use super::{Conduct, Ours, Shape};
 use crate::cases::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::rivals::perftest::{Perftest, Program};
@@ -32,7 +32,8 @@ struct Latency {
 }
 
 fn set_up(setup: &Setup) -> Result<Contest, Setback> {
-    let (ours, cable) = Ours::prepare(&CASE.terms, setup, 1, None)?;
+    let (ours, cable) =
+        Ours::prepare(&CASE.terms, setup, Conduct { spins: true, ..Conduct::default() })?;
     let find = |program, bytes| Perftest::find(program, &cable, &setup.directory, bytes);
     let send = find(Program::SendLatency, REQUEST_BYTES)?;
     let write = find(Program::WriteLatency, BLOCK_BYTES)?;

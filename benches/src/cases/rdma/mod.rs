@@ -40,6 +40,8 @@ const DISK_BYTES: u64 = 2 << 30;
 const WARMUP: Duration = Duration::from_secs(1);
 /// A guest's first connection asks for addresses for seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than a round trip, and short enough to leave a processor to others that wait for it.
+const SPIN_US: u64 = 2_000;
 /// Blocks that are compared after each run, beside the whole file before the first.
 const SAMPLES: u64 = 8;
 const NAME: &str = "data/data.bin";
@@ -55,6 +57,17 @@ struct Shape {
     direction: Direction,
 }
 
+/// How a node is run.
+#[derive(Clone, Copy, Default)]
+struct Conduct {
+    /// Block devices in memory to make, of which the first is the node's.
+    disks: usize,
+    /// The processor that it keeps to; all of them if `None`.
+    core: Option<usize>,
+    /// Whether both sides wait for each other without sleeping, as rivals do that measure latency.
+    spins: bool,
+}
+
 /// A node in memory, reached over a cable.
 struct Ours {
     node: Node,
@@ -68,19 +81,13 @@ struct Ours {
 }
 
 impl Ours {
-    /// Starts a node on the first of so many block devices in memory, and brings a file onto it, all of
-    /// which is compared. `core` is the processor that the node keeps to.
-    fn prepare(
-        case: &Terms,
-        setup: &Setup,
-        disks: usize,
-        core: Option<usize>,
-    ) -> Result<(Self, Cable), Setback> {
+    /// Starts a node on a block device in memory, and brings a file onto it, all of which is compared.
+    fn prepare(case: &Terms, setup: &Setup, conduct: Conduct) -> Result<(Self, Cable), Setback> {
         if setup.forebay.is_none() {
             return Err(Setback::Skipped("its rival is run beside a node only".to_owned()));
         }
         let Some(cable) = Cable::find() else { return Err(Setback::Skipped(needs_lab(case))) };
-        let disks = RamDisks::make(disks, DISK_BYTES)?;
+        let disks = RamDisks::make(conduct.disks.max(1), DISK_BYTES)?;
         let silo = setup.silo();
         make_directory(&silo)?;
         let path = silo.join(Setup::DATA_KEY);
@@ -94,12 +101,14 @@ impl Ours {
             device: Some(disks.path(0)),
             rdma: Some(address),
             shards: setup.shards,
+            spin_us: conduct.spins.then_some(SPIN_US),
             ..Plan::default()
         };
         let place = Place::new(setup, &plan)?;
-        let node = crate::stream::on_core(core, || place.start())?;
+        let node = crate::stream::on_core(conduct.core, || place.start())?;
         node.promote(NAME)?;
         let mut options = Options::default();
+        options.spin = Duration::from_micros(if conduct.spins { SPIN_US } else { 0 });
         options.connect_timeout = CONNECT_TIMEOUT;
         options.rdma.source = Some(cable.client.address);
         let endpoint = Endpoint::Rdma(address.to_string());

@@ -3,7 +3,7 @@
 use client::load::Direction;
 use extent::Result;
 
-use super::{Ours, Shape};
+use super::{Conduct, Ours, Shape};
 use crate::cases::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::setup::Setup;
@@ -25,7 +25,7 @@ struct Scale {
 }
 
 fn set_up(setup: &Setup) -> Result<Contest, Setback> {
-    let (ours, _) = Ours::prepare(&CASE.terms, setup, 1, None)?;
+    let (ours, _) = Ours::prepare(&CASE.terms, setup, Conduct::default())?;
     Ok(Contest::Duel(Box::new(Scale { ours })))
 }
 

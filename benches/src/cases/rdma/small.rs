@@ -3,7 +3,7 @@
 use client::load::Direction;
 use extent::Result;
 
-use super::{Ours, Shape};
+use super::{Conduct, Ours, Shape};
 use crate::cases::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::rivals::fio::{Fio, Job, Reads, Source, Tuning};
@@ -42,7 +42,7 @@ struct Small {
 
 fn set_up(setup: &Setup, terms: Terms, verify: bool) -> Result<Contest, Setback> {
     let fio = Fio::find()?;
-    let (ours, cable) = Ours::prepare(&terms, setup, 2, None)?;
+    let (ours, cable) = Ours::prepare(&terms, setup, Conduct { disks: 2, ..Conduct::default() })?;
     ours.disks.fill(1, ours.content.len() as u64)?;
     let nvmet = Nvmet::connect(&ours.disk(1), &cable)?;
     let depth = setup.depth.unwrap_or(DEPTH);
