@@ -13,6 +13,7 @@ use std::time::Duration;
 use client::load::{self, Direction, Load, Report, Stop};
 use client::{Client, Endpoint, Options};
 use extent::{Error, FileName, Kind, Result};
+use rdma::VerbsOptions;
 
 use super::Case;
 use crate::cable::Cable;
@@ -107,10 +108,12 @@ impl Ours {
         let place = Place::new(setup, &plan)?;
         let node = crate::stream::on_core(conduct.core, || place.start())?;
         node.promote(NAME)?;
-        let mut options = Options::default();
-        options.spin = Duration::from_micros(if conduct.spins { SPIN_US } else { 0 });
-        options.connect_timeout = CONNECT_TIMEOUT;
-        options.rdma.source = Some(cable.client.address);
+        let options = Options {
+            spin: Duration::from_micros(if conduct.spins { SPIN_US } else { 0 }),
+            connect_timeout: CONNECT_TIMEOUT,
+            rdma: VerbsOptions { source: Some(cable.client.address), ..VerbsOptions::default() },
+            ..Options::default()
+        };
         let endpoint = Endpoint::Rdma(address.to_string());
         let random = Random::new(3);
         let ours = Self { node, endpoint, options, content, seconds: setup.seconds, random, disks };
