@@ -4,14 +4,17 @@
 //! same file system and the same sizes, and compares them pair by pair. The `compare` binary
 //! drives them.
 
+pub mod cable;
 pub mod cases;
 pub mod clock;
 pub mod files;
 pub mod http;
+pub mod instructions;
 mod marks;
 pub mod node;
 pub mod pairs;
 pub mod process;
+pub mod ram_disk;
 pub mod raw;
 pub mod rivals;
 pub mod setup;

@@ -39,3 +39,13 @@ pub(crate) fn end_of_submission() {
         std::arch::asm!("xchg di, di", options(nomem, nostack, preserves_flags));
     }
 }
+
+/// Have the plugin tell what was counted so far.
+#[inline(always)]
+pub(crate) fn tell() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it exchanges a register with itself.
+    unsafe {
+        std::arch::asm!("xchg r9w, r9w", options(nomem, nostack, preserves_flags));
+    }
+}

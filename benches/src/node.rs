@@ -34,6 +34,12 @@ pub struct Plan {
     pub shards: Option<usize>,
     /// Memory for checksums, as the configuration says it; the node's default if `None`.
     pub checksum_memory: Option<String>,
+    /// A block device for the tier; a file of its own if `None`.
+    pub device: Option<PathBuf>,
+    /// An address of an RDMA device to listen at; no RDMA if `None`.
+    pub rdma: Option<SocketAddr>,
+    /// How long an idle shard spins, in microseconds; as it sees fit if `None`.
+    pub spin_us: Option<u64>,
 }
 
 /// Where a node keeps its state, whether it runs or not.
@@ -100,8 +106,18 @@ impl Place {
         line(format_args!("listen = \"{}\"", self.data));
         line(format_args!("control = \"{}\"", self.control));
         line(format_args!("metrics = \"off\""));
+        if let Some(spin_us) = plan.spin_us {
+            line(format_args!("spin_us = {spin_us}"));
+        }
+        if plan.rdma.is_some() {
+            // Its address is of no loopback device.
+            line(format_args!("insecure = true"));
+        }
         if let Some(shards) = plan.shards {
             line(format_args!("shards = {shards}"));
+        }
+        if let Some(address) = plan.rdma {
+            line(format_args!("[rdma]\nlisten = [\"{address}\"]"));
         }
         line(format_args!("[tier]"));
         if let Some(bytes) = plan.extent_bytes {
@@ -110,10 +126,14 @@ impl Place {
         if let Some(memory) = &plan.checksum_memory {
             line(format_args!("checksum_memory = {memory:?}"));
         }
-        // A fifth more than the data: sizes of slots are powers of two.
-        let bytes = (plan.data_bytes + plan.data_bytes / 5 + TIER_SLACK_BYTES) >> 20 << 20;
-        let tier = quoted(&self.directory.join("tier.img"));
-        line(format_args!("[[device]]\npath = {tier}\nsize = {bytes}"));
+        if let Some(device) = &plan.device {
+            line(format_args!("[[device]]\npath = {}", quoted(device)));
+        } else {
+            // A fifth more than the data: sizes of slots are powers of two.
+            let bytes = (plan.data_bytes + plan.data_bytes / 5 + TIER_SLACK_BYTES) >> 20 << 20;
+            let tier = quoted(&self.directory.join("tier.img"));
+            line(format_args!("[[device]]\npath = {tier}\nsize = {bytes}"));
+        }
         for (name, root) in &plan.silos {
             line(format_args!("[silo.{name}]\nkind = \"directory\"\npath = {}", quoted(root)));
         }
@@ -216,6 +236,19 @@ impl Node {
         self.running.cpu_seconds()
     }
 
+    /// Bytes that clients have read so far.
+    ///
+    /// # Errors
+    /// As [`Node::tool`]; [`Kind::Corrupt`] if the answer is not understood.
+    pub fn bytes_read(&self) -> Result<u64> {
+        let text = self.tool(&["--json", "status"])?;
+        let status: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| Kind::Corrupt.error("reading the node's status").caused_by(e))?;
+        status["read_bytes"]
+            .as_u64()
+            .ok_or_else(|| Kind::Corrupt.error(format!("no read_bytes in the status: {text}")))
+    }
+
     /// Asks it to end, and waits.
     ///
     /// # Errors
@@ -248,6 +281,7 @@ mod tests {
             extent_bytes: Some(65536),
             shards: Some(2),
             checksum_memory: Some("all".into()),
+            ..Plan::default()
         };
         let place = Place::new(&setup, &plan).expect("written");
         let text = fs::read_to_string(&place.configuration).expect("there");
@@ -257,6 +291,18 @@ mod tests {
             "size = 7516192768",
             "[silo.data]\nkind = \"directory\"\npath = \"/srv/a b\"",
             "[silo.t1]",
+        ] {
+            assert_eq!(text.matches(wanted).count(), 1, "{wanted} in {text}");
+        }
+        assert!(!text.contains("[rdma]") && !text.contains("insecure"), "{text}");
+        let rdma = Some("10.0.0.1:7".parse().expect("an address"));
+        let device = Some("/dev/ram0".into());
+        let text = place.text(&Plan { device, rdma, spin_us: Some(9), ..plan });
+        for wanted in [
+            "insecure = true",
+            "spin_us = 9",
+            "[rdma]\nlisten = [\"10.0.0.1:7\"]",
+            "[[device]]\npath = \"/dev/ram0\"\n[silo",
         ] {
             assert_eq!(text.matches(wanted).count(), 1, "{wanted} in {text}");
         }

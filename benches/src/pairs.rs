@@ -4,7 +4,7 @@ use extent::Result;
 
 use crate::verdict::{RivalOnly, Verdict};
 
-/// Us and a rival. Scores are in the same unit; more is better.
+/// Us and a rival. Scores are in the same unit; more is better unless it says otherwise.
 pub trait Duel {
     /// One run of ours.
     ///
@@ -20,6 +20,11 @@ pub trait Duel {
 
     /// The rival, and how it is run.
     fn rival_name(&self) -> String;
+
+    /// Whether scores are costs: the ratio is then the rival's to ours.
+    fn less_is_better(&self) -> bool {
+        false
+    }
 }
 
 /// Fewer pairs than this tell nothing, and pass nothing.
@@ -52,7 +57,12 @@ pub fn run(duel: &mut dyn Duel, terms: Terms, pairs: usize) -> Result<Verdict> {
             (duel.ours()?, rival)
         });
     }
-    Ok(judge(&scores, duel.rival_name(), terms))
+    if !duel.less_is_better() {
+        return Ok(judge(&scores, duel.rival_name(), terms));
+    }
+    let turned: Vec<_> = scores.iter().map(|(ours, rival)| (*rival, *ours)).collect();
+    let verdict = judge(&turned, duel.rival_name(), terms);
+    Ok(Verdict { ours: verdict.rival, rival: verdict.ours, ..verdict })
 }
 
 /// Something of ours that has to stay below a limit.
@@ -151,6 +161,7 @@ mod tests {
     struct Script {
         order: String,
         scores: Vec<f64>,
+        costs: bool,
     }
 
     impl Duel for Script {
@@ -167,15 +178,25 @@ mod tests {
         fn rival_name(&self) -> String {
             "a rival".to_owned()
         }
+
+        fn less_is_better(&self) -> bool {
+            self.costs
+        }
     }
 
     #[test]
     fn pairs_alternate_and_the_median_ratio_decides() {
-        let mut duel = Script { order: String::new(), scores: vec![50.0, 95.0, 91.0, 300.0, 80.0] };
+        let scores = vec![50.0, 95.0, 91.0, 300.0, 80.0];
+        let mut duel = Script { order: String::new(), scores, costs: false };
         let verdict = run(&mut duel, TERMS, 5).expect("scripted");
         assert_eq!(duel.order, "orroorroor");
         assert_eq!((verdict.ratio, verdict.ratio_min, verdict.ratio_max), (0.91, 0.5, 3.0));
         assert!(verdict.pass && verdict.runs == 5);
+        let scores = vec![50.0, 80.0, 125.0, 100.0, 200.0];
+        let mut duel = Script { order: String::new(), scores, costs: true };
+        let verdict = run(&mut duel, TERMS, 5).expect("scripted");
+        assert_eq!((verdict.ratio, verdict.ratio_min, verdict.ratio_max), (1.0, 0.5, 2.0));
+        assert_eq!((verdict.ours, verdict.rival), (100.0, 100.0));
         assert!(!judge(&[(89.0, 100.0); 5], String::new(), TERMS).pass, "below the target");
         assert!(!judge(&[(99.0, 100.0); 4], String::new(), TERMS).pass, "too few pairs");
         assert!(!judge(&[(0.0, 0.0); 5], String::new(), TERMS).pass, "nothing by nothing");

@@ -188,6 +188,24 @@ pub fn free_address() -> Result<SocketAddr> {
     listener.and_then(|l| l.local_addr()).map_err(|e| Error::io("looking for a free port", e))
 }
 
+/// Whether somebody listens at a TCP port of this machine, without connecting to it.
+#[must_use]
+pub fn is_listened_at(port: u16) -> bool {
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().any(|path| {
+        fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| listens(line, port)))
+    })
+}
+
+/// Whether a line of `/proc/net/tcp` (proc_net_tcp of the kernel's documentation) is of a socket that
+/// listens at a port: the second field is the local address, the fourth the state, both hexadecimal.
+fn listens(line: &str, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let mut fields = line.split_whitespace().skip(1);
+    let local = fields.next().and_then(|address| address.rsplit_once(':'));
+    let at = local.and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+    at == Some(port) && fields.nth(1) == Some(LISTEN)
+}
+
 /// A command of a program with its arguments.
 pub fn command<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program);
@@ -229,6 +247,18 @@ mod tests {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 9 0 0 0 120 34 5 6 20 0 3 0 100 0 0";
         assert_eq!(cpu_ticks(stat), Some(154));
         assert_eq!(cpu_ticks("nonsense"), None);
+    }
+
+    #[test]
+    fn listeners_are_seen_without_connecting() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        assert!(is_listened_at(port));
+        drop(listener);
+        assert!(!is_listened_at(port));
+        let line = "   0: 0100007F:1F90 00000000:0000 01 00000000:00000000 00:00000000 00000000";
+        assert!(!listens(line, 8080), "established");
+        assert!(listens(&line.replace(" 01 ", " 0A "), 8080));
     }
 
     #[test]

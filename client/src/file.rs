@@ -37,7 +37,8 @@ pub struct Read {
     pub landing: Landing,
     /// Whether this client copied them once more, into memory that the node cannot reach.
     pub copied: bool,
-    /// Time in the node, in microseconds; of several requests, the longest.
+    /// Time in the node, in microseconds; of several requests, the longest. 0 where a short reply over RDMA
+    /// does not tell.
     pub service_us: u32,
 }
 

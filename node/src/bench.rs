@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use client::load::{self, Load, Report, Stop};
+use client::load::{self, Direction, Load, Report, Stop};
 use client::{Endpoint, Options, ProofSource};
 use extent::{FileName, Kind, Result};
+use rdma::VerbsOptions;
 use serde_json::json;
 
 use crate::cli::{BenchArgs, FabricChoice, Global, Pattern};
@@ -33,12 +34,17 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
             "a load needs a depth of 1 to {MAX_DEPTH}, and at least one session and second"
         )));
     }
-    let files = block_on(files(args, &global.control))?;
+    let files = match &args.write {
+        Some(name) => written(name, args.sessions)?,
+        None => block_on(files(args, &global.control))?,
+    };
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
     let report = load::run(&endpoint(args)?, &plan(args, files, &global.control)?)?;
     print(&report, output)?;
     match (&report.first_error, report.operations) {
-        (Some(error), 0) => Err(Kind::Io.error(format!("every read failed: {error}"))),
+        (Some(error), 0) => {
+            Err(Kind::Io.error(format!("every {} failed: {error}", report.direction)))
+        }
         _ => Ok(()),
     }
 }
@@ -68,11 +74,15 @@ fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
         },
         stop: Stop::After(Duration::from_secs(args.seconds)),
         warmup: WARMUP,
+        direction: if args.write.is_some() { Direction::Write } else { Direction::Read },
         working_set_bytes: args.working_set.map(|bytes| bytes.0),
         options: Options {
             // Else the session's own default would be the limit.
             credits: u16::try_from(args.depth).unwrap_or(u16::MAX),
             proof: proofs(args, control),
+            verify: args.verify,
+            spin: Duration::from_micros(args.spin_us),
+            rdma: VerbsOptions { source: args.source, ..VerbsOptions::default() },
             ..Options::default()
         },
         ..Load::default()
@@ -90,6 +100,11 @@ fn proofs(args: &BenchArgs, control: &str) -> Option<ProofSource> {
             block_on(async { Remote::connect(&control).await?.grant(&tenant, 1, PROOF_TTL).await });
         granted.map(|(proof, _)| proof).map_err(|error| error.while_doing("asking for a proof"))
     }))
+}
+
+/// A file for each session.
+fn written(name: &FileName, sessions: u32) -> Result<Vec<FileName>> {
+    (0..sessions).map(|number| format!("{name}.{number}").parse()).collect()
 }
 
 /// Files that are wholly on the node, so that the node is measured and not the silo.
@@ -120,9 +135,10 @@ fn print(report: &Report, output: Output) -> Result<()> {
         return output.json(&value);
     }
     output.line(format!(
-        "{}  {} reads/s  over {}, {} of {}, depth {} × {}",
+        "{}  {} {}s/s  over {}, {} of {}, depth {} × {}",
         output.paint(Tone::Bold, &units::rate(report.bytes_per_second)),
         units::count(units::round(report.operations_per_second)),
+        report.direction,
         report.fabric,
         report.pattern,
         units::bytes(report.block_bytes),

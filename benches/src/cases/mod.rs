@@ -10,6 +10,7 @@ mod lookup;
 mod nbd;
 mod nvme;
 mod promote;
+mod rdma;
 mod read;
 mod recovery;
 mod start;
@@ -53,7 +54,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 19] = [
+pub const ALL: [Case; 29] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     tcp::CASE,
@@ -73,6 +74,16 @@ pub const ALL: [Case; 19] = [
     nvme::DOORBELLS,
     checked::VERIFIED,
     checked::UNVERIFIED,
+    rdma::READ,
+    rdma::READ_VERIFIED,
+    rdma::SMALL,
+    rdma::SMALL_VERIFIED,
+    rdma::WRITE,
+    rdma::WRITE_VERIFIED,
+    rdma::LATENCY,
+    rdma::INSTRUCTIONS,
+    rdma::INSTRUCTIONS_BESIDE,
+    rdma::SCALE,
 ];
 
 /// The case of a name.

@@ -39,8 +39,8 @@ fn set_up(setup: &Setup) -> Result<Contest, Setback> {
         silos: vec![("many".to_owned(), silo)],
         data_bytes: EXTENTS * EXTENT_BYTES,
         extent_bytes: Some(EXTENT_BYTES),
-        checksum_memory: None,
         shards: setup.shards,
+        ..Plan::default()
     };
     let place = Place::new(setup, &plan)?;
     let node = place.start()?;

@@ -91,6 +91,8 @@ impl std::fmt::Display for Tuning {
 pub enum Source<'a> {
     /// A file, with direct I/O.
     File(&'a Path),
+    /// The front of a block device, so many bytes, with direct I/O.
+    Front(&'a Path, u64),
     /// An NBD export, by its URI.
     Nbd(&'a str),
     /// An NVMe namespace by its character device, from one processor: with NVMe commands, or as
@@ -224,8 +226,11 @@ fn arguments(job: Job<'_>) -> Vec<String> {
         format!("--ramp_time={RAMP_SECONDS}"),
         "--output-format=json".to_owned(),
     ];
+    if let Source::Front(_, bytes) = job.source {
+        arguments.push(format!("--size={bytes}"));
+    }
     match job.source {
-        Source::File(path) => arguments.extend([
+        Source::File(path) | Source::Front(path, _) => arguments.extend([
             "--ioengine=io_uring".to_owned(),
             "--direct=1".to_owned(),
             "--registerfiles".to_owned(),
@@ -292,7 +297,7 @@ impl Strides {
 fn most_completions(job: Job<'_>) -> usize {
     match job.source {
         Source::Namespace(..) => job.depth,
-        Source::File(_) | Source::Nbd(_) => job.tuning.batch,
+        Source::File(_) | Source::Front(..) | Source::Nbd(_) => job.tuning.batch,
     }
 }
 

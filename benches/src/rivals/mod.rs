@@ -5,3 +5,5 @@ pub mod fio;
 pub mod iperf;
 pub mod nbd;
 pub mod nginx;
+pub mod nvmet;
+pub mod perftest;

@@ -6,31 +6,10 @@
  *   xchg %dx,%dx  it ends and counts
  *   xchg %di,%di  it ends, counts, and was one submission
  *   xchg %si,%si  it ends and does not count
- * For a guest with one processor. QEMU's plugin interface, version 1 (docs/devel/tcg-plugins.rst); its header
- * is not packaged everywhere, so what is used of it is declared here. */
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-
-typedef uint64_t plugin_id;
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
-extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
-extern const void *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
-extern size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
-extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
-extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct qemu_plugin_tb *));
-extern void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *, int, void *, uint64_t);
-extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*)(unsigned, void *), int,
-                                                   void *);
-extern void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
-extern void qemu_plugin_outs(const char *);
+ * For a guest with one processor. */
+#include "qemu.h"
 
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
-
-enum { ADD_U64 = 0, NO_REGISTERS = 0 };
 
 static uint64_t executed, begin, counted, sections, submissions, first, last;
 static int is_inside, whole;

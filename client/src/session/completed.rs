@@ -22,7 +22,8 @@ pub struct Completed {
     pub served: Served,
     /// READ and WRITE: how the bytes moved; of several requests, the longest way.
     pub landing: Landing,
-    /// Time in the node, in microseconds; of several requests, the longest.
+    /// Time in the node, in microseconds; of several requests, the longest. 0 where a short reply over RDMA
+    /// does not tell.
     pub service_us: u32,
     /// OPEN: the handle.
     pub handle: u64,

@@ -58,7 +58,8 @@ pub struct Reply {
     pub served: Served,
     /// READ and WRITE: how they moved.
     pub landing: Landing,
-    /// From the request's arrival at the node to this reply, in microseconds.
+    /// From the request's arrival at the node to this reply, in microseconds; 0 where a short reply does not
+    /// tell.
     pub service_us: u32,
     /// HELLO, OPEN, COMMIT, STAT: a body. On an error: a sentence in UTF-8.
     pub body: Vec<u8>,
@@ -82,6 +83,14 @@ impl Reply {
             service_us: 0,
             body: Vec::new(),
         }
+    }
+
+    /// What a client takes for the answer to a READ where all there is to say is that so many bytes came,
+    /// out of the tier, by RDMA.
+    #[must_use]
+    pub fn of_write(tag: u32, value: u64) -> Self {
+        let (served, landing) = (Served::Tier, Landing::Rdma);
+        Self { value, served, landing, ..Self::success(tag) }
     }
 
     /// A failure, its sentence cut to what fits.

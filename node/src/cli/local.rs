@@ -1,5 +1,6 @@
 //! Commands that act on this machine: serve, tier, bench, doctor, demo.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -197,7 +198,8 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   forebay bench --prefix data/train/ --block-size 4k --depth 32
   forebay bench --file data/big.tar --fabric tcp --block-size 1m --pattern sequential
-  forebay bench --fabric rdma --data 10.0.0.7:7443 --block-size 1m --depth 16";
+  forebay bench --fabric rdma --data 10.0.0.7:7443 --block-size 1m --depth 16
+  forebay bench --fabric rdma --data 10.0.0.7:7443 --write data/scratch --working-set 256m --block-size 1m";
 
 #[derive(Args, Debug)]
 #[command(after_help = BENCH_EXAMPLES)]
@@ -246,9 +248,26 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "S", default_value_t = 10)]
     pub(crate) seconds: u64,
 
-    /// Read only this much of the files
+    /// Read only this much of the files; or, of a write, bytes of a generation
     #[arg(long, value_name = "SIZE")]
     pub(crate) working_set: Option<Bytes>,
+
+    /// Instead of reading, write new generations of the files NAME.0, NAME.1 …, one for each session, again
+    /// and again
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "prefix"])]
+    pub(crate) write: Option<FileName>,
+
+    /// Have the checksum of every payload sent along and compared
+    #[arg(long)]
+    pub(crate) verify: bool,
+
+    /// How long a session looks for replies before it sleeps, in microseconds
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pub(crate) spin_us: u64,
+
+    /// Over RDMA, the address that connections leave from, and so the device
+    #[arg(long, value_name = "IP")]
+    pub(crate) source: Option<IpAddr>,
 }
 
 #[derive(Args, Debug)]

@@ -17,7 +17,7 @@ use extent::{Error, Kind, Proof, Result};
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
-use super::completion::{WorkCompletion, WorkStatus};
+use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
 use super::greeting::{Hello, MAGIC, Welcome};
 use super::memory::Rights;
@@ -168,7 +168,7 @@ impl<P: Provider> VerbsChannel<P> {
         pair.id().connect(parameters)?;
         Ok(Self {
             pair,
-            send: SendQueue::new(0, depth),
+            send: SendQueue::of_messages(0, depth),
             memory: HashMap::new(),
             queue,
             domain,
@@ -271,6 +271,11 @@ impl<P: Provider> VerbsChannel<P> {
             return Ok(());
         }
         let slot = u32::try_from(completion.id & u64::from(u32::MAX)).expect("masked");
+        if let Some(tag) = completion.immediate {
+            self.free_receives.push(slot);
+            replies.push(Reply::of_write(tag, completion.bytes.into()));
+            return Ok(());
+        }
         let Receives::Own(slots) = self.pair.receives() else { return Ok(()) };
         let length = completion.bytes as usize;
         if !(REPLY_BYTES..=MESSAGE_BYTES).contains(&length) {
@@ -375,7 +380,7 @@ impl<P: Provider> Channel for VerbsChannel<P> {
         self.check_open()?;
         // What came before it was armed wakes nobody: look once more, at what is taken in by the
         // next poll.
-        self.queue.arm()?;
+        self.queue.arm(Wake::Everything)?;
         let polled = self.queue.poll(&mut self.completions);
         self.finish(polled)?;
         if !self.completions.is_empty() {

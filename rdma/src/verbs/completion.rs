@@ -87,6 +87,17 @@ pub(super) struct WorkCompletion {
     /// Bytes received.
     pub(super) bytes: u32,
     pub(super) queue_pair: u32,
+    /// What came with an RDMA WRITE, or a message.
+    pub(super) immediate: Option<u32>,
+}
+
+/// What makes a descriptor readable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wake {
+    /// Messages of the other side, and failures: all of its messages are solicited.
+    Messages,
+    /// Whatever completes.
+    Everything,
 }
 
 /// Where completions of any number of queue pairs come, with a channel to sleep on.
@@ -157,16 +168,20 @@ impl CompletionQueue {
                 status: WorkStatus(completion.status),
                 bytes: completion.byte_len,
                 queue_pair: completion.qp_num,
+                immediate: (completion.wc_flags & ffi::IBV_WC_WITH_IMM != 0)
+                    .then(|| u32::from_be(completion.imm_data)),
             });
         }
         Ok(count == BATCH)
     }
 
-    /// Makes the descriptor readable at the next completion. Those that came before may not do so:
-    /// poll once more before sleeping.
-    pub(super) fn arm(&self) -> Result<()> {
+    /// Makes the descriptor readable at the next completion that is worth waking for. Those that came
+    /// before may not do so: poll once more before sleeping.
+    pub(super) fn arm(&self, wake: Wake) -> Result<()> {
+        let solicited_only = wake == Wake::Messages;
         // SAFETY: the queue is live.
-        check(unsafe { ffi::req_notify_cq(self.as_ptr()) }, "arming a completion queue")
+        let failed = unsafe { ffi::req_notify_cq(self.as_ptr(), solicited_only) };
+        check(failed, "arming a completion queue")
     }
 
     /// Takes the events that made the descriptor readable.

@@ -289,14 +289,21 @@ impl CmId {
         address.as_socket().map_or_else(|| "an unknown address".into(), |a| a.to_string())
     }
 
+    /// Takes an address, and with it a device.
+    pub(super) fn bind(&self, address: SocketAddr) -> Result<()> {
+        let name = SockAddr::from(address);
+        // SAFETY: the id is live; the address is only read, during the call.
+        let failed = unsafe {
+            let bind = ffi::library()?.rdma_bind_addr;
+            bind(self.as_ptr(), name.as_ptr().cast_mut().cast())
+        };
+        check(failed, "taking an address for RDMA")
+    }
+
     /// Waits for connections at an address, and says which port it got.
     pub(super) fn listen(&self, address: SocketAddr, backlog: c_int) -> Result<u16> {
         let library = ffi::library()?;
-        let name = SockAddr::from(address);
-        // SAFETY: the id is live; the address is only read, during the call.
-        let failed =
-            unsafe { (library.rdma_bind_addr)(self.as_ptr(), name.as_ptr().cast_mut().cast()) };
-        check(failed, "binding an RDMA listener")?;
+        self.bind(address)?;
         // SAFETY: the id is live.
         check(unsafe { (library.rdma_listen)(self.as_ptr(), backlog) }, "listening for RDMA")?;
         // SAFETY: the id is live and bound.

@@ -1,13 +1,21 @@
 //! What both sides say while they connect, as private data of RDMA CM. `docs/protocol.md` draws it.
 
+use std::ops::Range;
+
 use extent::{Kind, Proof, Result};
 
 /// The version of the framing.
 const VERSION: u16 = 1;
 /// The first eight bytes of everything that is said, refusals too.
 pub(super) const MAGIC: [u8; 8] = *b"FOREBAYR";
+/// A bit of what a client can do.
+const SHORT_REPLIES: u8 = 1;
 
-/// What a client says: 32 of the 56 bytes that a connection request has room for.
+/// Where a client's proof and its bits are.
+const PROOF: Range<usize> = 16..32;
+const FLAGS: usize = 32;
+
+/// What a client says: 40 of the 56 bytes that a connection request has room for.
 #[derive(Clone, Debug)]
 pub(super) struct Hello {
     /// The lowest and the highest version that it speaks.
@@ -16,6 +24,8 @@ pub(super) struct Hello {
     pub(super) replies: u32,
     /// What it has to show, if anything. A node that asks for none does not look.
     pub(super) proof: Option<Proof>,
+    /// Whether it takes the immediate data of an RDMA WRITE for a reply.
+    pub(super) short_replies: bool,
 }
 
 /// What a node answers.
@@ -25,12 +35,12 @@ pub(super) struct Welcome {
 }
 
 impl Hello {
-    pub(super) const BYTES: usize = 32;
+    pub(super) const BYTES: usize = 40;
     /// Replies that a client must have places for: HELLO's and one more.
     pub(super) const LEAST_REPLIES: u32 = 2;
 
     pub(super) fn new(replies: u32, proof: Option<Proof>) -> Self {
-        Self { versions: (VERSION, VERSION), replies, proof }
+        Self { versions: (VERSION, VERSION), replies, proof, short_replies: true }
     }
 
     pub(super) fn encode(&self) -> [u8; Self::BYTES] {
@@ -40,8 +50,9 @@ impl Hello {
         bytes[10..12].copy_from_slice(&self.versions.1.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.replies.to_le_bytes());
         if let Some(proof) = &self.proof {
-            bytes[16..].copy_from_slice(proof.expose());
+            bytes[PROOF].copy_from_slice(proof.expose());
         }
+        bytes[FLAGS] = if self.short_replies { SHORT_REPLIES } else { 0 };
         bytes
     }
 
@@ -56,8 +67,9 @@ impl Hello {
         };
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let replies = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-        let proof = bytes.last_chunk().copied().and_then(Proof::from_bytes);
-        let hello = Self { versions: (short(8), short(10)), replies, proof };
+        let proof = bytes[PROOF].try_into().ok().and_then(Proof::from_bytes);
+        let short_replies = bytes[FLAGS] & SHORT_REPLIES != 0;
+        let hello = Self { versions: (short(8), short(10)), replies, proof, short_replies };
         if !(hello.versions.0..=hello.versions.1).contains(&VERSION) {
             return Err(Kind::Unsupported.error(format!(
                 "this node speaks version {VERSION} of the RDMA framing, and you {} to {}",
@@ -110,12 +122,13 @@ mod tests {
 
     #[test]
     fn greetings_are_read_as_they_are_written() {
-        for proof in [None, Proof::from_bytes([7; 16])] {
-            let hello = Hello::new(256, proof.clone());
+        for (proof, short_replies) in [(None, true), (Proof::from_bytes([7; 16]), false)] {
+            let hello = Hello { short_replies, ..Hello::new(256, proof.clone()) };
             let mut padded = hello.encode().to_vec();
             padded.resize(56, 0);
             let heard = Hello::parse(&padded).expect("a greeting");
             assert_eq!((heard.versions, heard.replies), (hello.versions, 256));
+            assert_eq!(heard.short_replies, short_replies);
             assert_eq!(heard.proof.map(|p| *p.expose()), proof.map(|p| *p.expose()));
         }
         let mut padded = Welcome::new().encode().to_vec();
@@ -126,9 +139,9 @@ mod tests {
     #[test]
     fn other_versions_and_strangers_are_told_apart() {
         let kind = |hello: Hello| Hello::parse(&hello.encode()).expect_err("refused").kind();
-        assert_eq!(kind(Hello { versions: (2, 9), replies: 9, proof: None }), Kind::Unsupported);
-        assert_eq!(kind(Hello { versions: (2, 1), replies: 9, proof: None }), Kind::Unsupported);
-        assert_eq!(kind(Hello { versions: (0, 9), replies: 1, proof: None }), Kind::Invalid);
+        assert_eq!(kind(Hello { versions: (2, 9), ..Hello::new(9, None) }), Kind::Unsupported);
+        assert_eq!(kind(Hello { versions: (2, 1), ..Hello::new(9, None) }), Kind::Unsupported);
+        assert_eq!(kind(Hello { versions: (0, 9), ..Hello::new(1, None) }), Kind::Invalid);
         assert_eq!(Hello::parse(&[0; 56]).expect_err("refused").kind(), Kind::Corrupt);
         assert_eq!(Hello::parse(&MAGIC).expect_err("refused").kind(), Kind::Corrupt);
         assert_eq!(Welcome::parse(b"").expect_err("refused").kind(), Kind::Corrupt);

@@ -31,6 +31,8 @@ pub(crate) struct Incoming<P: Provider = RdmaCore> {
     pub(crate) proof: Option<Proof>,
     /// On whose behalf it comes, once that was asked.
     pub(crate) tenant: TenantName,
+    /// Whether it takes short replies.
+    pub(super) short_replies: bool,
 }
 
 #[expect(private_bounds, reason = "as of the type")]
@@ -103,8 +105,11 @@ impl<P: Provider> VerbsListener<P> {
             return Ok(None);
         };
         let heard = Hello::parse(&event.private_data);
-        match heard.and_then(|hello| check(peer_reads, peer_patience).map(|()| hello.proof)) {
-            Ok(proof) => Ok(Some(Incoming { id, peer_reads, proof, tenant: TenantName::DEFAULT })),
+        match heard.and_then(|hello| check(peer_reads, peer_patience).map(|()| hello)) {
+            Ok(Hello { proof, short_replies, .. }) => {
+                let tenant = TenantName::DEFAULT;
+                Ok(Some(Incoming { id, peer_reads, proof, tenant, short_replies }))
+            }
             Err(error) => {
                 tracing::info!(%error, peer = id.peer(), "an RDMA client was turned away");
                 reject::<P>(&id, &error);

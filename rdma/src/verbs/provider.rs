@@ -9,7 +9,7 @@ use dma::Region;
 use extent::Result;
 
 use super::adapter::Limits;
-use super::completion::WorkCompletion;
+use super::completion::{Wake, WorkCompletion};
 use super::connection::{CmEvent, ConnectionParameters};
 use super::events::DeviceEvent;
 use super::memory::Rights;
@@ -125,9 +125,9 @@ pub(super) trait CompletionQueue<P: Provider>: Debug + Send + Sync + Sized {
     /// Takes what has completed, at most a batch. Whether there may be more.
     fn poll(&self, out: &mut Vec<WorkCompletion>) -> Result<bool>;
 
-    /// Makes the descriptor readable at the next completion. Those that came before may not do so:
-    /// poll once more before sleeping.
-    fn arm(&self) -> Result<()>;
+    /// Makes the descriptor readable at the next completion that is worth waking for. Those that came
+    /// before may not do so: poll once more before sleeping.
+    fn arm(&self, wake: Wake) -> Result<()>;
 
     /// Takes the events that made the descriptor readable.
     fn clear(&self);

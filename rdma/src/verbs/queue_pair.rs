@@ -139,15 +139,24 @@ impl QueuePair {
 
     fn request(&self, posting: &Posting<'_>) -> (ffi::ibv_send_wr, ffi::ibv_sge) {
         let mut flags = if posting.signalled { ffi::IBV_SEND_SIGNALED } else { 0 };
+        let mut immediate = 0;
         let element = |local: &super::send_queue::Local| ffi::ibv_sge {
             addr: local.address,
             length: local.length,
             lkey: local.key,
         };
         let (opcode, element, remote) = match posting.work {
-            Work::Write { from, to, .. } => (ffi::IBV_WR_RDMA_WRITE, element(from), Some(*to)),
+            Work::Write { from, to, immediate: None, .. } => {
+                (ffi::IBV_WR_RDMA_WRITE, element(from), Some(*to))
+            }
+            Work::Write { from, to, immediate: Some(message), .. } => {
+                flags |= ffi::IBV_SEND_SOLICITED;
+                immediate = message.to_be();
+                (ffi::IBV_WR_RDMA_WRITE_WITH_IMM, element(from), Some(*to))
+            }
             Work::Read { into, from, .. } => (ffi::IBV_WR_RDMA_READ, element(into), Some(*from)),
             Work::Send(message) => {
+                flags |= ffi::IBV_SEND_SOLICITED;
                 let length = u32::from(message.length);
                 let element = match &self.staging {
                     Some(staging) if length > self.inline_bytes => {
@@ -172,7 +181,7 @@ impl QueuePair {
             num_sge: 1,
             opcode,
             send_flags: flags,
-            imm_data: 0,
+            imm_data: immediate,
             remote_addr: remote.map_or(0, |remote| remote.address),
             rkey: remote.map_or(0, |remote| remote.key),
             rest: [0; 9],

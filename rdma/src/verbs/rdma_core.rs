@@ -7,7 +7,7 @@ use extent::{Error, Result};
 use crate::sys;
 
 use super::adapter::{Adapter, Limits};
-use super::completion::{CompletionQueue, WorkCompletion};
+use super::completion::{CompletionQueue, Wake, WorkCompletion};
 use super::connection::{CmEvent, CmId, ConnectionParameters, EventChannel};
 use super::events::{DeviceEvent, Watch};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
@@ -167,8 +167,8 @@ impl provider::CompletionQueue<RdmaCore> for CompletionQueue {
     }
 
     #[inline]
-    fn arm(&self) -> Result<()> {
-        CompletionQueue::arm(self)
+    fn arm(&self, wake: Wake) -> Result<()> {
+        CompletionQueue::arm(self, wake)
     }
 
     #[inline]

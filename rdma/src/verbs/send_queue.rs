@@ -4,8 +4,9 @@
 //! # What holds
 //! 1. Work requests complete in the order in which they were posted (they are all of one reliable
 //!    connection), so a completion ends all posted before it, too.
-//! 2. Only some ask for a completion ("signalled"): every last one of a call to the device, and
-//!    every sixteenth. So whatever is posted ends by a completion that is due.
+//! 2. Only some ask for a completion ("signalled"): every sixteenth, and, where memory waits for it, every
+//!    last one of a call to the device. So whatever is posted ends by a completion that is due, or
+//!    leaves room for more.
 //! 3. A transfer's memory is kept until its last work request has ended, or the queue pair is
 //!    destroyed: not before may anybody else use it.
 //! 4. No more than `depth` are with the device.
@@ -68,7 +69,8 @@ impl Message {
 #[derive(Debug)]
 pub(super) enum Work {
     /// RDMA WRITE; the last one of a transfer has its memory.
-    Write { from: Local, to: Remote, end: Option<(Token, Source)> },
+    /// With immediate data, it is a message, too.
+    Write { from: Local, to: Remote, immediate: Option<u32>, end: Option<(Token, Source)> },
     /// RDMA READ; likewise.
     Read { into: Local, from: Remote, end: Option<(Token, Target)> },
     /// SEND.
@@ -106,12 +108,17 @@ pub(super) struct SendQueue {
     serial: u32,
     depth: u32,
     waiting: VecDeque<Work>,
-    /// SENDs among those.
+    /// Messages among those.
     messages: usize,
     /// With the device, and the numbers of those.
     posted: VecDeque<Work>,
     first_posted: u32,
     unsignalled: u32,
+    /// RDMA READs that have not ended.
+    reads: u32,
+    /// The most work requests without a signalled one among them, and whether every call ends with one.
+    signal_every: u32,
+    is_prompt: bool,
 }
 
 impl SendQueue {
@@ -124,15 +131,45 @@ impl SendQueue {
             posted: VecDeque::new(),
             first_posted: 0,
             unsignalled: 0,
+            reads: 0,
+            signal_every: SIGNAL_EVERY,
+            is_prompt: true,
         }
     }
 
+    /// Of messages only, whose end nobody waits for: no more completions than it takes to have room.
+    pub(super) fn of_messages(serial: u32, depth: u32) -> Self {
+        let signal_every = SIGNAL_EVERY.min(depth / 2).max(1);
+        Self { signal_every, is_prompt: false, ..Self::new(serial, depth) }
+    }
+
     pub(super) fn push(&mut self, work: Work) {
-        self.messages += usize::from(matches!(work, Work::Send(_)));
+        self.messages += usize::from(work.is_message());
+        self.reads += u32::from(matches!(work, Work::Read { .. }));
         if bugs::is(Bug::ReplyOvertakes) && matches!(work, Work::Send(_)) {
             return self.waiting.push_front(work);
         }
         self.waiting.push_back(work);
+    }
+
+    /// Makes a message of the RDMA WRITE that was pushed last, if that is one of so many bytes which
+    /// waits still. Whether it did.
+    pub(super) fn attach(&mut self, message: u32, bytes: u64) -> bool {
+        match self.waiting.back_mut() {
+            Some(Work::Write { from, immediate: immediate @ None, end: Some(_), .. })
+                if u64::from(from.length) == bytes =>
+            {
+                *immediate = Some(message);
+                self.messages += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether something goes on when a work request ends: more is posted then, or what was read is used.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.reads != 0 || !self.waiting.is_empty()
     }
 
     /// Whether more waits than a client that takes its replies could ever ask for.
@@ -183,7 +220,8 @@ impl SendQueue {
             let mut postings = Vec::with_capacity(count);
             let mut number = self.first_posted.wrapping_add(self.posted());
             for (index, work) in self.waiting.iter().take(count).enumerate() {
-                let signalled = index + 1 == count || self.unsignalled + 1 >= SIGNAL_EVERY;
+                let is_last = self.is_prompt && index + 1 == count;
+                let signalled = is_last || self.unsignalled + 1 >= self.signal_every;
                 self.unsignalled = if signalled { 0 } else { self.unsignalled + 1 };
                 let id = u64::from(self.serial) << 32 | u64::from(number);
                 postings.push(Posting { id, signalled, work });
@@ -193,7 +231,7 @@ impl SendQueue {
             let sent = self.waiting.drain(..count);
             let messages = &mut self.messages;
             self.posted.extend(sent.inspect(|work| {
-                *messages -= usize::from(matches!(work, Work::Send(_)));
+                *messages -= usize::from(work.is_message());
             }));
             total += u32::try_from(count).expect("a batch");
         }
@@ -208,18 +246,28 @@ impl SendQueue {
             return 0;
         }
         let count = if bugs::is(Bug::AllEndWithOne) { self.posted() } else { count };
-        self.posted.drain(..count as usize).for_each(|work| work.end(ended));
+        let reads = &mut self.reads;
+        self.posted.drain(..count as usize).for_each(|work| {
+            *reads -= u32::from(matches!(work, Work::Read { .. }));
+            work.end(ended);
+        });
         self.first_posted = self.first_posted.wrapping_add(count);
         count
     }
 
     /// The queue pair is destroyed: everything ends, done or not.
     pub(super) fn end_all(&mut self, ended: &mut Vec<Ended>) {
+        self.reads = 0;
         self.posted.drain(..).chain(self.waiting.drain(..)).for_each(|work| work.end(ended));
     }
 }
 
 impl Work {
+    /// Whether it takes one of the other side's receives.
+    fn is_message(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Write { immediate: Some(_), .. })
+    }
+
     fn end(self, ended: &mut Vec<Ended>) {
         match self {
             Self::Write { end: Some((token, from)), .. } => ended.push(Ended::Written(token, from)),
@@ -259,7 +307,7 @@ mod tests {
     fn write(token: u64, buffer: Buffer) -> Work {
         let end = Some((Token(token), Source::Buffer(buffer, 0..1)));
         let from = Local { address: 0, length: 1, key: 0 };
-        Work::Write { from, to: Remote { address: 0, key: 0 }, end }
+        Work::Write { from, to: Remote { address: 0, key: 0 }, immediate: None, end }
     }
 
     fn tokens(ended: &[Ended]) -> Vec<u64> {
@@ -325,6 +373,48 @@ mod tests {
         assert!(!queue.is_overrun(), "as many as there may be");
         queue.push(reply());
         assert!(queue.is_overrun());
+    }
+
+    #[test]
+    fn only_the_last_write_becomes_a_message_and_only_whole() {
+        let sizes = [SizeClass { bytes: 4096, count: 4 }];
+        let pool = Pool::new(&sizes, HugePages::Never).expect("memory");
+        let mut queue = SendQueue::new(1, 8);
+        assert!(!queue.attach(7, 1), "there is none");
+        queue.push(write(5, pool.take(1).expect("free")));
+        assert!(!queue.attach(7, 2), "it is not all of the bytes");
+        assert!(queue.attach(7, 1) && queue.messages == 1);
+        assert!(!queue.attach(8, 1), "it has a message already");
+        queue.post(8, &mut Tape::default()).expect("posts");
+        assert_eq!(queue.messages, 0);
+        assert!(!queue.attach(9, 1), "it has left");
+        queue.push(write(6, pool.take(1).expect("free")));
+        queue.push(Work::Send(Message::new(&[0; 32])));
+        assert!(!queue.attach(9, 1), "something else came behind it");
+    }
+
+    #[test]
+    fn messages_alone_ask_for_few_completions_and_always_for_enough() {
+        for depth in [1, 2, 4, 64, 256] {
+            let mut queue = SendQueue::of_messages(0, depth);
+            let (mut tape, mut taken, mut ended) = (Tape::default(), 0, Vec::new());
+            for _ in 0..500 {
+                queue.push(Work::Send(Message::new(&[0; 32])));
+                queue.post(u32::MAX, &mut tape).expect("posts");
+                if !queue.is_awaited() {
+                    continue;
+                }
+                let due = tape.0[taken..].iter().position(|(_, signalled)| *signalled);
+                let at = due.expect("a full queue has a completion due");
+                taken += at + 1;
+                assert_ne!(queue.complete(tape.0[taken - 1].0, &mut ended), 0);
+                queue.post(u32::MAX, &mut tape).expect("posts");
+                assert!(!queue.is_awaited());
+            }
+            let signalled = tape.0.iter().filter(|(_, signalled)| *signalled).count();
+            let most = 500 / (SIGNAL_EVERY.min(depth / 2).max(1) as usize);
+            assert!(signalled <= most, "{signalled} at depth {depth}");
+        }
     }
 
     #[test]

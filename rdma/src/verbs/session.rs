@@ -33,10 +33,24 @@ pub(super) struct Session<P: Provider = RdmaCore> {
     pub(super) stalled_ticks: u32,
     /// Why it ends once nothing is left to send.
     pub(super) closing: Option<Error>,
+    /// Whether the client takes the immediate data of an RDMA WRITE for a reply.
+    short_replies: bool,
+    /// The tag of the READ whose first byte and all that follow left in the RDMA WRITE pushed last.
+    whole_write: Option<u32>,
+    /// The credits that it was told last.
+    credits_told: u16,
+    /// Whether it is counted among those that go on when a work request ends.
+    is_counted: bool,
 }
 
 impl<P: Provider> Session<P> {
-    pub(super) fn new(id: SessionId, tenant: usize, pair: P::QueuePair, depth: u32) -> Self {
+    pub(super) fn new(
+        id: SessionId,
+        tenant: usize,
+        pair: P::QueuePair,
+        depth: u32,
+        short_replies: bool,
+    ) -> Self {
         let serial = low(id);
         Self {
             id,
@@ -48,7 +62,27 @@ impl<P: Provider> Session<P> {
             quiet_ticks: 0,
             stalled_ticks: 0,
             closing: None,
+            short_replies,
+            whole_write: None,
+            credits_told: 0,
+            is_counted: false,
         }
+    }
+
+    /// Counts it, or does so no more, by whether something goes on when one of its work requests ends.
+    pub(super) fn count_awaited(&mut self, count: &mut usize) {
+        let is_awaited = self.send.is_awaited() || self.closing.is_some();
+        match (self.is_counted, is_awaited) {
+            (false, true) => *count += 1,
+            (true, false) => *count -= 1,
+            _ => {}
+        }
+        self.is_counted = is_awaited;
+    }
+
+    /// Counts it no more.
+    pub(super) fn forget_awaited(&mut self, count: &mut usize) {
+        *count -= usize::from(std::mem::take(&mut self.is_counted));
     }
 
     pub(super) fn pair(&self) -> &P::QueuePair {
@@ -59,13 +93,16 @@ impl<P: Provider> Session<P> {
     pub(super) fn write(&mut self, transfer: &Transfer, local: Local, from: Source) {
         let token = transfer.token;
         let mut pieces = pieces(&transfer.segments, transfer.at, local);
+        let is_one = pieces.len() == 1;
         let last = pieces.pop_back();
         for (from, to) in pieces {
-            self.send.push(Work::Write { from, to, end: None });
+            self.send.push(Work::Write { from, to, immediate: None, end: None });
         }
+        self.whole_write = (is_one && transfer.at == 0).then_some(transfer.tag);
         // Not even an empty transfer is without an end.
         let (piece, to) = last.unwrap_or((Local { length: 0, ..local }, Remote::NOWHERE));
-        self.send.push(Work::Write { from: piece, to, end: Some((token, from)) });
+        let end = Some((token, from));
+        self.send.push(Work::Write { from: piece, to, immediate: None, end });
     }
 
     /// RDMA READ of the client's segments into node memory.
@@ -80,7 +117,15 @@ impl<P: Provider> Session<P> {
         self.send.push(Work::Read { into: piece, from, end: Some((token, into)) });
     }
 
+    /// The reply, as a message of its own or, if it says no more than that all bytes came, with them.
     pub(super) fn reply(&mut self, reply: &Reply) {
+        let says_more = *reply != short(reply) || reply.credits != self.credits_told;
+        let is_whole = self.whole_write.take() == Some(reply.tag);
+        if self.short_replies && is_whole && !says_more && self.send.attach(reply.tag, reply.value)
+        {
+            return;
+        }
+        self.credits_told = reply.credits;
         let mut bytes = [0; MESSAGE_BYTES];
         let length = reply.encode(&mut bytes);
         self.send.push(Work::Send(Message::new(&bytes[..length])));
@@ -89,7 +134,8 @@ impl<P: Provider> Session<P> {
     /// A write of nothing, which the client's device acknowledges: whether it is still there.
     pub(super) fn probe(&mut self) {
         let from = Local { address: 0, length: 0, key: 0 };
-        self.send.push(Work::Write { from, to: Remote::NOWHERE, end: None });
+        let to = Remote::NOWHERE;
+        self.send.push(Work::Write { from, to, immediate: None, end: None });
     }
 
     /// Posts what waits, as far as there is room. Returns how much was, also beside an error.
@@ -114,6 +160,13 @@ impl<P: Provider> Session<P> {
         events.push(Event::Closed { session: id, reason });
         posted
     }
+}
+
+/// What a client takes the immediate data of an RDMA WRITE for, as far as it is known here: credits are as
+/// before, and the time in the node is not told.
+fn short(reply: &Reply) -> Reply {
+    let &Reply { tag, value, credits, service_us, .. } = reply;
+    Reply { credits, service_us, ..Reply::of_write(tag, value) }
 }
 
 /// What ids of work requests tell sessions apart by.

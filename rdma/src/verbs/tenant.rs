@@ -9,7 +9,7 @@ use extent::wire::LONG_REQUEST_BYTES;
 use extent::{Kind, Result, TenantName};
 
 use super::adapter::Limits;
-use super::completion::WorkCompletion;
+use super::completion::{Wake, WorkCompletion};
 use super::events::{DeviceEvent, Subject};
 use super::memory::Rights;
 use super::provider::{
@@ -45,8 +45,8 @@ pub(super) struct Tenant<P: Provider = RdmaCore> {
     pub(super) sessions: usize,
     /// Ticks without one.
     pub(super) idle_ticks: u32,
-    /// Whether the next completion makes the descriptor readable.
-    armed: bool,
+    /// Which completion makes the descriptor readable.
+    armed: Option<Wake>,
     /// What the device tells unasked.
     watch: P::Watch,
     /// Whether the device tells when a queue pair that ended takes no more receives: not all do.
@@ -85,7 +85,7 @@ impl<P: Provider> Tenant<P> {
             is_broken: false,
             sessions: 0,
             idle_ticks: 0,
-            armed: false,
+            armed: None,
             tells_of_last: false,
             warns: false,
         })
@@ -202,10 +202,11 @@ impl<P: Provider> Tenant<P> {
         self.receives.post(slots)
     }
 
-    pub(super) fn arm(&mut self) -> Result<()> {
-        if !self.armed {
-            self.queue.arm()?;
-            self.armed = true;
+    /// Asks to be woken. What is asked for once comes, though less be asked for afterwards.
+    pub(super) fn arm(&mut self, wake: Wake) -> Result<()> {
+        if self.armed != Some(wake) && self.armed != Some(Wake::Everything) {
+            self.queue.arm(wake)?;
+            self.armed = Some(wake);
         }
         Ok(())
     }
@@ -213,6 +214,6 @@ impl<P: Provider> Tenant<P> {
     /// Takes the event that woke the shard, if it was of this queue.
     pub(super) fn disarm(&mut self) {
         self.queue.clear();
-        self.armed = false;
+        self.armed = None;
     }
 }

@@ -19,7 +19,7 @@ use crate::slots::{Numbered, Slots};
 use crate::sys::Epoll;
 use crate::{Event, SessionId, Transfer, Transport};
 
-use super::completion::{WorkCompletion, WorkStatus};
+use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind};
 use super::events::DeviceEvent;
 use super::options::VerbsOptions;
@@ -67,6 +67,8 @@ pub struct VerbsTransport<P: Provider = RdmaCore> {
     free_receives: Vec<u32>,
     news: Vec<DeviceEvent>,
     polls: u32,
+    /// Sessions of which something goes on when a work request ends.
+    awaited: usize,
 }
 
 impl VerbsTransport {
@@ -112,6 +114,7 @@ impl<P: Provider> VerbsTransport<P> {
             ended: Vec::new(),
             free_receives: Vec::new(),
             polls: 0,
+            awaited: 0,
         })
     }
 
@@ -177,6 +180,7 @@ impl<P: Provider> VerbsTransport<P> {
         if session.send.wants_to_post() {
             queue(session, &mut self.turns);
         }
+        session.count_awaited(&mut self.awaited);
         let last_words = session.send.is_idle().then(|| session.closing.take()).flatten();
         self.tenants.of_sessions(tenant).room += count;
         self.events.extend(self.ended.drain(..).map(|ended| event(id, ended, Ok(()))));
@@ -266,6 +270,7 @@ impl<P: Provider> VerbsTransport<P> {
             let share = LEAST_ROOM.max(tenant.room / SHARE_OF_ROOM).min(tenant.room);
             let (count, result) = session.post(share);
             tenant.room -= count;
+            session.count_awaited(&mut self.awaited);
             if session.send.wants_to_post() && tenant.room == 0 {
                 session.is_dirty = true;
                 self.turns.starve(session.tenant, id);
@@ -354,7 +359,10 @@ impl<P: Provider> Transport for VerbsTransport<P> {
         self.flush();
         match self.slots.find(session) {
             // The last words; whoever does not take them is not waited for beyond a tick.
-            Some(state) if !state.send.is_idle() => state.closing = Some(reason),
+            Some(state) if !state.send.is_idle() => {
+                state.closing = Some(reason);
+                state.count_awaited(&mut self.awaited);
+            }
             _ => self.end(session, reason),
         }
     }
@@ -369,9 +377,11 @@ impl<P: Provider> Transport for VerbsTransport<P> {
 
     fn arm(&mut self) -> bool {
         let mut quiet = self.may_sleep();
+        // Whatever the node sent ends sooner or later; nobody has to wake for that.
+        let wake = if self.awaited == 0 { Wake::Messages } else { Wake::Everything };
         for place in 0..self.tenants.places() {
             let Some(tenant) = self.tenants.find(place) else { continue };
-            if let Err(error) = tenant.arm() {
+            if let Err(error) = tenant.arm(wake) {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
             }

@@ -84,14 +84,17 @@ fn sizes() -> Vec<(&'static str, usize)> {
 }
 
 /// Constants and what they are called in C.
-const CONSTANTS: [(&str, i64); 30] = [
+const CONSTANTS: [(&str, i64); 33] = [
     ("IBV_QPT_RC", IBV_QPT_RC as i64),
     ("IBV_QP_STATE", IBV_QP_STATE as i64),
     ("IBV_QP_ACCESS_FLAGS", IBV_QP_ACCESS_FLAGS as i64),
     ("IBV_QP_MIN_RNR_TIMER", IBV_QP_MIN_RNR_TIMER as i64),
     ("IBV_QPS_RTS", IBV_QPS_RTS as i64),
     ("IBV_WR_RDMA_WRITE", IBV_WR_RDMA_WRITE as i64),
+    ("IBV_WR_RDMA_WRITE_WITH_IMM", IBV_WR_RDMA_WRITE_WITH_IMM as i64),
     ("IBV_WR_SEND", IBV_WR_SEND as i64),
+    ("IBV_SEND_SOLICITED", IBV_SEND_SOLICITED as i64),
+    ("IBV_WC_WITH_IMM", IBV_WC_WITH_IMM as i64),
     ("IBV_WR_RDMA_READ", IBV_WR_RDMA_READ as i64),
     ("IBV_SEND_SIGNALED", IBV_SEND_SIGNALED as i64),
     ("IBV_SEND_INLINE", IBV_SEND_INLINE as i64),

@@ -31,17 +31,18 @@ pub(super) unsafe fn poll_cq(cq: *mut ibv_cq, count: c_int, completions: *mut ib
     unsafe { poll(cq, count, completions) }
 }
 
-/// Asks for one event on the queue's channel at its next completion.
+/// Asks for one event on the queue's channel at its next completion, or at the next that the sender of
+/// a message asked for.
 ///
 /// # Safety
 /// `cq` is a live completion queue.
-pub(super) unsafe fn req_notify_cq(cq: *mut ibv_cq) -> c_int {
+pub(super) unsafe fn req_notify_cq(cq: *mut ibv_cq, solicited_only: bool) -> c_int {
     // SAFETY: the queue is live.
     let context = unsafe { (*cq).context };
     // SAFETY: a queue's context is open.
     let request = unsafe { (*context).ops.req_notify_cq };
-    // SAFETY: the caller vouches for it; 0 asks for every completion.
-    unsafe { request(cq, 0) }
+    // SAFETY: the caller vouches for it.
+    unsafe { request(cq, c_int::from(solicited_only)) }
 }
 
 /// Posts a list of sends. Returns an `errno`; then `bad` is the first one that was not posted.

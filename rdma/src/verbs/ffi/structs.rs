@@ -224,9 +224,11 @@ pub(in crate::verbs) struct ibv_send_wr {
 }
 
 pub(in crate::verbs) const IBV_WR_RDMA_WRITE: c_uint = 0;
+pub(in crate::verbs) const IBV_WR_RDMA_WRITE_WITH_IMM: c_uint = 1;
 pub(in crate::verbs) const IBV_WR_SEND: c_uint = 2;
 pub(in crate::verbs) const IBV_WR_RDMA_READ: c_uint = 4;
 pub(in crate::verbs) const IBV_SEND_SIGNALED: c_uint = 1 << 1;
+pub(in crate::verbs) const IBV_SEND_SOLICITED: c_uint = 1 << 2;
 pub(in crate::verbs) const IBV_SEND_INLINE: c_uint = 1 << 3;
 
 #[repr(C)]
@@ -255,6 +257,8 @@ pub(in crate::verbs) struct ibv_wc {
     pub(in crate::verbs) sl: u8,
     pub(in crate::verbs) dlid_path_bits: u8,
 }
+
+pub(in crate::verbs) const IBV_WC_WITH_IMM: c_uint = 1 << 1;
 
 pub(in crate::verbs) const IBV_ACCESS_LOCAL_WRITE: c_int = 1;
 pub(in crate::verbs) const IBV_ACCESS_REMOTE_WRITE: c_int = 1 << 1;

@@ -51,7 +51,7 @@ fn no_key_opens_the_memory_of_a_node() {
         let remote = Remote { address: target, key };
         let local = intruder.local();
         // An RDMA READ would never leave: the node answers none, and said so when it was connected.
-        let work = Work::Write { from: local, to: remote, end: None };
+        let work = Work::Write { from: local, to: remote, immediate: None, end: None };
         let status = intruder.try_out(work);
         assert!(REFUSED.contains(&status), "key {key:#x}: {status:?}");
     }
@@ -72,7 +72,7 @@ fn no_tenants_key_opens_the_memory_of_a_node_to_another() {
         let proof = proofs[proof].clone();
         let mut intruder = Intruder::with_proof(victim.address, proof).expect("let in");
         let (from, to) = (intruder.local(), Remote { address: target, key: keys[key] });
-        let status = intruder.try_out(Work::Write { from, to, end: None });
+        let status = intruder.try_out(Work::Write { from, to, immediate: None, end: None });
         assert!(REFUSED.contains(&status), "{status:?}");
         drop(intruder);
         victim.closes(3 + count);
@@ -113,7 +113,7 @@ fn a_key_of_another_domain_is_none_on_this_side_either() {
     let victim = Victim::new();
     let (mut thief, owner) = (Intruder::new(victim.address), Intruder::new(victim.address));
     let to = Remote { address: thief.address(), key: thief.key() };
-    let work = Work::Write { from: Local { length: 64, ..owner.local() }, to, end: None };
+    let work = Work::Write { from: Local { length: 64, ..owner.local() }, to, immediate: None, end: None };
     let status = thief.try_out(work);
     assert!(NOT_OF_THIS_DOMAIN.contains(&status), "{status:?}");
     assert!(thief.is_untouched());

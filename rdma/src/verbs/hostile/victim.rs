@@ -183,6 +183,7 @@ impl Seen {
         let work = Work::Write {
             from: Local { address, length: 64, key },
             to: Remote { address: at, key: remote },
+            immediate: None,
             end: None,
         };
         fabrics.verbs_mut().expect("RDMA").post_raw(session, work);

@@ -10,7 +10,7 @@ use extent::{Kind, Result};
 use rand::Rng;
 
 use super::super::adapter::Limits;
-use super::super::completion::WorkCompletion;
+use super::super::completion::{Wake, WorkCompletion};
 use super::super::connection::{CmEvent, ConnectionParameters};
 use super::super::events::DeviceEvent;
 use super::super::memory::Rights;
@@ -271,7 +271,7 @@ impl provider::CompletionQueue<Simulated> for SimQueue {
         Ok(taken.len() == BATCH)
     }
 
-    fn arm(&self) -> Result<()> {
+    fn arm(&self, _: Wake) -> Result<()> {
         Ok(())
     }
 
@@ -420,7 +420,9 @@ impl Wire for SimPair {
     fn post(&mut self, postings: &[Posting<'_>]) -> Result<()> {
         let sending = |posting: &Posting<'_>| {
             let work = match posting.work {
-                Work::Write { from, to, .. } => SimWork::Write { from: *from, to: *to },
+                Work::Write { from, to, immediate, .. } => {
+                    SimWork::Write { from: *from, to: *to, immediate: *immediate }
+                }
                 Work::Read { into, from, .. } => SimWork::Read { into: *into, from: *from },
                 Work::Send(message) => SimWork::Send(message.as_slice().into()),
             };

@@ -99,9 +99,16 @@ pub(super) struct Sending {
 /// What a work request does.
 #[derive(Clone, Debug)]
 pub(super) enum SimWork {
-    Write { from: Local, to: Remote },
+    Write { from: Local, to: Remote, immediate: Option<u32> },
     Read { into: Local, from: Remote },
     Send(Box<[u8]>),
+}
+
+/// What takes a receive.
+enum Arrival<'a> {
+    Message(&'a [u8]),
+    /// What came with so many bytes written elsewhere.
+    Immediate(u32, u32),
 }
 
 /// What became of a work request on the network.
@@ -290,8 +297,8 @@ impl World {
             return Outcome::Failed(RETRIES_EXCEEDED);
         };
         let (local, remote) = match work {
-            SimWork::Send(message) => return self.deliver(peer, message),
-            SimWork::Write { from, to } => (*from, *to),
+            SimWork::Send(message) => return self.deliver(peer, Arrival::Message(message)),
+            SimWork::Write { from, to, .. } => (*from, *to),
             SimWork::Read { into, from } => (*into, *from),
         };
         if local.length == 0 {
@@ -310,14 +317,19 @@ impl World {
         if matches!(work, SimWork::Write { .. }) {
             mine.copy_out(&mut bytes);
             theirs.copy_in(&bytes);
-            return Outcome::Done;
+            return match work {
+                SimWork::Write { immediate: Some(immediate), .. } => {
+                    self.deliver(peer, Arrival::Immediate(*immediate, local.length))
+                }
+                _ => Outcome::Done,
+            };
         }
         theirs.copy_out(&mut bytes);
         Outcome::Landing(bytes)
     }
 
     /// A message comes in.
-    fn deliver(&mut self, to: PairRef, message: &[u8]) -> Outcome {
+    fn deliver(&mut self, to: PairRef, arrival: Arrival<'_>) -> Outcome {
         let pick = self.rng.random_range(0..RECEIVES_AHEAD);
         let fails = self.chance(self.options.failed);
         let status = WorkStatus(self.rng.random_range(1..=LAST_STATUS));
@@ -332,8 +344,13 @@ impl World {
             }
         };
         let Some(receive) = receive else { return Outcome::NoReceive };
-        let bytes = u32::try_from(message.len()).expect("a short message");
-        let fits = bytes <= receive.place.length;
+        let (message, immediate, bytes) = match arrival {
+            Arrival::Message(message) => {
+                (message, None, u32::try_from(message.len()).expect("a short message"))
+            }
+            Arrival::Immediate(immediate, written) => (&[][..], Some(immediate), written),
+        };
+        let fits = message.len() <= receive.place.length as usize;
         let window = self.window(domain, receive.place, Rights::Local);
         let status = match window.filter(|_| fits && !fails) {
             Some(window) => {
@@ -343,7 +360,8 @@ impl World {
             None if fails => status,
             None => LOCAL_LENGTH,
         };
-        let completion = WorkCompletion { id: receive.id, status, bytes, queue_pair: to.number };
+        let queue_pair = to.number;
+        let completion = WorkCompletion { id: receive.id, status, bytes, queue_pair, immediate };
         let pair = self.pair(to).expect("it was there just now");
         pair.arriving.push_back(Entry { completion, pair: to, reclaims: 0, is_due: true });
         pair.arrived_at = pair.arrived_at.max(late);
@@ -401,7 +419,8 @@ impl World {
         let Some(pair) = self.pair(which) else { return };
         let reclaims = std::mem::take(&mut pair.silent) + 1;
         let queue = pair.queue;
-        let completion = WorkCompletion { id, status, bytes: 0, queue_pair: which.number };
+        let queue_pair = which.number;
+        let completion = WorkCompletion { id, status, bytes: 0, queue_pair, immediate: None };
         self.complete(queue, Entry { completion, pair: which, reclaims, is_due: true });
     }
 
@@ -436,6 +455,7 @@ impl World {
                 status: FLUSHED,
                 bytes: 0,
                 queue_pair: which.number,
+                immediate: None,
             };
             self.complete(queue, Entry { completion, pair: which, reclaims: 0, is_due: true });
         }

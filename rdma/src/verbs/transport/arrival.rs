@@ -22,7 +22,7 @@ impl<P: Provider> VerbsTransport<P> {
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already, or too many tenants;
     /// otherwise what the device cannot do. The client is told, unless that is to make a queue pair.
     pub(crate) fn adopt(&mut self, incoming: Incoming<P>) -> Result<()> {
-        let Incoming { mut id, peer_reads, tenant: name, .. } = incoming;
+        let Incoming { mut id, peer_reads, tenant: name, short_replies, .. } = incoming;
         let ready = if self.sessions() == Self::MAX_SESSIONS {
             Err(Kind::Busy.error("too many RDMA sessions on one shard: use more shards"))
         } else {
@@ -55,7 +55,7 @@ impl<P: Provider> VerbsTransport<P> {
         let session = self.slots.next();
         self.pairs.insert((place, pair.number()), session);
         self.ids.insert(number, session);
-        self.slots.insert(Session::new(session, place, pair, depth));
+        self.slots.insert(Session::new(session, place, pair, depth, short_replies));
         self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
         Ok(())
     }

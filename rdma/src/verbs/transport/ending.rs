@@ -40,7 +40,8 @@ pub(super) struct Dying<P: Provider> {
 impl<P: Provider> VerbsTransport<P> {
     /// Ends a session's connection. Its queue pair follows a little later, and then its transfers.
     pub(super) fn end(&mut self, id: SessionId, reason: Error) {
-        let Some(session) = self.slots.remove(id) else { return };
+        let Some(mut session) = self.slots.remove(id) else { return };
+        session.forget_awaited(&mut self.awaited);
         self.pairs.remove(&(session.tenant, session.pair().number()));
         self.ids.remove(&session.pair().id().number());
         session.pair().id().disconnect();

@@ -1,0 +1,122 @@
+//! What a node executes for its reads, over RDMA and over TCP.
+
+use std::hint::black_box;
+
+use client::Endpoint;
+use client::load::Direction;
+use extent::Result;
+use extent::checksum::crc32c_blocks;
+
+use super::{Conduct, Ours, Shape};
+use crate::cases::{Case, Contest};
+use crate::instructions::Counters;
+use crate::pairs::{Duel, Terms};
+use crate::setup::Setup;
+use crate::sys;
+use crate::verdict::Setback;
+
+const BLOCK_BYTES: u64 = 1 << 20;
+const CHECKSUM_BLOCK_BYTES: usize = 4096;
+const DEPTH: usize = 8;
+/// The node has a processor to itself, so that what is executed there in user mode is its own.
+const OTHERS_CORE: usize = 0;
+const NODE_CORE: usize = 1;
+
+pub(super) const CASE: Case = Case {
+    terms: Terms { case: "rdma-vs-tcp-instr", unit: "instructions/B", target: 2.0 },
+    needs_node: true,
+    has_rival: true,
+    about: "TCP ÷ RDMA: the node's instructions in user mode for 1 MiB reads, over RDMA at most half of TCP's (stretch 0.2)",
+    set_up: |setup| set_up(setup, CASE.terms, false),
+};
+
+pub(super) const BESIDE_CHECKSUMS: Case = Case {
+    terms: Terms { case: "rdma-vs-tcp-instr-beside", unit: "instructions/B", target: 2.0 },
+    needs_node: true,
+    has_rival: true,
+    about: "the same without those for the checksums of what it read, which are as many over both",
+    set_up: |setup| set_up(setup, BESIDE_CHECKSUMS.terms, true),
+};
+
+struct Instructions {
+    ours: Ours,
+    counters: Counters,
+    /// What is left out, for each byte.
+    without: f64,
+    checksums: f64,
+    /// Of the whole machine's kernel, for each byte, over RDMA and over TCP.
+    kernel: [f64; 2],
+}
+
+fn set_up(setup: &Setup, terms: Terms, beside: bool) -> Result<Contest, Setback> {
+    let Some(counters) = Counters::find()? else {
+        return Err(Setback::Skipped(format!(
+            "instructions are counted by a plugin of QEMU's: run it in the lab, ci/lab/rdma {}",
+            terms.case
+        )));
+    };
+    sys::pin_to(OTHERS_CORE)?;
+    let (ours, _) =
+        Ours::prepare(&terms, setup, Conduct { core: Some(NODE_CORE), ..Conduct::default() })?;
+    let mut counted =
+        Instructions { ours, counters, without: 0.0, checksums: 0.0, kernel: [0.0; 2] };
+    counted.checksums = counted.of_checksums()?;
+    counted.without = if beside { counted.checksums } else { 0.0 };
+    Ok(Contest::Duel(Box::new(counted)))
+}
+
+impl Instructions {
+    /// What verifying takes, here on the other processor.
+    fn of_checksums(&mut self) -> Result<f64> {
+        let before = self.counters.read()?;
+        for checksum in crc32c_blocks(&self.ours.content, CHECKSUM_BLOCK_BYTES) {
+            black_box(checksum);
+        }
+        let after = self.counters.read()?;
+        let count = after.user[OTHERS_CORE] - before.user[OTHERS_CORE];
+        Ok(per_byte(count, self.ours.content.len() as u64))
+    }
+
+    fn over(&mut self, endpoint: &Endpoint, number: usize) -> Result<f64> {
+        let direction = Direction::Read;
+        let shape =
+            Shape { block_bytes: BLOCK_BYTES, depth: DEPTH, sessions: 1, verify: false, direction };
+        let served = self.ours.node.bytes_read()?;
+        let before = self.counters.read()?;
+        self.ours.run_over(endpoint, shape)?;
+        let after = self.counters.read()?;
+        let bytes = self.ours.node.bytes_read()? - served;
+        let kernel: u64 = after.kernel.iter().zip(&before.kernel).map(|(a, b)| a - b).sum();
+        self.kernel[number] = per_byte(kernel, bytes);
+        Ok(per_byte(after.user[NODE_CORE] - before.user[NODE_CORE], bytes) - self.without)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn per_byte(count: u64, bytes: u64) -> f64 {
+    count as f64 / bytes as f64
+}
+
+impl Duel for Instructions {
+    fn ours(&mut self) -> Result<f64> {
+        let endpoint = self.ours.endpoint.clone();
+        self.over(&endpoint, 0)
+    }
+
+    fn rival(&mut self) -> Result<f64> {
+        let endpoint = self.ours.node.tcp();
+        self.over(&endpoint, 1)
+    }
+
+    fn less_is_better(&self) -> bool {
+        true
+    }
+
+    fn rival_name(&self) -> String {
+        let [rdma, tcp] = self.kernel;
+        format!(
+            "(kernel of both ends {rdma:.2}, checksums {:.3}), TCP (kernel {tcp:.2})",
+            self.checksums
+        )
+    }
+}
