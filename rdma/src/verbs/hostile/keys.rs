@@ -113,7 +113,8 @@ fn a_key_of_another_domain_is_none_on_this_side_either() {
     let victim = Victim::new();
     let (mut thief, owner) = (Intruder::new(victim.address), Intruder::new(victim.address));
     let to = Remote { address: thief.address(), key: thief.key() };
-    let work = Work::Write { from: Local { length: 64, ..owner.local() }, to, immediate: None, end: None };
+    let work =
+        Work::Write { from: Local { length: 64, ..owner.local() }, to, immediate: None, end: None };
     let status = thief.try_out(work);
     assert!(NOT_OF_THIS_DOMAIN.contains(&status), "{status:?}");
     assert!(thief.is_untouched());

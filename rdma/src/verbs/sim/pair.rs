@@ -105,6 +105,7 @@ pub(super) enum SimWork {
 }
 
 /// What takes a receive.
+#[derive(Clone, Copy)]
 enum Arrival<'a> {
     Message(&'a [u8]),
     /// What came with so many bytes written elsewhere.
