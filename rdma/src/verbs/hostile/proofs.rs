@@ -45,8 +45,8 @@ fn whoever_proves_nothing_never_gets_a_queue_pair() {
 
 #[test]
 fn a_greeting_without_a_proof_says_zeroes() {
-    assert_eq!(Hello::new(4, None).encode()[16..], [0; 16]);
-    assert_eq!(Hello::new(4, Some(proof(3))).encode()[16..], [3; 16]);
+    assert_eq!(Hello::new(4, None).encode()[16..32], [0; 16]);
+    assert_eq!(Hello::new(4, Some(proof(3))).encode()[16..32], [3; 16]);
 }
 
 #[test]
