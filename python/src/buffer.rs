@@ -54,7 +54,7 @@ impl Buffer {
 
     #[expect(unsafe_code, reason = "the buffer protocol hands out an address")]
     unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
+        slf: &Bound<'_, Self>,
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {

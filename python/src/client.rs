@@ -157,10 +157,7 @@ impl Client {
     }
 
     /// Another process connects by itself.
-    fn __reduce__<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyAny>, (String, Py<PyDict>))> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Again)> {
         let again = py.import("forebay._again")?.getattr("connect_again")?;
         Ok((again, (self.endpoint.clone(), self.options.clone_ref(py))))
     }
@@ -169,6 +166,9 @@ impl Client {
         format!("<forebay.Client of {}>", self.endpoint)
     }
 }
+
+/// The arguments of `forebay._again.connect_again`.
+type Again = (String, Py<PyDict>);
 
 fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
     let mut parsed = Options::default();

@@ -5,16 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::thread;
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use client::{Completed, Session};
 use extent::{Kind, Result};
-use parking_lot::{Mutex, MutexGuard};
 use rdma::Fabric;
 
 use crate::clock;
+use crate::lock::Mutex;
 use crate::pump::{self, Bell};
 use crate::slab::Slab;
 use crate::state::State;
@@ -169,8 +168,7 @@ impl Engine {
                 break answer;
             }
             if self.waiting.load(Ordering::Relaxed) != 0 {
-                MutexGuard::unlock_fair(state);
-                thread::yield_now();
+                Mutex::make_way(state);
             } else {
                 state.session.wait(LONGEST_SLEEP.min(end - now));
             }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use client::{Completed, Session};
 use extent::FileName;
 use extent::wire::OpenBody;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -15,6 +14,7 @@ use crate::client::Client;
 use crate::engine::{Engine, Handle};
 use crate::errors::Raise;
 use crate::future::Future;
+use crate::lock::Mutex;
 use crate::ranges;
 use crate::target::Target;
 use crate::transfer::Flow;
@@ -160,8 +160,8 @@ impl File {
         parts: Vec<(u64, Bound<'py, PyAny>)>,
     ) -> PyResult<Bound<'py, PyList>> {
         let futures: Vec<Future> = parts
-            .iter()
-            .map(|(offset, buffer)| self.prepare(py, buffer, *offset, None))
+            .into_iter()
+            .map(|(offset, buffer)| self.prepare(py, &buffer, offset, None))
             .collect::<PyResult<_>>()?;
         let (_, engine, _) = self.open_handle(py)?;
         let transfers: Vec<_> =

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use extent::wire::{Landing, Served};
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use rdma::Fabric;
@@ -13,6 +12,7 @@ use crate::bound::Bound as Here;
 use crate::clock;
 use crate::engine::Engine;
 use crate::errors::Raise;
+use crate::lock::Mutex;
 use crate::target::Target;
 use crate::transfer::{Done, Transfer};
 use crate::wait::{self, STEP, interruptible};

@@ -15,6 +15,7 @@ mod errors;
 mod file;
 mod future;
 mod hardware;
+mod lock;
 mod pool;
 mod pump;
 mod ranges;

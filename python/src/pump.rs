@@ -4,12 +4,11 @@
 //! over TCP, somebody has to take replies and send more. Python may be busy with something else
 //! meanwhile, or wait in an event loop. This thread never touches the interpreter.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use extent::{Error, Result};
-use parking_lot::{Condvar, Mutex};
 
 use crate::engine::Engine;
 
@@ -33,7 +32,7 @@ enum Rung {
 
 impl Bell {
     pub(crate) fn ring(&self) {
-        let mut rung = self.rung.lock();
+        let mut rung = self.lock();
         if *rung == Rung::No {
             *rung = Rung::Yes;
             self.condition.notify_one();
@@ -41,21 +40,27 @@ impl Bell {
     }
 
     pub(crate) fn stop(&self) {
-        *self.rung.lock() = Rung::Stop;
+        *self.lock() = Rung::Stop;
         self.condition.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rung> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether to go on.
     fn wait(&self, limit: Option<Duration>) -> bool {
-        let mut rung = self.rung.lock();
-        if *rung == Rung::No {
-            match limit {
-                Some(limit) => {
-                    self.condition.wait_for(&mut rung, limit);
-                }
-                None => self.condition.wait_while(&mut rung, |rung| *rung == Rung::No),
+        let not_yet = |rung: &mut Rung| *rung == Rung::No;
+        let mut rung = match limit {
+            Some(limit) => {
+                let waited = self.condition.wait_timeout_while(self.lock(), limit, not_yet);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+            None => {
+                let waited = self.condition.wait_while(self.lock(), not_yet);
+                waited.unwrap_or_else(PoisonError::into_inner)
+            }
+        };
         let go_on = *rung != Rung::Stop;
         if go_on {
             *rung = Rung::No;

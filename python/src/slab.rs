@@ -7,7 +7,8 @@ use std::sync::Arc;
 use client::Memory;
 use dma::Region;
 use extent::{Kind, Result};
-use parking_lot::Mutex;
+
+use crate::lock::Mutex;
 
 /// One allocation, of which any parts that do not overlap may be read into at the same time.
 ///

@@ -10,10 +10,10 @@ use std::time::Instant;
 use client::{Completed, Memory, Session};
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
-use parking_lot::Mutex;
 
 use crate::clock;
 use crate::engine::Handle;
+use crate::lock::Mutex;
 use crate::pool::{LARGE_BYTES, Pool};
 use crate::slab::Slab;
 use crate::watch::Watch;
@@ -242,7 +242,7 @@ impl Transfer {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
         progress.in_flight -= 1;
-        match completed.and_then(|completed| completed.result.duplicate().map(|()| completed)) {
+        match completed.and_then(without_error) {
             Ok(completed) => {
                 let done = &mut progress.done;
                 done.bytes += completed.bytes;
@@ -303,30 +303,30 @@ impl Drop for Transfer {
     }
 }
 
+/// What succeeded, or its error.
+fn without_error(mut completed: Completed) -> Result<Completed> {
+    std::mem::replace(&mut completed.result, Ok(())).map(|()| completed)
+}
+
+impl Foreign {
+    #[expect(unsafe_code, reason = "foreign memory is known by its address")]
+    fn at(&self, start: usize) -> *mut u8 {
+        // SAFETY: chunks lie within the transfer's length, for which this was made.
+        unsafe { self.0.as_ptr().add(start) }
+    }
+}
+
 #[expect(unsafe_code, reason = "foreign memory is known by its address")]
 fn copy_out(bytes: &[u8], foreign: &Foreign, start: usize) {
-    // SAFETY: chunks lie within the transfer's length, for which `Foreign` was made, and its bytes
-    // are kept where they are while the transfer has it. They are no memory of the pool.
-    unsafe {
-        ptr::copy_nonoverlapping(bytes.as_ptr(), foreign.0.as_ptr().add(start), bytes.len());
-    }
+    let place = foreign.at(start);
+    // SAFETY: whoever made `foreign` keeps its bytes where they are while the transfer has it, and
+    // they are no memory of the pool.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
 }
 
 #[expect(unsafe_code, reason = "foreign memory is known by its address")]
 fn copy_in(foreign: &Foreign, start: usize, bytes: &mut [u8]) {
+    let place = foreign.at(start);
     // SAFETY: as in `copy_out`.
-    unsafe {
-        ptr::copy_nonoverlapping(foreign.0.as_ptr().add(start), bytes.as_mut_ptr(), bytes.len());
-    }
-}
-
-/// Results of which the error is wanted twice.
-trait Duplicate {
-    fn duplicate(&self) -> Result<()>;
-}
-
-impl Duplicate for Result<()> {
-    fn duplicate(&self) -> Result<()> {
-        self.as_ref().map(|()| ()).map_err(Error::duplicate)
-    }
+    unsafe { ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
 }

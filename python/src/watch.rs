@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use extent::{Error, Result};
-use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::lock::Mutex;
 
 /// See the module.
 pub(crate) struct Watch {

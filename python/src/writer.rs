@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use client::Session;
 use extent::FileName;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -14,6 +13,7 @@ use crate::client::Client;
 use crate::engine::{Engine, Handle};
 use crate::errors::Raise;
 use crate::file::File;
+use crate::lock::Mutex;
 use crate::target::Target;
 use crate::transfer::Flow;
 use crate::wait::{self, STEP, interruptible};

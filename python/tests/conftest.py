@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -49,15 +50,27 @@ class Node:
         return f"data/{key}"
 
     def freeze(self) -> None:
+        """Stops it: once this returns, it answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        while not all(_is_stopped(t) for t in Path(f"/proc/{self.process.pid}/task").iterdir()):
+            pass
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        self.thaw()
         self.process.kill()
         self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        shutil.rmtree(self.directory / "state")
+
+
+def _is_stopped(task: Path) -> bool:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def start(directory: Path) -> Node:
@@ -80,7 +93,7 @@ quiet_s = 0.0
 """
     )
     command = [str(BINARY), "serve", "--json", "--control", "127.0.0.1:0"]
-    command += ["--tier-size", "1GiB", "--config", str(config)]
+    command += ["--tier-size", "256MiB", "--config", str(config)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FOREBAY_")}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment
@@ -97,9 +110,8 @@ def noise(size: int, seed: int = 1) -> bytes:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node = start(tmp_path_factory.mktemp("node"))
     yield node
-    node.kill()
-    assert node.process.stdout is not None
-    node.process.stdout.close()
+    if node.process.poll() is None:
+        node.kill()
 
 
 @pytest.fixture
@@ -107,9 +119,8 @@ def own_node(tmp_path: Path) -> Iterator[Node]:
     """A node that a test may harm."""
     node = start(tmp_path)
     yield node
-    node.kill()
-    assert node.process.stdout is not None
-    node.process.stdout.close()
+    if node.process.poll() is None:
+        node.kill()
 
 
 @pytest.fixture(params=["shm", "tcp"])

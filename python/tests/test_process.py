@@ -143,7 +143,8 @@ def test_ctrl_c_while_waiting(own_node: Node, call: str) -> None:
         while not _sleeps(process.pid):
             pass
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "interrupted\n"
+        last = process.stdout.readline()
+        assert last == "interrupted\n", process.wait(timeout=30)
         # The node is still silent: the process has to end without it.
         assert process.wait(timeout=30) == 0
 
