@@ -1,7 +1,7 @@
 //! The extension module of the Python package `forebay`.
 //!
-//! Built on [`client::Session`]: an [`engine`] shares one between threads, [`transfer`]s are what
-//! Python's reads and writes become, and [`slab`]s the memory that both Python and the node use.
+//! Built on `client::Session`: an `engine` shares one between threads, `transfer`s are what
+//! Python's reads and writes become, and `slab`s the memory that both Python and the node use.
 //! Nothing waits for the node, or for a lock of the engine's, with the interpreter's lock held, and
 //! no thread but Python's own touches the interpreter.
 
