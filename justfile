@@ -15,6 +15,10 @@ check *ARGS:
 test PATTERN="":
     cargo test --workspace --locked -- {{PATTERN}}
 
+# The Python package's tests, against a node of its own
+python *ARGS:
+    ci/python {{ARGS}}
+
 # A command in a guest with NVMe, VFIO and soft-RoCE: see ci/lab/README.md
 lab *ARGS:
     ci/lab/run {{ARGS}}

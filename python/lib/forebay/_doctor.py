@@ -1,0 +1,97 @@
+"""What this machine offers to a client, and what to do about the rest."""
+
+import ctypes
+import os
+from typing import Any
+
+from ._errors import Error
+from ._forebay import VERSION, Client, rdma_devices
+
+_SOCKET = "forebay.sock"
+_SYSTEM_STATE = "/var/lib/forebay"
+_LIBRARIES = {
+    "rdma": ("libibverbs.so.1", "librdmacm.so.1"),
+    "gpu": ("libcuda.so.1", "libcufile.so.0"),
+}
+
+
+def caps(endpoint: str = "auto") -> dict[str, Any]:
+    """What works here, as a dictionary. Each entry has ``ok`` and, where that is false, ``why``."""
+    return {
+        "version": VERSION,
+        "node": _node(endpoint),
+        "shared_memory": _shared_memory(),
+        "rdma": _rdma(),
+        "libraries": {name: _library(name) for names in _LIBRARIES.values() for name in names},
+        "cpus": len(os.sched_getaffinity(0)),
+    }
+
+
+def _node(endpoint: str) -> dict[str, Any]:
+    try:
+        with Client(endpoint, timeout=5.0) as client:
+            return {"ok": True, "fabric": client.fabric, "ping_us": round(client.ping() * 1e6)}
+    except Error as error:
+        return {"ok": False, "why": str(error)}
+
+
+def _state_directories() -> list[str]:
+    own = os.environ.get("XDG_STATE_HOME")
+    if not own and os.environ.get("HOME"):
+        own = os.path.join(os.environ["HOME"], ".local/state")
+    return ([os.path.join(own, "forebay")] if own else []) + [_SYSTEM_STATE]
+
+
+def _shared_memory() -> dict[str, Any]:
+    try:
+        os.close(os.memfd_create("forebay-doctor"))
+    except OSError as error:
+        return {"ok": False, "why": f"memory cannot be shared: {error}"}
+    sockets = [os.path.join(place, _SOCKET) for place in _state_directories()]
+    found = [socket for socket in sockets if os.path.exists(socket)]
+    if not found:
+        return {"ok": False, "why": f"no node's socket at {' or '.join(sockets)}"}
+    if not os.access(found[0], os.W_OK):
+        return {"ok": False, "why": f"this user may not write to {found[0]}"}
+    return {"ok": True, "socket": found[0]}
+
+
+def _rdma() -> dict[str, Any]:
+    try:
+        ports = [
+            {"device": name, "up": up, "addresses": addresses}
+            for name, up, addresses in rdma_devices()
+        ]
+    except Error as error:
+        return {"ok": False, "why": str(error)}
+    if not ports:
+        return {"ok": False, "why": "no RDMA device; nodes elsewhere are reached over TCP"}
+    if not any(port["up"] for port in ports):
+        return {"ok": False, "why": "every RDMA port is down: see `rdma link`", "ports": ports}
+    return {"ok": True, "ports": ports}
+
+
+def _library(name: str) -> dict[str, Any]:
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        return {"ok": False, "why": str(error)}
+    return {"ok": True}
+
+
+def report(endpoint: str = "auto") -> tuple[str, bool]:
+    """The same in lines for people, and whether a node was reached."""
+    found = caps(endpoint)
+    rows = [
+        (f"node at {endpoint}", found["node"]),
+        ("shared memory", found["shared_memory"]),
+        ("RDMA devices", found["rdma"]),
+        *((name, entry) for name, entry in found["libraries"].items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"forebay {found['version']}, {found['cpus']} processors"]
+    for name, entry in rows:
+        says = entry.get("why") or entry.get("fabric") or entry.get("socket") or ""
+        mark = "ok     " if entry["ok"] else "missing"
+        lines.append(f"{mark}  {name:<{width}}  {says}".rstrip())
+    return "\n".join(lines), bool(found["node"]["ok"])

@@ -1,0 +1,319 @@
+//! One session with a node, shared by the threads of a process.
+//!
+//! Whoever waits drives it. While nobody does, a thread looks after it now and then, so that what
+//! was started goes on; see [`crate::pump`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use client::{Completed, Session};
+use extent::{Kind, Result};
+use rdma::Fabric;
+
+use crate::clock;
+use crate::lock::Mutex;
+use crate::pump::{self, Bell};
+use crate::slab::Slab;
+use crate::state::State;
+use crate::transfer::Transfer;
+
+/// The longest that a thread keeps the session to itself while it sleeps on it.
+const LONGEST_SLEEP: Duration = Duration::from_millis(1);
+/// Dead entries in the table of buffers before it is tidied up.
+const DEAD_BUFFERS: usize = 64;
+
+/// See the module.
+pub(crate) struct Engine {
+    state: Mutex<State>,
+    /// Threads that are about to take the lock.
+    waiting: AtomicUsize,
+    /// Threads that drive the session.
+    drivers: AtomicUsize,
+    /// Transfers whose end somebody is to be told.
+    watched: Arc<AtomicUsize>,
+    pump_is_awake: AtomicBool,
+    bell: Arc<Bell>,
+    /// Handles to give back.
+    closing: Mutex<Vec<u64>>,
+    buffers: Mutex<Buffers>,
+    fabric: Fabric,
+    timeout: Duration,
+}
+
+/// Buffers by the addresses that they begin at.
+#[derive(Default)]
+struct Buffers {
+    by_base: BTreeMap<usize, Weak<Slab>>,
+    tidy_at: usize,
+}
+
+/// A handle of the node's, given back on drop.
+pub(crate) struct Handle {
+    engine: Arc<Engine>,
+    number: u64,
+}
+
+impl Handle {
+    pub(crate) fn new(engine: &Arc<Engine>, number: u64) -> Arc<Self> {
+        Arc::new(Self { engine: Arc::clone(engine), number })
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Not the session's lock: this may run while a thread holds that and waits.
+        self.engine.closing.lock().push(self.number);
+        self.engine.wake_pump();
+    }
+}
+
+impl Engine {
+    /// Takes a session over. Calls that wait for the node longer than `timeout` end the session.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] or [`Kind::Busy`] if there is no memory to copy through; [`Kind::Io`] if no
+    /// thread can be started.
+    pub(crate) fn start(session: Session, timeout: Duration) -> Result<Arc<Self>> {
+        let bell = Arc::new(Bell::default());
+        let engine = Arc::new(Self {
+            fabric: session.fabric(),
+            state: Mutex::new(State::new(session, timeout)?),
+            waiting: AtomicUsize::new(0),
+            drivers: AtomicUsize::new(0),
+            watched: Arc::default(),
+            pump_is_awake: AtomicBool::new(false),
+            bell: Arc::clone(&bell),
+            closing: Mutex::default(),
+            buffers: Mutex::default(),
+            timeout,
+        });
+        pump::start(&engine, bell)?;
+        Ok(engine)
+    }
+
+    pub(crate) fn fabric(&self) -> Fabric {
+        self.fabric
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The count of watched transfers, for a new watch.
+    pub(crate) fn watched(&self) -> &Arc<AtomicUsize> {
+        &self.watched
+    }
+
+    /// Memory that the node uses itself.
+    ///
+    /// # Errors
+    /// As [`Session::allocate`].
+    pub(crate) fn allocate(&self, length: usize) -> Result<Arc<Slab>> {
+        let memory = self.lock().session.allocate(length)?;
+        let slab = Arc::new(Slab::new(memory)?);
+        let mut buffers = self.buffers.lock();
+        if buffers.by_base.len() >= buffers.tidy_at {
+            buffers.by_base.retain(|_, slab| slab.strong_count() != 0);
+            buffers.tidy_at = 2 * buffers.by_base.len() + DEAD_BUFFERS;
+        }
+        buffers.by_base.insert(slab.base().addr().get(), Arc::downgrade(&slab));
+        Ok(slab)
+    }
+
+    /// The buffer that holds these bytes, and where in it they begin.
+    pub(crate) fn buffer_at(&self, address: usize, length: usize) -> Option<(Arc<Slab>, usize)> {
+        let buffers = self.buffers.lock();
+        let before = buffers.by_base.range(..=address).rev();
+        let (base, slab) =
+            before.filter_map(|(base, slab)| Some((*base, slab.upgrade()?))).next()?;
+        let offset = address - base;
+        let inside = offset.checked_add(length).is_some_and(|end| end <= slab.len());
+        inside.then_some((slab, offset))
+    }
+
+    /// Starts transfers; `None` if others kept the session for longer than `limit`.
+    pub(crate) fn submit(&self, transfers: &[Arc<Transfer>], limit: Duration) -> Option<()> {
+        let mut state = self.lock_for(limit)?;
+        for transfer in transfers.iter().filter(|transfer| !transfer.is_settled()) {
+            state.start(transfer);
+        }
+        state.session.kick();
+        drop(state);
+        self.wake_pump();
+        Some(())
+    }
+
+    /// Drives the session until `ready` has an answer, but not for longer than `limit`.
+    pub(crate) fn drive<T>(
+        &self,
+        limit: Duration,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let end = clock::now() + limit;
+        self.drivers.fetch_add(1, Ordering::Relaxed);
+        let answer = loop {
+            let Some(mut state) = self.lock_for(end.saturating_duration_since(clock::now())) else {
+                break None;
+            };
+            self.turn(&mut state);
+            let answer = ready(&mut state);
+            let now = clock::now();
+            if answer.is_some() || now >= end {
+                break answer;
+            }
+            if self.waiting.load(Ordering::Relaxed) != 0 {
+                Mutex::make_way(state);
+            } else {
+                state.session.wait(LONGEST_SLEEP.min(end - now));
+            }
+        };
+        self.drivers.fetch_sub(1, Ordering::Relaxed);
+        answer
+    }
+
+    /// Waits for a transfer, but not for longer than `limit`. False if it is still under way.
+    pub(crate) fn wait(&self, transfer: &Transfer, limit: Duration) -> bool {
+        transfer.is_settled()
+            || self.drive(limit, |_| transfer.is_settled().then_some(())).is_some()
+    }
+
+    /// Whether the session is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().session.failure().is_some()
+    }
+
+    /// Ends the session: everything under way fails.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.session.tear_down(&Kind::Disconnected.error("the client was closed"));
+        state.poll();
+    }
+
+    /// What the thread that looks after the session does at a time. False if nothing is under way,
+    /// and it may sleep until it is woken.
+    pub(crate) fn pump(&self) -> bool {
+        while self.watched.load(Ordering::Relaxed) != 0 {
+            self.drive(LONGEST_SLEEP, |_| None::<()>);
+        }
+        if self.drivers.load(Ordering::Relaxed) != 0 {
+            return true;
+        }
+        let Some(mut state) = self.state.try_lock() else { return true };
+        self.turn(&mut state);
+        let busy = state.is_busy();
+        // Under the lock, so that what is started after this wakes it again.
+        self.pump_is_awake.store(busy, Ordering::SeqCst);
+        busy || !self.closing.lock().is_empty()
+    }
+
+    fn turn(&self, state: &mut State) {
+        state.poll();
+        let mut closing = self.closing.lock();
+        if !closing.is_empty() {
+            state.close_handles(&mut closing);
+        }
+    }
+
+    fn wake_pump(&self) {
+        if !self.pump_is_awake.swap(true, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+
+    /// Something that a watch waits for goes on at once.
+    pub(crate) fn hurry_pump(&self) {
+        self.pump_is_awake.store(true, Ordering::SeqCst);
+        self.bell.ring();
+    }
+
+    /// The state, unless others keep it for longer than `limit`, as a thread may that allocates.
+    fn lock_for(&self, limit: Duration) -> Option<MutexGuard<'_, State>> {
+        if let Some(state) = self.state.try_lock() {
+            return Some(state);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.try_lock_for(limit);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let state = self.state.lock();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.bell.stop();
+    }
+}
+
+/// A plain operation, such as an open, and how it ended.
+#[derive(Default)]
+pub(crate) struct Call {
+    pub(crate) ended: Mutex<Option<Completed>>,
+}
+
+/// An operation of [`Engine::drive`] that is sent until the node takes it.
+pub(crate) struct Asking<F> {
+    submit: F,
+    opens: bool,
+    call: Option<Arc<Call>>,
+    not_before: Instant,
+    pause: Duration,
+    patience_ends: Instant,
+}
+
+/// First and longest pause before an operation that the node was too busy for is sent again.
+const BUSY_PAUSES: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(10));
+
+impl<F: FnMut(&mut Session) -> Result<client::Ticket>> Asking<F> {
+    /// `opens` says that what it brings is a handle, which is given back if nobody takes it.
+    pub(crate) fn new(engine: &Engine, opens: bool, submit: F) -> Self {
+        let now = clock::now();
+        let patience_ends = now + engine.timeout();
+        let pause = BUSY_PAUSES.0;
+        Self { submit, opens, call: None, not_before: now, pause, patience_ends }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn advance(&mut self, state: &mut State) -> Option<Result<Completed>> {
+        let now = clock::now();
+        let Some(call) = &self.call else {
+            if now >= self.not_before {
+                match (self.submit)(&mut state.session) {
+                    Ok(ticket) => {
+                        self.call = Some(state.expect(ticket, self.opens));
+                        state.session.kick();
+                    }
+                    Err(error) if error.kind() == Kind::Busy && now < self.patience_ends => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            return None;
+        };
+        let Some(completed) = call.ended.lock().take() else {
+            if now >= self.patience_ends {
+                state.give_up();
+            }
+            return None;
+        };
+        let busy = completed.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
+        if busy && now + self.pause < self.patience_ends {
+            self.call = None;
+            self.not_before = now + self.pause;
+            self.pause = (self.pause * 2).min(BUSY_PAUSES.1);
+            return None;
+        }
+        Some(Ok(completed))
+    }
+}

@@ -1,0 +1,52 @@
+//! The extension module of the Python package `forebay`.
+//!
+//! Built on `client::Session`: an `engine` shares one between threads, `transfer`s are what
+//! Python's reads and writes become, and `slab`s the memory that both Python and the node use.
+//! Nothing waits for the node, or for a lock of the engine's, with the interpreter's lock held, and
+//! no thread but Python's own touches the interpreter.
+
+mod bound;
+mod buffer;
+mod client;
+mod clock;
+mod control;
+mod engine;
+mod errors;
+mod file;
+mod future;
+mod hardware;
+mod lock;
+mod pool;
+mod pump;
+mod ranges;
+mod slab;
+mod state;
+mod target;
+mod transfer;
+mod wait;
+mod watch;
+mod writer;
+
+use pyo3::prelude::*;
+
+/// `forebay._forebay`: use the package `forebay`.
+#[pymodule]
+mod _forebay {
+    #[pymodule_export]
+    use crate::buffer::Buffer;
+    #[pymodule_export]
+    use crate::client::Client;
+    #[pymodule_export]
+    use crate::control::Control;
+    #[pymodule_export]
+    use crate::file::File;
+    #[pymodule_export]
+    use crate::future::{Future, Watcher};
+    #[pymodule_export]
+    use crate::hardware::rdma_devices;
+    #[pymodule_export]
+    use crate::writer::Writer;
+
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,132 @@
+//! Memory that Python sees and the node writes.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use client::Memory;
+use dma::Region;
+use extent::{Kind, Result};
+
+use crate::lock::Mutex;
+
+/// One allocation, of which any parts that do not overlap may be read into at the same time.
+///
+/// The session takes memory by value while the node uses it. So the allocation is cut where reads
+/// begin and end, and stays cut: the pieces are put together again when all of it is freed.
+pub(crate) struct Slab {
+    /// Keeps the bytes mapped, even of pieces that were lost with their session.
+    region: Arc<Region>,
+    /// Where in the region it begins.
+    offset: usize,
+    length: usize,
+    pieces: Mutex<Vec<Piece>>,
+}
+
+struct Piece {
+    start: usize,
+    length: usize,
+    held: Held,
+}
+
+enum Held {
+    /// By nobody else.
+    Here(Memory),
+    /// By a request.
+    Lent,
+    /// By devices of the node, which may still write to it although the session is over.
+    Lost,
+}
+
+impl Slab {
+    /// Takes memory over.
+    ///
+    /// # Errors
+    /// [`Kind::Disconnected`] if its session is over already.
+    pub(crate) fn new(memory: Memory) -> Result<Self> {
+        let Some(region) = memory.region().map(Arc::clone) else {
+            return Err(Kind::Disconnected.error("the session is over: connect again"));
+        };
+        let (offset, length) = (memory.offset(), memory.len());
+        let pieces = Mutex::new(vec![Piece { start: 0, length, held: Held::Here(memory) }]);
+        Ok(Self { region, offset, length, pieces })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    /// The first byte; it stays where it is for as long as the slab lives.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.region.at(self.offset, self.length)
+    }
+
+    /// Takes the pieces that make up a range, in order, each with its place.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if some of it is being read into or written from already.
+    pub(crate) fn take(&self, range: &Range<usize>) -> Result<Vec<(usize, Memory)>> {
+        assert!(range.end <= self.length, "the range is inside");
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pieces = self.pieces.lock();
+        let touched = touched(&pieces, range);
+        for piece in &pieces[touched] {
+            match piece.held {
+                Held::Here(_) => {}
+                Held::Lent => {
+                    return Err(Kind::Busy.error(
+                        "another request still uses this part of the buffer: wait for its result",
+                    ));
+                }
+                Held::Lost => {
+                    return Err(Kind::Disconnected.error(
+                        "this buffer was lost with its session: connect and allocate again",
+                    ));
+                }
+            }
+        }
+        cut(&mut pieces, range.start);
+        cut(&mut pieces, range.end);
+        let mut taken = Vec::new();
+        let touched = self::touched(&pieces, range);
+        for piece in &mut pieces[touched] {
+            if let Held::Here(memory) = std::mem::replace(&mut piece.held, Held::Lent) {
+                taken.push((piece.start, memory));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Takes a piece back; empty memory means that it is lost.
+    pub(crate) fn give_back(&self, start: usize, memory: Memory) {
+        let mut pieces = self.pieces.lock();
+        let index = pieces.partition_point(|piece| piece.start < start);
+        let piece = &mut pieces[index];
+        assert!(piece.start == start, "what comes back was taken");
+        piece.held = if memory.is_empty() { Held::Lost } else { Held::Here(memory) };
+    }
+}
+
+/// The indices of the pieces that a range touches.
+fn touched(pieces: &[Piece], range: &Range<usize>) -> Range<usize> {
+    let first = pieces.partition_point(|piece| piece.start + piece.length <= range.start);
+    let end = pieces.partition_point(|piece| piece.start < range.end);
+    first..end
+}
+
+/// Makes a piece begin at a place. The piece there is not lent.
+fn cut(pieces: &mut Vec<Piece>, place: usize) {
+    let index = pieces.partition_point(|piece| piece.start + piece.length <= place);
+    let Some(piece) = pieces.get_mut(index) else { return };
+    let at = place - piece.start;
+    if at == 0 {
+        return;
+    }
+    if let Held::Here(memory) = &mut piece.held {
+        let rest = memory.split_off(at);
+        let length = std::mem::replace(&mut piece.length, at) - at;
+        pieces.insert(index + 1, Piece { start: place, length, held: Held::Here(rest) });
+    }
+}

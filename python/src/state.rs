@@ -1,0 +1,208 @@
+//! What is behind an engine's lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::{Completed, Session, Ticket};
+use extent::{Error, Kind, Result};
+
+use crate::clock;
+use crate::engine::Call;
+use crate::pool::Pool;
+use crate::transfer::{Chunk, Next, Transfer};
+
+/// How long requests rest that the node was too busy for.
+const BUSY_PAUSE: Duration = Duration::from_micros(500);
+/// How often it is looked for transfers that take too long.
+const PATIENCE_STEP: Duration = Duration::from_millis(500);
+
+/// See the module.
+pub(crate) struct State {
+    pub(crate) session: Session,
+    timeout: Duration,
+    flights: HashMap<Ticket, Flight>,
+    /// Transfers that have more to ask for.
+    hungry: VecDeque<Arc<Transfer>>,
+    /// What the node was too busy for, and when it is sent again.
+    resting: Vec<(Arc<Transfer>, Chunk)>,
+    rested_at: Instant,
+    looked_at: Instant,
+    pool: Pool,
+    scratch: Vec<Completed>,
+}
+
+/// Who wants to know how an operation ended.
+enum Flight {
+    Call { call: Arc<Call>, opens: bool },
+    Chunk(Arc<Transfer>, Chunk),
+}
+
+impl State {
+    /// # Errors
+    /// As [`Pool::new`].
+    pub(crate) fn new(mut session: Session, timeout: Duration) -> Result<Self> {
+        Ok(Self {
+            pool: Pool::new(&mut session)?,
+            session,
+            timeout,
+            flights: HashMap::new(),
+            hungry: VecDeque::new(),
+            resting: Vec::new(),
+            rested_at: clock::now(),
+            looked_at: clock::now(),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Whether anything is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.session.outstanding() != 0 || !self.hungry.is_empty() || !self.resting.is_empty()
+    }
+
+    /// From now on somebody waits for this operation.
+    pub(crate) fn expect(&mut self, ticket: Ticket, opens: bool) -> Arc<Call> {
+        let call = Arc::<Call>::default();
+        self.flights.insert(ticket, Flight::Call { call: Arc::clone(&call), opens });
+        call
+    }
+
+    /// Asks for as much of a transfer as may be; the rest follows by [`State::poll`].
+    pub(crate) fn start(&mut self, transfer: &Arc<Transfer>) {
+        // In turn, lest one of many requests starves those before it.
+        if !self.hungry.is_empty() || !self.feed(transfer) {
+            self.hungry.push_back(Arc::clone(transfer));
+        }
+    }
+
+    /// The node has not answered in time.
+    pub(crate) fn give_up(&mut self) {
+        let reason = format!("no answer within {:?}; connect again", self.timeout);
+        self.session.tear_down(&Kind::Disconnected.error(reason));
+    }
+
+    /// Drives the session, and hands out what has completed.
+    pub(crate) fn poll(&mut self) {
+        let mut completed = std::mem::take(&mut self.scratch);
+        self.end_if_late();
+        self.session.poll(&mut completed);
+        for done in completed.drain(..) {
+            self.take_in(done);
+        }
+        self.scratch = completed;
+        if !self.resting.is_empty() && clock::now() >= self.rested_at {
+            for (transfer, chunk) in std::mem::take(&mut self.resting) {
+                self.send(&transfer, chunk);
+            }
+            self.session.kick();
+        }
+        let mut fed = false;
+        while let Some(transfer) = self.hungry.pop_front() {
+            fed = true;
+            if !self.feed(&transfer) {
+                self.hungry.push_front(transfer);
+                break;
+            }
+        }
+        if fed {
+            self.session.kick();
+        }
+    }
+
+    /// A transfer that takes longer than the timeout ends the session, because the node might still
+    /// be writing into its memory.
+    fn end_if_late(&mut self) {
+        let now = clock::now();
+        if now < self.looked_at + PATIENCE_STEP {
+            return;
+        }
+        self.looked_at = now;
+        let late = |flight: &Flight| match flight {
+            Flight::Call { .. } => false,
+            Flight::Chunk(transfer, _) => now >= transfer.begun() + self.timeout,
+        };
+        if self.flights.values().any(late) {
+            self.give_up();
+        }
+    }
+
+    /// Gives handles back as far as the session takes that.
+    pub(crate) fn close_handles(&mut self, handles: &mut Vec<u64>) {
+        while let Some(handle) = handles.pop() {
+            match self.session.submit_close(handle) {
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::Busy => {
+                    handles.push(handle);
+                    break;
+                }
+                // A session that is over has no handles.
+                Err(_) => handles.clear(),
+            }
+        }
+        self.session.kick();
+    }
+
+    fn take_in(&mut self, mut done: Completed) {
+        match self.flights.remove(&done.ticket) {
+            None => {}
+            Some(Flight::Call { call, opens }) => {
+                let abandoned = Arc::strong_count(&call) == 1;
+                if abandoned && opens && done.result.is_ok() {
+                    // Should the session refuse, the handle goes with the session.
+                    let _ = self.session.submit_close(done.handle);
+                }
+                *call.ended.lock() = Some(done);
+            }
+            Some(Flight::Chunk(transfer, mut chunk)) => {
+                chunk.memory = done.memory.take().unwrap_or_default();
+                let busy = done.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
+                let patient = clock::now() < transfer.begun() + self.timeout;
+                if busy && patient && transfer.is_wanted() {
+                    if self.resting.is_empty() {
+                        self.rested_at = clock::now() + BUSY_PAUSE;
+                    }
+                    self.resting.push((transfer, chunk));
+                    return;
+                }
+                transfer.take_in(chunk, Ok(done), &mut self.pool);
+                if !transfer.is_settled() {
+                    self.start(&transfer);
+                }
+            }
+        }
+    }
+
+    /// Asks for what a transfer wants now. False if the pool has no more.
+    fn feed(&mut self, transfer: &Arc<Transfer>) -> bool {
+        loop {
+            match transfer.next(&mut self.pool) {
+                Next::Chunk(chunk) => {
+                    if !self.send(transfer, chunk) {
+                        return true;
+                    }
+                }
+                Next::Nothing => return true,
+                Next::NoMemory => return false,
+            }
+        }
+    }
+
+    /// Whether it was sent, or will be.
+    fn send(&mut self, transfer: &Arc<Transfer>, chunk: Chunk) -> bool {
+        match transfer.submit(&mut self.session, chunk) {
+            Ok((ticket, chunk)) => {
+                self.flights.insert(ticket, Flight::Chunk(Arc::clone(transfer), chunk));
+                true
+            }
+            Err((error, chunk)) if error.kind() == Kind::Busy => {
+                self.rested_at = clock::now() + BUSY_PAUSE;
+                self.resting.push((Arc::clone(transfer), chunk));
+                true
+            }
+            Err((error, chunk)) => {
+                transfer.take_in(chunk, Err::<Completed, Error>(error), &mut self.pool);
+                false
+            }
+        }
+    }
+}
