@@ -204,11 +204,12 @@ impl Porter {
     /// Asks the gate before anything is made for an RDMA client. A node without room for it does not
     /// use its proof up.
     fn admit(&self, mut client: verbs::Incoming) {
-        if !self.shards.are_full() {
-            match self.gate.admit(client.proof.take().as_ref()) {
-                Ok(tenant) => client.tenant = tenant,
-                Err(reason) => return client.reject(&reason),
-            }
+        if self.shards.are_full() {
+            return client.reject(&no_room());
+        }
+        match self.gate.admit(client.proof.take().as_ref()) {
+            Ok(tenant) => client.tenant = tenant,
+            Err(reason) => return client.reject(&reason),
         }
         self.shards.hand_over(Incoming::Verbs(client));
     }
@@ -275,7 +276,7 @@ impl Shards {
         if self.are_full() {
             tracing::warn!(limit = self.max_sessions, "too many sessions: one was turned away");
             if let Incoming::Verbs(incoming) = &connection {
-                incoming.reject(&Kind::Busy.error("the node takes no more sessions"));
+                incoming.reject(&no_room());
             }
             return;
         }
@@ -284,6 +285,10 @@ impl Shards {
             tracing::warn!(%error, "a client was turned away");
         }
     }
+}
+
+fn no_room() -> Error {
+    Kind::Busy.error("the node takes no more sessions")
 }
 
 fn open_tcp(address: SocketAddr) -> Result<TcpListener> {

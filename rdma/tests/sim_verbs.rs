@@ -13,7 +13,7 @@ use rough::{CREDITS, Client, Node, connect, node, play, settle, turn};
 #[test]
 fn bytes_are_right_or_an_error_and_nothing_is_left() {
     let (mut worked, mut told) = (0, BTreeSet::new());
-    for seed in 0..seeds(24) {
+    for seed in 0..seeds(32) {
         let options = SimVerbsOptions::rough(seed.is_multiple_of(2));
         let (network, done) = play(seed, options);
         worked += done;

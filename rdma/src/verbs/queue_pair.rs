@@ -1,6 +1,7 @@
 //! Queue pairs: one reliable connection each.
 #![allow(unsafe_code)]
 
+use std::ptr;
 use std::sync::Arc;
 
 use extent::Result;
@@ -228,7 +229,7 @@ fn create(
 }
 
 impl Wire for QueuePair {
-    fn post(&mut self, postings: &[Posting<'_>]) -> Result<()> {
+    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
         let blank = (
             ffi::ibv_send_wr {
                 wr_id: 0,
@@ -257,7 +258,18 @@ impl Wire for QueuePair {
         // SAFETY: the list, its elements and inline bytes live until this returns; the memory that
         // they name is kept by the send queue until they complete or this queue pair is destroyed.
         let failed = unsafe { ffi::post_send(self.as_ptr(), next, &raw mut bad) };
-        check(failed, "posting work requests")
+        let result = check(failed, "posting work requests");
+        let taken = match &result {
+            Ok(()) => postings.len(),
+            // It names the first that it did not take.
+            Err(_) => {
+                let bad = bad.addr();
+                let refused =
+                    list.iter().position(|(request, _)| ptr::from_ref(request).addr() == bad);
+                refused.unwrap_or(0).min(postings.len())
+            }
+        };
+        (taken, result)
     }
 }
 

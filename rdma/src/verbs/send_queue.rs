@@ -87,11 +87,8 @@ pub(super) struct Posting<'a> {
 
 /// What takes work requests: a queue pair, or a test.
 pub(super) trait Wire {
-    /// Hands them over, all or (with an error) none that will complete.
-    ///
-    /// # Errors
-    /// If the connection is broken.
-    fn post(&mut self, postings: &[Posting<'_>]) -> Result<()>;
+    /// Hands them over. How many it took, from the first on: all, or fewer and why.
+    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>);
 }
 
 /// A transfer whose memory came back.
@@ -114,8 +111,8 @@ pub(super) struct SendQueue {
     posted: VecDeque<Work>,
     first_posted: u32,
     unsignalled: u32,
-    /// RDMA READs that have not ended.
-    reads: u32,
+    /// Those that somebody waits for and that have not ended.
+    awaited: u32,
     /// The most work requests without a signalled one among them, and whether every call ends with one.
     signal_every: u32,
     is_prompt: bool,
@@ -131,7 +128,7 @@ impl SendQueue {
             posted: VecDeque::new(),
             first_posted: 0,
             unsignalled: 0,
-            reads: 0,
+            awaited: 0,
             signal_every: SIGNAL_EVERY,
             is_prompt: true,
         }
@@ -145,7 +142,7 @@ impl SendQueue {
 
     pub(super) fn push(&mut self, work: Work) {
         self.messages += usize::from(work.is_message());
-        self.reads += u32::from(matches!(work, Work::Read { .. }));
+        self.awaited += u32::from(work.is_awaited());
         if bugs::is(Bug::ReplyOvertakes) && matches!(work, Work::Send(_)) {
             return self.waiting.push_front(work);
         }
@@ -167,9 +164,10 @@ impl SendQueue {
         }
     }
 
-    /// Whether something goes on when a work request ends: more is posted then, or what was read is used.
+    /// Whether something goes on when a work request ends: more is posted then, what was read is used, or
+    /// memory goes back that others wait for.
     pub(super) fn is_awaited(&self) -> bool {
-        self.reads != 0 || !self.waiting.is_empty()
+        self.awaited != 0 || !self.waiting.is_empty()
     }
 
     /// Whether more waits than a client that takes its replies could ever ask for.
@@ -227,13 +225,14 @@ impl SendQueue {
                 postings.push(Posting { id, signalled, work });
                 number = number.wrapping_add(1);
             }
-            wire.post(&postings)?;
-            let sent = self.waiting.drain(..count);
+            let (taken, result) = wire.post(&postings);
+            let sent = self.waiting.drain(..taken);
             let messages = &mut self.messages;
             self.posted.extend(sent.inspect(|work| {
                 *messages -= usize::from(work.is_message());
             }));
-            total += u32::try_from(count).expect("a batch");
+            total += u32::try_from(taken).expect("a batch");
+            result?;
         }
     }
 
@@ -246,9 +245,9 @@ impl SendQueue {
             return 0;
         }
         let count = if bugs::is(Bug::AllEndWithOne) { self.posted() } else { count };
-        let reads = &mut self.reads;
+        let awaited = &mut self.awaited;
         self.posted.drain(..count as usize).for_each(|work| {
-            *reads -= u32::from(matches!(work, Work::Read { .. }));
+            *awaited -= u32::from(work.is_awaited());
             work.end(ended);
         });
         self.first_posted = self.first_posted.wrapping_add(count);
@@ -257,7 +256,7 @@ impl SendQueue {
 
     /// The queue pair is destroyed: everything ends, done or not.
     pub(super) fn end_all(&mut self, ended: &mut Vec<Ended>) {
-        self.reads = 0;
+        self.awaited = 0;
         self.posted.drain(..).chain(self.waiting.drain(..)).for_each(|work| work.end(ended));
     }
 }
@@ -266,6 +265,11 @@ impl Work {
     /// Whether it takes one of the other side's receives.
     fn is_message(&self) -> bool {
         matches!(self, Self::Send(_) | Self::Write { immediate: Some(_), .. })
+    }
+
+    /// Whether somebody waits for its end: shared buffers are few, and other threads need them.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Write { end: Some((_, Source::Frozen(..))), .. })
     }
 
     fn end(self, ended: &mut Vec<Ended>) {
@@ -290,17 +294,17 @@ mod tests {
     struct Tape(Vec<(u64, bool)>);
 
     impl Wire for Tape {
-        fn post(&mut self, postings: &[Posting<'_>]) -> Result<()> {
+        fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
             self.0.extend(postings.iter().map(|posting| (posting.id, posting.signalled)));
-            Ok(())
+            (postings.len(), Ok(()))
         }
     }
 
     struct Cut;
 
     impl Wire for Cut {
-        fn post(&mut self, _: &[Posting<'_>]) -> Result<()> {
-            Err(Kind::Disconnected.error("cut"))
+        fn post(&mut self, _: &[Posting<'_>]) -> (usize, Result<()>) {
+            (1, Err(Kind::Disconnected.error("cut")))
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Session<P: Provider = RdmaCore> {
     pub(super) quiet_ticks: u32,
     /// Ticks since a work request of it ended, while there are some with the device.
     pub(super) stalled_ticks: u32,
+    /// Whether the device told that its queue pair takes no more receives.
+    pub(super) is_drained: bool,
     /// Why it ends once nothing is left to send.
     pub(super) closing: Option<Error>,
     /// Whether the client takes the immediate data of an RDMA WRITE for a reply.
@@ -61,6 +63,7 @@ impl<P: Provider> Session<P> {
             is_established: false,
             quiet_ticks: 0,
             stalled_ticks: 0,
+            is_drained: false,
             closing: None,
             short_replies,
             whole_write: None,

@@ -81,7 +81,6 @@ impl<P: Provider> Tenants<P> {
                 "{MAX_TENANTS} tenants have sessions on this shard: end some, or use more shards"
             ))
         })?;
-        self.list[place] = None;
         Ok(place)
     }
 

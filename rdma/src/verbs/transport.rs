@@ -37,6 +37,8 @@ use ending::Dying;
 const TURN: usize = 128;
 /// Polls between two looks at what RDMA CM tells: each is a system call, and nothing hurries.
 const CM_EVERY: u32 = 1024;
+/// What is heard of it at a time: a crowd that leaves is no reason to keep others waiting.
+const HEARD_AT_ONCE: usize = 32;
 /// Seconds of a tick, by which silence is measured.
 const TICK_S: libc::time_t = 10;
 /// What a session may post where there is hardly any room, and its share of it else.
@@ -215,7 +217,7 @@ impl<P: Provider> VerbsTransport<P> {
     }
 
     fn hear(&mut self) {
-        loop {
+        for _ in 0..HEARD_AT_ONCE {
             match self.channel.next() {
                 Ok(Some(event)) => self.on_cm_event(&event),
                 Ok(None) => return,
@@ -225,6 +227,8 @@ impl<P: Provider> VerbsTransport<P> {
                 }
             }
         }
+        // There may be more, after others have had their turn.
+        self.polls = CM_EVERY;
     }
 
     fn on_cm_event(&mut self, event: &CmEvent<P::CmId>) {
@@ -376,11 +380,14 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     }
 
     fn arm(&mut self) -> bool {
-        let mut quiet = self.may_sleep();
+        let mut quiet = true;
         // Whatever the node sent ends sooner or later; nobody has to wake for that.
         let wake = if self.awaited == 0 { Wake::Messages } else { Wake::Everything };
         for place in 0..self.tenants.places() {
-            let Some(tenant) = self.tenants.find(place) else { continue };
+            let tenant = self.tenants.find(place).filter(|tenant| !tenant.is_broken);
+            let Some(tenant) = tenant else { continue };
+            // Else who asks for no event could fill the receives unnoticed.
+            tenant.warn_when_low();
             if let Err(error) = tenant.arm(wake) {
                 tracing::error!(%error, "an RDMA device cannot wake its shard");
                 return false;
@@ -388,7 +395,9 @@ impl<P: Provider> Transport for VerbsTransport<P> {
             // What came before it was armed wakes nobody.
             quiet &= !self.look(place);
         }
-        quiet && self.events.is_empty() && self.turns.is_idle()
+        let (tenants, turns) = (&self.tenants, &self.turns);
+        let starves = turns.starved().any(|place| tenants.get(place).room > 0);
+        quiet && self.events.is_empty() && turns.is_idle() && !starves && self.may_sleep()
     }
 
     fn disarm(&mut self, rung: bool) {

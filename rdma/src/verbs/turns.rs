@@ -64,6 +64,12 @@ impl Turns {
         self.lines.iter().all(|line| line.waiting.is_empty())
     }
 
+    /// The places of tenants of which somebody waits for room.
+    pub(super) fn starved(&self) -> impl Iterator<Item = usize> + '_ {
+        let lines = self.lines.iter().enumerate();
+        lines.filter(|(_, line)| !line.starved.is_empty()).map(|(place, _)| place)
+    }
+
     fn line(&mut self, tenant: usize) -> &mut Line {
         if self.lines.len() <= tenant {
             self.lines.resize_with(tenant + 1, Line::default);

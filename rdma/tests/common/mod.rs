@@ -14,7 +14,7 @@ use extent::wire::{
     Served,
 };
 use extent::{ByteRange, Error, FileId, FileName, Generation, Kind, Result, checksum};
-use forebay_rdma::{Channel, Event, SessionId, Token, Transfer, Transport};
+use forebay_rdma::{Channel, Event, Fabric, SessionId, Token, Transfer, Transport};
 
 /// Bytes of the node's buffers.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
@@ -187,7 +187,10 @@ impl<T: Transport> TestNode<T> {
                 let bytes = cut(&self.files[name].1, range).to_vec();
                 reply.value = bytes.len() as u64;
                 reply.served = Served::Tier;
-                reply.landing = Landing::Stream;
+                reply.landing = match session.fabric() {
+                    Fabric::Verbs => Landing::Rdma,
+                    _ => Landing::Stream,
+                };
                 reply.payload_crc = request.payload_crc.map_or(0, |_| checksum::crc32c(&bytes));
                 let kind = JobKind::Read { bytes, reply };
                 self.jobs.push_back(Job { session, tag: request.tag, segments: into, at: 0, kind });

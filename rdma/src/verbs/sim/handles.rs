@@ -417,7 +417,7 @@ impl provider::QueuePair<Simulated> for SimPair {
 }
 
 impl Wire for SimPair {
-    fn post(&mut self, postings: &[Posting<'_>]) -> Result<()> {
+    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
         let sending = |posting: &Posting<'_>| {
             let work = match posting.work {
                 Work::Write { from, to, immediate, .. } => {
@@ -429,7 +429,10 @@ impl Wire for SimPair {
             Sending::new(posting.id, posting.signalled, work)
         };
         let sends = postings.iter().map(sending).collect();
-        lock(&self.domain.world).post_sends(self.pair, sends)
+        match lock(&self.domain.world).post_sends(self.pair, sends) {
+            Ok(()) => (postings.len(), Ok(())),
+            refused => (0, refused),
+        }
     }
 }
 

@@ -22,6 +22,8 @@ impl<P: Provider> VerbsTransport<P> {
     /// [`Kind::Busy`] if there are [`VerbsTransport::MAX_SESSIONS`] already, or too many tenants;
     /// otherwise what the device cannot do. The client is told, unless that is to make a queue pair.
     pub(crate) fn adopt(&mut self, incoming: Incoming<P>) -> Result<()> {
+        // What was told of an earlier queue pair of the same number is not of this one.
+        self.hear_devices();
         let Incoming { mut id, peer_reads, tenant: name, short_replies, .. } = incoming;
         let ready = if self.sessions() == Self::MAX_SESSIONS {
             Err(Kind::Busy.error("too many RDMA sessions on one shard: use more shards"))
@@ -47,16 +49,19 @@ impl<P: Provider> VerbsTransport<P> {
             peer_patience: 7,
         };
         pair.id().accept(parameters).inspect_err(|error| reject::<P>(pair.id(), error))?;
-        // A client may have broken its queue pair already. It is not rejected any more: the kernel would
-        // go on answering its request for a minute, and this thread would wait for that. To let go of
-        // the id says it all.
-        pair.settle()?;
+        let settled = pair.settle();
         tenant.sessions += 1;
         let session = self.slots.next();
         self.pairs.insert((place, pair.number()), session);
         self.ids.insert(number, session);
         self.slots.insert(Session::new(session, place, pair, depth, short_replies));
         self.events.push(Event::Opened { session, fabric: Fabric::Verbs, peer });
+        if let Err(error) = settled {
+            // The client may have broken its queue pair already. It is not rejected any more: the kernel
+            // would go on answering its request for a minute, and this thread would wait for that. And
+            // requests of it may be in receives, which come back when it is buried.
+            self.end(session, error);
+        }
         Ok(())
     }
 

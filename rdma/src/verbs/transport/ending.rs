@@ -22,6 +22,8 @@ const DRAIN_TURNS: usize = 256;
 /// it takes no more receives for it: its last completions have come then, and with them the receives
 /// that they used.
 const BURY_POLLS: u32 = 64;
+/// Queue pairs that are destroyed in a poll.
+const BURIED_AT_ONCE: usize = 8;
 /// Ticks that a device which does tell is waited for.
 const BURY_TICKS: u32 = 2;
 
@@ -45,7 +47,8 @@ impl<P: Provider> VerbsTransport<P> {
         self.pairs.remove(&(session.tenant, session.pair().number()));
         self.ids.remove(&session.pair().id().number());
         session.pair().id().disconnect();
-        self.dying.push(Dying { session, reason, is_drained: false, polls: 0, ticks: 0 });
+        let is_drained = session.is_drained;
+        self.dying.push(Dying { session, reason, is_drained, polls: 0, ticks: 0 });
     }
 
     /// Whether a queue pair may go: its device says so, or has never said so of any and had some time, or
@@ -70,11 +73,14 @@ impl<P: Provider> VerbsTransport<P> {
 
     /// Whether all that are dying wait for word of their device, which ends a sleep.
     pub(super) fn may_sleep(&self) -> bool {
-        let told = |dying: &Dying<P>| self.tenants.get(dying.session.tenant).tells_of_last;
-        self.dying.iter().all(told)
+        let waits = |dying: &Dying<P>| {
+            self.tenants.get(dying.session.tenant).tells_of_last && !self.is_over(dying)
+        };
+        self.dying.iter().all(waits)
     }
 
-    /// Destroys the queue pairs of connections that have ended, and whose time has come unless it is `all`.
+    /// Destroys the queue pairs of connections that have ended and whose time has come, a few at a time
+    /// since each takes system calls that others wait for; or `all`.
     /// Completions are taken before, since some devices drop those of a queue pair that goes, and with them
     /// the receives that they tell of; and after, since others leave them, and the room that they take is
     /// given away again.
@@ -82,8 +88,12 @@ impl<P: Provider> VerbsTransport<P> {
         self.drain();
         let mut ended = vec![(0, 0); self.tenants.places()];
         let dying = std::mem::take(&mut self.dying);
-        let (over, waiting): (Vec<_>, _) =
-            dying.into_iter().partition(|dying| all || self.is_over(dying));
+        let mut left = if all { usize::MAX } else { BURIED_AT_ONCE };
+        let (over, waiting): (Vec<_>, _) = dying.into_iter().partition(|dying| {
+            let goes = all || (left > 0 && self.is_over(dying));
+            left -= usize::from(goes && !all);
+            goes
+        });
         self.dying = waiting;
         for Dying { session, reason, .. } in over {
             let (room, sessions) = &mut ended[session.tenant];

@@ -87,6 +87,12 @@ impl<P: Provider> VerbsTransport<P> {
             tenant.tells_of_last = true;
         }
         let Subject::QueuePair(number) = subject else { return };
+        let alive = self.session_of(tenant, subject);
+        if let Some(session) = alive.and_then(|id| self.slots.find(id)) {
+            // It failed, and its completions are yet to tell.
+            session.is_drained = true;
+            return;
+        }
         let of = |dying: &&mut super::ending::Dying<P>| {
             dying.session.tenant == tenant && dying.session.pair().number() == number
         };
