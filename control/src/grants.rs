@@ -17,9 +17,9 @@ type ProofHash = [u8; 32];
 
 /// The proofs that are outstanding, in memory only: a restart voids them.
 ///
-/// They are known by their hash, and looked up by it. So no proof can be had from here, not even out
-/// of a core dump; and how long a look-up takes depends on the hash, of which whoever guesses at
-/// proofs cannot choose the first bytes one by one.
+/// They are known by their hash, and looked up by it. So no proof can be had from here; and how long a
+/// look-up takes depends on the hash, of which whoever guesses at proofs cannot choose the first bytes
+/// one by one.
 #[derive(Debug)]
 pub struct Grants {
     known: Mutex<HashMap<ProofHash, Grant>>,

@@ -106,7 +106,8 @@ impl Transport for Fabrics {
         if let Some(verbs) = &mut self.verbs {
             verbs.poll(events);
         }
-        let sessions = self.sessions();
+        // Whoever has proved nothing takes no place.
+        let sessions = self.sessions() - self.tcp.greeting();
         if sessions != self.sessions {
             self.sessions = sessions;
             self.inbox.set_open(sessions);

@@ -1,6 +1,6 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use extent::wire::{REFUSAL_MAGIC, Refusal, STREAM_MAGIC, StreamHello};
 use extent::{Error, Kind, Proof, Result};
@@ -21,19 +21,19 @@ pub(super) fn greet(
             .error(format!("{doing} {address} failed: is a node listening there?"))
             .caused_by(error)
     };
+    let deadline = now() + timeout;
     let mut stream =
         TcpStream::connect_timeout(&address, timeout).map_err(|e| failed("connecting to", e))?;
     let mut prepare = || {
         stream.set_nodelay(true)?;
         // A node whose host is gone says nothing: who waits for it finds out all the same.
         SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
-        stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
         stream.write_all(&StreamHello::encode(proof))
     };
     prepare().map_err(|e| failed("greeting", e))?;
     let mut answer = [0; STREAM_MAGIC.len()];
-    match stream.read_exact(&mut answer) {
+    match read_before(deadline, &mut stream, &mut answer) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             return Err(Kind::Disconnected.error(format!(
@@ -43,7 +43,7 @@ pub(super) fn greet(
         Err(error) => return Err(failed("hearing from", error)),
     }
     if answer == REFUSAL_MAGIC {
-        return Err(refusal(&mut stream).map_err(|e| failed("hearing from", e))?);
+        return Err(refusal(deadline, &mut stream).map_err(|e| failed("hearing from", e))?);
     }
     if answer != STREAM_MAGIC {
         return Err(Kind::Corrupt.error(format!(
@@ -54,11 +54,37 @@ pub(super) fn greet(
     Ok(stream)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a call that blocks ends by the real clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Fills `bytes`, however slowly they come, but not later than this.
+fn read_before(deadline: Instant, stream: &mut TcpStream, mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => bytes = &mut bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Why the node turns this client away.
-fn refusal(stream: &mut TcpStream) -> io::Result<Error> {
-    let mut said = REFUSAL_MAGIC.to_vec();
-    let rest = Refusal::HEADER_BYTES + Refusal::SENTENCE_BYTES;
-    stream.take(rest as u64).read_to_end(&mut said)?;
+fn refusal(deadline: Instant, stream: &mut TcpStream) -> io::Result<Error> {
+    let mut said = [0; REFUSAL_MAGIC.len() + Refusal::HEADER_BYTES + Refusal::SENTENCE_BYTES];
+    let (magic, header) = (REFUSAL_MAGIC.len(), REFUSAL_MAGIC.len() + Refusal::HEADER_BYTES);
+    said[..magic].copy_from_slice(&REFUSAL_MAGIC);
+    read_before(deadline, stream, &mut said[magic..header])?;
+    let end = (header + usize::from(said[header - 1])).min(said.len());
+    read_before(deadline, stream, &mut said[header..end])?;
     let nothing = || Kind::Denied.error("the node turned this client away and did not say why");
-    Ok(Refusal::parse(&REFUSAL_MAGIC, &said).unwrap_or_else(nothing))
+    Ok(Refusal::parse(&REFUSAL_MAGIC, &said[..end]).unwrap_or_else(nothing))
 }

@@ -1,5 +1,5 @@
 //! Clients that connected and have not said yet who they are. They cost a session and a buffer each, and
-//! have proved nothing: so they have little time, and are few.
+//! have proved nothing: so they have little time, are few, and take no place of those who have.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,6 +35,13 @@ impl Greeters {
 
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self, slots: &mut Slots<Session>) -> usize {
+        let greets =
+            |id: &&SessionId| slots.find(**id).is_some_and(|session| session.is_greeting());
+        self.list.iter().filter(greets).count()
     }
 
     /// Becomes readable when it is time to [tick](Greeters::tick).

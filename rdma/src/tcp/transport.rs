@@ -108,6 +108,11 @@ impl TcpTransport {
         Ok(())
     }
 
+    /// Sessions of peers that have not said yet who they are.
+    pub(crate) fn greeting(&mut self) -> usize {
+        if self.greeters.is_empty() { 0 } else { self.greeters.count(&mut self.slots) }
+    }
+
     /// Lists the sessions whose sockets have become ready.
     fn look(&mut self) {
         if self.sessions() == 0 && self.greeters.is_empty() {
