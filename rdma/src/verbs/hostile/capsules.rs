@@ -5,6 +5,9 @@ use super::super::send_queue::{Message, Work};
 use super::victim::Victim;
 use super::{Ask, Intruder, Ordering, reaches};
 
+/// "Transport retry counter exceeded".
+const UNACKNOWLEDGED: WorkStatus = WorkStatus(12);
+
 #[test]
 #[ignore = "needs RDMA devices: runs in the lab"]
 fn capsules_of_no_length_end_their_session_alone() {
@@ -13,7 +16,8 @@ fn capsules_of_no_length_end_their_session_alone() {
     for (count, length) in [0, 1, 63, 65, 127].into_iter().enumerate() {
         let mut intruder = Intruder::new(victim.address);
         let sent = intruder.try_out(Work::Send(Message::new(&vec![3; length])));
-        assert_eq!(sent, WorkStatus::SUCCESS);
+        // The node may end the session before its device has acknowledged the message.
+        assert!([WorkStatus::SUCCESS, UNACKNOWLEDGED].contains(&sent), "{sent:?}");
         victim.closes(count + 1);
     }
     // One that is longer than a receive is the device's to refuse.
