@@ -36,6 +36,7 @@ use nvme_tier::device::{Command as DeviceCommand, Completion, Device, Token};
 use rdma::{Event, Fabric, SessionId, Token as TransferToken, Transport};
 use tokio::sync::mpsc;
 
+use crate::bugs::{self, Bug};
 use crate::inbox::{Inbox, Message};
 use crate::mover::Demand;
 use crate::node::NodeOptions;
@@ -378,7 +379,7 @@ impl Shard {
             if self.is_device_full() {
                 break;
             }
-            let Some(key) = self.stalled.pop_front() else { break };
+            let Some(key) = self.next_stalled() else { break };
             match self.requests.get_mut(key) {
                 Some(Request::Read(_)) => self.pump_read(key),
                 Some(Request::Write(_)) => self.pump_write(key),
@@ -396,6 +397,13 @@ impl Shard {
             }
         }
         still.into_iter().rev().for_each(|key| self.stalled.push_front(key));
+    }
+
+    fn next_stalled(&mut self) -> Option<Key> {
+        if bugs::is(Bug::NewestFirst) {
+            return self.stalled.pop_back();
+        }
+        self.stalled.pop_front()
     }
 
     /// Whom an operation's token belongs to, for the fabric.
