@@ -28,4 +28,6 @@ extent::mistakes! {
     RestOfBlockLost,
     /// The generation that a caller expects is not compared with the one there is.
     ExpectedIgnored,
+    /// Of the requests that wait for room, the last to come goes on first.
+    NewestFirst,
 }

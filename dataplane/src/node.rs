@@ -185,6 +185,13 @@ impl Stepped {
         tokio::spawn(Arc::clone(&self.mover).run(demands))
     }
 
+    /// Bytes of memory that the sessions of all shards have taken, without what fabric devices have and
+    /// what requests in flight do; `None` where a fabric does not count them.
+    #[must_use]
+    pub fn session_bytes(&self) -> Option<usize> {
+        self.shards.iter().map(Shard::session_bytes).sum()
+    }
+
     /// Takes one step of every shard and of the ledger; whether anything happened.
     pub fn step(&mut self, now_ns: u64) -> bool {
         let mut busy = self.ledger.step(self.ledger_device.as_mut());

@@ -8,6 +8,8 @@
 
 extern crate forebay_dataplane as dataplane;
 
+#[path = "sessions/crowd.rs"]
+mod crowd;
 #[path = "bad_input/lab.rs"]
 mod lab;
 #[path = "sim/model.rs"]
@@ -35,11 +37,21 @@ fn every_seeded_bug_is_caught_and_without_one_nothing_is() {
     std::panic::set_hook(Box::new(|_| {}));
     let fails = |bug, seed: &u64| during(bug, || catch_unwind(|| world::run(*seed))).is_err();
     let costs_a_copy = || catch_unwind(|| lab::in_virtual_time(twice::either_is_enough())).is_err();
+    let crowd = || lab::in_virtual_time(async { assert_ne!(crowd::serve(1000, 8).await.1, 0) });
+    let is_unfair = || catch_unwind(crowd).is_err();
     let mut missed = Vec::new();
     for bug in Bug::ALL.iter().copied() {
         if matches!(bug, Bug::CopyIgnored | Bug::CopyUnwritten) {
             if during(Some(bug), costs_a_copy) {
                 println!("| {bug:?} | two copies, one lost | 1 |");
+            } else {
+                missed.push(bug);
+            }
+            continue;
+        }
+        if bug == Bug::NewestFirst {
+            if during(Some(bug), is_unfair) {
+                println!("| {bug:?} | a thousand sessions | 1 |");
             } else {
                 missed.push(bug);
             }
@@ -55,5 +67,6 @@ fn every_seeded_bug_is_caught_and_without_one_nothing_is() {
     let _quiet = std::panic::take_hook();
     assert!(missed.is_empty(), "nobody noticed: {missed:?}");
     assert!(!costs_a_copy(), "a copy is lost although nothing is wrong");
+    assert!(!is_unfair(), "a session is far ahead although nothing is wrong");
     assert_eq!(innocent, None, "a seed that fails although nothing is wrong");
 }

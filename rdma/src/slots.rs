@@ -60,9 +60,14 @@ impl<S: Numbered> Slots<S> {
         self.list.get_mut(place)?.as_mut().filter(same)
     }
 
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &S> {
+        self.list.iter().flatten()
+    }
+
     /// The numbers of all.
     pub(crate) fn ids(&self) -> Vec<SessionId> {
-        self.list.iter().flatten().map(Numbered::id).collect()
+        self.iter().map(Numbered::id).collect()
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<S> {

@@ -204,6 +204,12 @@ pub trait Transport: Send {
     /// Sessions that are open.
     fn sessions(&self) -> usize;
 
+    /// Bytes of memory that the open sessions have taken, without what their devices have; `None` where
+    /// that is not counted.
+    fn session_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Prepares to sleep: from now on [`Transport::readiness`] becomes readable when something
     /// happens. Returns `false` if something already has: poll instead of sleeping.
     fn arm(&mut self) -> bool;

@@ -36,6 +36,7 @@ use nvme_tier::device::{Command as DeviceCommand, Completion, Device, Token};
 use rdma::{Event, Fabric, SessionId, Token as TransferToken, Transport};
 use tokio::sync::mpsc;
 
+use crate::bugs::{self, Bug};
 use crate::inbox::{Inbox, Message};
 use crate::mover::Demand;
 use crate::node::NodeOptions;
@@ -209,6 +210,12 @@ impl Shard {
         self.transport.kick();
     }
 
+    /// See [`crate::Stepped::session_bytes`].
+    pub(crate) fn session_bytes(&self) -> Option<usize> {
+        let of_fabric = self.transport.session_bytes()?;
+        Some(of_fabric + self.sessions.values().map(Session::bytes).sum::<usize>())
+    }
+
     /// Whether it was told to stop and nothing runs any more.
     pub(crate) fn has_stopped(&self) -> bool {
         self.stopping && self.ops.len() == 0 && self.device.in_flight() == 0
@@ -366,9 +373,13 @@ impl Shard {
                 return;
             }
         }
+        // Those that go on waiting, before all others.
+        let mut still = Vec::new();
         for _ in 0..self.stalled.len() {
-            let Some(key) = self.stalled.pop_front() else { return };
-            let before = self.stalled.len();
+            if self.is_device_full() {
+                break;
+            }
+            let Some(key) = self.next_stalled() else { break };
             match self.requests.get_mut(key) {
                 Some(Request::Read(_)) => self.pump_read(key),
                 Some(Request::Write(_)) => self.pump_write(key),
@@ -378,10 +389,21 @@ impl Shard {
             }
             // It stalled again: the others behind it would find no more than it did, unless what
             // it waits for is its own.
-            if self.stalled.len() > before && self.pool.is_exhausted() {
-                return;
+            if self.stalled.pop_back_if(|last| *last == key).is_some() {
+                still.push(key);
+                if self.pool.is_exhausted() {
+                    break;
+                }
             }
         }
+        still.into_iter().rev().for_each(|key| self.stalled.push_front(key));
+    }
+
+    fn next_stalled(&mut self) -> Option<Key> {
+        if bugs::is(Bug::NewestFirst) {
+            return self.stalled.pop_back();
+        }
+        self.stalled.pop_front()
     }
 
     /// Whom an operation's token belongs to, for the fabric.

@@ -144,6 +144,11 @@ impl Session {
         self.replace(number, Some(handle)).map(drop)
     }
 
+    /// Bytes of memory that it has taken.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.handles.capacity() * size_of::<Option<Handle>>()
+    }
+
     pub(super) fn into_handles(self) -> impl Iterator<Item = Handle> {
         self.handles.into_iter().flatten()
     }

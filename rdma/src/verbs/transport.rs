@@ -120,17 +120,6 @@ impl<P: Provider> VerbsTransport<P> {
         })
     }
 
-    /// Bytes of memory that the sessions have taken, without what their device has.
-    pub(super) fn session_bytes(&mut self) -> usize {
-        let mut bytes = 0;
-        for id in self.slots.ids() {
-            if let Some(session) = self.slots.find(id) {
-                bytes += size_of::<Session<P>>() + session.send.bytes();
-            }
-        }
-        bytes
-    }
-
     /// Work requests that could be posted, of all tenants together.
     pub(super) fn room(&self) -> u32 {
         self.tenants.room()
@@ -373,6 +362,11 @@ impl<P: Provider> Transport for VerbsTransport<P> {
 
     fn sessions(&self) -> usize {
         self.slots.len() + self.dying.len()
+    }
+
+    fn session_bytes(&self) -> Option<usize> {
+        let of = |session: &Session<P>| size_of::<Session<P>>() + session.send.bytes();
+        Some(self.slots.iter().map(of).sum())
     }
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {

@@ -77,11 +77,19 @@ impl World {
 
     /// Nothing is told of it any more.
     pub(super) fn drop_id(&mut self, id: IdRef) {
-        let known = self.ids.remove(&id.number).expect("dropped once");
+        self.ids.remove(&id.number).expect("dropped once");
         self.free_ids.push(id.number);
-        if let Some(events) = self.channels.get_mut(&known.channel) {
-            events.retain(|(of, _)| *of != id);
+    }
+
+    /// What a channel tells next, of an id that is still there.
+    pub(super) fn next_told(&mut self, channel: u32) -> Option<(IdRef, Told)> {
+        let events = self.channels.get_mut(&channel)?;
+        while let Some((id, told)) = events.pop_front() {
+            if self.ids.get(&id.number).is_some_and(|known| known.life == id.life) {
+                return Some((id, told));
+            }
         }
+        None
     }
 
     pub(super) fn tell(&mut self, id: IdRef, told: Told) {
@@ -190,6 +198,7 @@ impl World {
             if let Some(pair) = self.pairs.get_mut(&pair.number).filter(|p| p.life == pair.life) {
                 pair.is_cut = true;
             }
+            self.try_again(pair);
         }
         let at = self.clock + self.rng.random_range(0..LATE);
         // A client that nobody tells would wait for ever: it never sends by itself.

@@ -89,7 +89,7 @@ pub(crate) struct SimEvents {
 
 impl provider::EventChannel<Simulated> for SimEvents {
     fn next(self: &Arc<Self>) -> Result<Option<CmEvent<SimId>>> {
-        let next = lock(&self.world).channels.get_mut(&self.number).and_then(VecDeque::pop_front);
+        let next = lock(&self.world).next_told(self.number);
         Ok(next.map(|(id, told)| CmEvent {
             kind: told.kind,
             id: id.number,
@@ -309,6 +309,7 @@ impl provider::SharedReceiveQueue<Simulated> for SimReceives {
             capacity: count as usize,
             domain: domain.number,
             posted: VecDeque::new(),
+            waiting: VecDeque::new(),
             queue: None,
         };
         world.shared.insert(number, queue);

@@ -7,7 +7,8 @@
 //!   other. A message, or memory that is written from, is read some time after it was posted;
 //!   memory that is read into is written any time before the completion.
 //! - One that fails ends its queue pair: every one behind it is flushed, in order, asked for or not.
-//!   Where the other side has no receive it is sent again, as often as that side asked for.
+//!   Where the other side has no receive it is sent again, as often as that side asked for. Messages that
+//!   wait for receives which queue pairs share get them in the order in which they came.
 //! - Queue pairs and ids get the numbers of those that went just before.
 //! - What a queue pair that is destroyed has told stays in the completion queue or goes, with the
 //!   receives that it used.
@@ -21,6 +22,7 @@ mod handles;
 mod options;
 mod pair;
 mod queue;
+mod receives;
 mod transport;
 mod world;
 

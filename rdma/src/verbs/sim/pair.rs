@@ -72,6 +72,8 @@ pub(super) struct Pair {
     executed: usize,
     /// Whether the device is at work on it.
     is_running: bool,
+    /// Whether its next message waits for a receive that others share.
+    pub(super) waits: bool,
     tries: u8,
     /// When the last that was worked on is acknowledged.
     acknowledged_at: u64,
@@ -116,7 +118,8 @@ enum Arrival<'a> {
 enum Outcome {
     Done,
     Landing(Vec<u8>),
-    NoReceive,
+    /// There is no receive, be it that of such a queue that is shared.
+    NoReceive(Option<u32>),
     Failed(WorkStatus),
 }
 
@@ -142,6 +145,7 @@ impl Pair {
             sends: VecDeque::new(),
             executed: 0,
             is_running: false,
+            waits: false,
             tries: 0,
             acknowledged_at: 0,
             unreclaimed: 0,
@@ -153,7 +157,7 @@ impl Pair {
 }
 
 impl World {
-    fn pair(&mut self, which: PairRef) -> Option<&mut Pair> {
+    pub(super) fn pair(&mut self, which: PairRef) -> Option<&mut Pair> {
         self.pairs.get_mut(&which.number).filter(|pair| pair.life == which.life)
     }
 
@@ -195,17 +199,6 @@ impl World {
         }
     }
 
-    /// Has the completions of shared receives come to the queue of the pairs that share them.
-    pub(super) fn attach(&mut self, shared: u32, queue: u32) {
-        let shared = self.shared.get_mut(&shared).expect("its pairs keep it");
-        if shared.queue.is_none() {
-            shared.queue = Some(queue);
-            let posted = shared.posted.len();
-            self.queues.get_mut(&queue).expect("its pairs keep it").expect(posted);
-        }
-        assert_eq!(shared.queue, Some(queue), "receives that are shared by several queues");
-    }
-
     /// The device works on the next work request: only now is a message, or the memory that is
     /// written from, read.
     pub(super) fn execute(&mut self, which: PairRef) {
@@ -227,11 +220,16 @@ impl World {
         match outcome {
             Outcome::Done => {}
             Outcome::Landing(bytes) => landing = Some(bytes),
-            Outcome::NoReceive if pair.patience == FOR_EVER || pair.tries < pair.patience => {
+            Outcome::NoReceive(Some(shared)) if pair.patience == FOR_EVER => {
+                pair.waits = true;
+                let shared = self.shared.get_mut(&shared).expect("its pairs keep it");
+                return shared.waiting.push_back(which);
+            }
+            Outcome::NoReceive(_) if pair.patience == FOR_EVER || pair.tries < pair.patience => {
                 pair.tries += u8::from(pair.patience != FOR_EVER);
                 return self.schedule(clock + RECEIVER_PAUSE, Due::Execute(which));
             }
-            Outcome::NoReceive => status = RECEIVER_NOT_READY,
+            Outcome::NoReceive(_) => status = RECEIVER_NOT_READY,
             Outcome::Failed(failed) => {
                 status = failed;
                 acknowledged += if failed == RETRIES_EXCEEDED { PATIENCE } else { 0 };
@@ -336,15 +334,15 @@ impl World {
         let status = WorkStatus(self.rng.random_range(1..=LAST_STATUS));
         let late = self.clock + self.rng.random_range(0..=4 * self.options.delay);
         let pair = self.pairs.get_mut(&to.number).expect("it was there just now");
-        let (receive, domain) = match &mut pair.inbound {
-            Inbound::Own(posted) => (posted.pop_front(), pair.domain),
+        let (receive, domain, shared) = match &mut pair.inbound {
+            Inbound::Own(posted) => (posted.pop_front(), pair.domain, None),
             Inbound::Shared(number) => {
                 let shared = self.shared.get_mut(number).expect("its pairs keep it");
                 let pick = pick.min(shared.posted.len().saturating_sub(1));
-                (shared.posted.remove(pick), shared.domain)
+                (shared.posted.remove(pick), shared.domain, Some(*number))
             }
         };
-        let Some(receive) = receive else { return Outcome::NoReceive };
+        let Some(receive) = receive else { return Outcome::NoReceive(shared) };
         let (message, immediate, bytes) = match arrival {
             Arrival::Message(message) => {
                 (message, None, u32::try_from(message.len()).expect("a short message"))
@@ -439,7 +437,8 @@ impl World {
     pub(super) fn flush(&mut self, which: PairRef) {
         let Some(pair) = self.pair(which) else { return };
         pair.state = State::Broken;
-        (pair.executed, pair.is_running) = (0, false);
+        (pair.executed, pair.is_running, pair.waits) = (0, false, false);
+        let peer = pair.peer;
         let sends = std::mem::take(&mut pair.sends);
         let receives = match &mut pair.inbound {
             Inbound::Own(posted) => std::mem::take(posted),
@@ -460,6 +459,7 @@ impl World {
             };
             self.complete(queue, Entry { completion, pair: which, reclaims: 0, is_due: true });
         }
+        peer.into_iter().for_each(|peer| self.try_again(peer));
     }
 
     /// Places of a send queue are free again, whose completion was taken.
@@ -474,6 +474,7 @@ impl World {
     pub(super) fn destroy(&mut self, which: PairRef) {
         let mut pair = self.pairs.remove(&which.number).expect("destroyed once");
         self.free_pairs.push(which.number);
+        pair.peer.into_iter().for_each(|peer| self.try_again(peer));
         let own = match &pair.inbound {
             Inbound::Own(posted) => posted.len(),
             Inbound::Shared(_) => 0,

@@ -89,6 +89,9 @@ pub(super) struct ReceiveQueue {
     pub(super) capacity: usize,
     pub(super) domain: u32,
     pub(super) posted: VecDeque<Receive>,
+    /// Queue pairs whose next message found no receive, in the order in which they came: whoever is
+    /// served out of turn is so by the node's doing.
+    pub(super) waiting: VecDeque<PairRef>,
     /// Where completions of its receives come: that of its queue pairs.
     pub(super) queue: Option<u32>,
 }

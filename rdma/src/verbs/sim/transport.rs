@@ -43,11 +43,6 @@ impl SimVerbsTransport {
         self.inner.room()
     }
 
-    /// Bytes of memory that the sessions have taken, without what their device has.
-    pub fn session_bytes(&mut self) -> usize {
-        self.inner.session_bytes()
-    }
-
     fn accept(&mut self) {
         while let Ok(Some(incoming)) = self.listener.accept() {
             let is_rejected = {
@@ -109,6 +104,10 @@ impl Transport for SimVerbsTransport {
 
     fn sessions(&self) -> usize {
         self.inner.sessions()
+    }
+
+    fn session_bytes(&self) -> Option<usize> {
+        self.inner.session_bytes()
     }
 
     fn arm(&mut self) -> bool {

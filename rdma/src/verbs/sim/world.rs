@@ -12,7 +12,7 @@ use super::super::send_queue::Local;
 use super::connection::{Id, IdRef, Told};
 use super::options::SimVerbsOptions;
 use super::pair::Pair;
-use super::queue::{PairRef, Queue, Receive, ReceiveQueue};
+use super::queue::{PairRef, Queue, ReceiveQueue};
 
 /// Shared by all ends.
 pub(super) type Shared = Arc<Mutex<World>>;
@@ -146,16 +146,5 @@ impl World {
         let base = known.region.base().addr().get() as u64;
         let offset = place.address.checked_sub(base)?;
         Window::new(Arc::clone(&known.region), offset, place.length as usize).ok()
-    }
-
-    /// Adds places for messages to a shared receive queue.
-    pub(super) fn post_shared(&mut self, number: u32, receives: &[Receive]) {
-        let queue = self.shared.get_mut(&number).expect("it is live");
-        queue.posted.extend(receives);
-        assert!(queue.posted.len() <= queue.capacity, "more receives than a queue has room for");
-        if let Some(completions) = queue.queue {
-            let completions = self.queues.get_mut(&completions).expect("queue pairs keep it");
-            completions.expect(receives.len());
-        }
     }
 }
