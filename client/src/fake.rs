@@ -186,6 +186,7 @@ impl Channel for FakeChannel {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
+        self.node.node().check_there(self.session)?;
         let region = Region::anonymous(length, HugePages::Never)?;
         self.node.node().regions.insert((self.session, region.id().0), Arc::clone(&region));
         Ok(region)
@@ -233,6 +234,9 @@ impl Channel for FakeChannel {
     fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
         let mut node = self.node.node();
         for _ in 0..node.replies_per_poll {
+            if !replies.is_empty() && node.check_there(self.session).is_err() {
+                return Ok(());
+            }
             node.check_there(self.session)?;
             let Some(request) = node.take_request(self.session) else { break };
             let mut reply = node.answer(self.session, &request)?;
@@ -241,6 +245,9 @@ impl Channel for FakeChannel {
             if let Some(left) = &mut node.lose_after {
                 *left = left.saturating_sub(1);
             }
+        }
+        if !replies.is_empty() {
+            return Ok(());
         }
         node.check_there(self.session)
     }
