@@ -21,4 +21,12 @@ extent::mistakes! {
     DoubtIsFailure,
     /// A request is sent again however often that ended the connection.
     RepeatedForEver,
+    /// What is lost with a connection while files are opened again passes for the node's answer.
+    LossIsAnAnswer,
+    /// Closing a file forgets that its COMMIT is being looked up.
+    CommitForgotten,
+    /// Requests behind a COMMIT that is being looked up fail.
+    DoubtEndsOthers,
+    /// A connection whose requests all hang is kept, because those that wait are not among them.
+    HangingCreditsKept,
 }

@@ -358,6 +358,139 @@ fn a_call_in_vain_costs_a_connection_and_nobody_elses_reads() {
     }
 }
 
+#[test]
+fn a_loss_while_files_are_opened_again_costs_no_file() {
+    for fabric in FABRICS {
+        for lose_after in 0..6 {
+            let fake = Fake::new();
+            let bytes = fake.add_file("data/a", 10_000);
+            let client = client(&fake, fabric, &options());
+            let file = client.open(&name("data/a")).expect("there");
+            let mut memory = client.alloc(100).expect("memory");
+            fake.restart();
+            fake.node().lose_after = Some(lose_after);
+            file.read_at(0, &mut memory, ..).expect("the same generation is there");
+            assert_eq!(memory.as_slice(), &bytes[..100], "{fabric:?} {lose_after}");
+        }
+    }
+}
+
+/// Drives the session until so many have ended, and no further than is ever needed.
+fn finish_all(session: &mut Session, count: usize) -> Vec<Completed> {
+    let mut completed = Vec::new();
+    for _ in 0..10_000 {
+        session.poll(&mut completed);
+        if completed.len() >= count && session.is_connected() {
+            break;
+        }
+    }
+    assert_eq!((completed.len(), session.outstanding()), (count, 0), "each is answered once");
+    completed.sort_by_key(|done| done.ticket);
+    completed
+}
+
+#[test]
+fn what_is_behind_a_commit_in_doubt_waits_for_it() {
+    for carried_out in [false, true] {
+        let fake = Fake::new();
+        fake.node().credits = 1;
+        let mut session = session(&fake, Fabric::Tcp, 1, &options());
+        let (handle, _) = open(&mut session, "data/a", OpenMode::Write(0)).expect("begun");
+        fake.node().lose_commit = Some(carried_out);
+        session.submit_commit(handle, 0).expect("taken");
+        session.submit_stat(handle).expect("taken");
+        let memory = session.allocate(10).expect("memory");
+        session.submit_write(handle, 0, memory, 0..10).expect("taken");
+        session.submit_close(handle).expect("taken");
+        session.kick();
+        let [commit, stat, write, close] =
+            <[_; 4]>::try_from(finish_all(&mut session, 4)).expect("four");
+        let error = write.result.expect_err("what was written is committed, or gone");
+        assert_eq!(error.kind(), Kind::Disconnected);
+        close.result.expect("closed");
+        for done in [commit, stat] {
+            assert_eq!(done.result.is_ok(), carried_out);
+        }
+        assert!(fake.node().handles.is_empty());
+    }
+}
+
+#[test]
+fn two_commits_in_doubt_are_both_answered() {
+    for later in
+        [Session::submit_close, |session: &mut Session, handle| session.submit_commit(handle, 0)]
+    {
+        let fake = Fake::new();
+        let mut session = session(&fake, Fabric::Tcp, 1, &options());
+        let (handle, _) = open(&mut session, "data/a", OpenMode::Write(0)).expect("begun");
+        session.submit_commit(handle, 0).expect("taken");
+        later(&mut session, handle).expect("taken");
+        session.kick();
+        fake.restart();
+        let done = finish_all(&mut session, 2);
+        let error = done[0].result.as_ref().expect_err("never carried out");
+        assert!(error.context().contains("open the file and look"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_closed_takes_no_commit_with_it() {
+    let fake = Fake::new();
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Write(0)).expect("begun");
+    let commit = session.submit_commit(handle, 0).expect("taken");
+    session.kick();
+    fake.node().dead_rails.insert(0);
+    fake.restart();
+    let mut completed = Vec::new();
+    session.poll(&mut completed);
+    let close = session.submit_close(handle).expect("taken");
+    session.expire(&[close], &Kind::Disconnected.error("no answer"));
+    session.poll(&mut completed);
+    completed.sort_by_key(|done| done.ticket);
+    let seen: Vec<_> = completed.iter().map(|done| done.ticket).collect();
+    assert_eq!(seen, [commit, close]);
+    let error = completed[0].result.as_ref().expect_err("not known");
+    assert!(error.context().contains("open the file and look"), "{error}");
+}
+
+#[test]
+fn a_connection_whose_requests_all_hang_is_given_up() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Read(Generation(0))).expect("there");
+    fake.node().replies_per_poll = 0;
+    for _ in 0..fake.node().credits {
+        let memory = session.allocate(100).expect("memory");
+        session.submit_read(handle, 0, memory, 0..100).expect("taken");
+    }
+    let late = session.submit_ping().expect("taken");
+    session.kick();
+    session.expire(&[late], &Kind::Disconnected.error("no answer"));
+    assert!(!session.is_connected(), "nothing will ever be sent over it");
+    fake.node().replies_per_poll = 3;
+    let done = finish_all(&mut session, 9);
+    assert_eq!(done.iter().filter(|done| done.result.is_ok()).count(), 8, "reads are repeated");
+}
+
+#[test]
+fn a_read_hears_what_became_of_its_file() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Read(Generation(0))).expect("there");
+    fake.node().put("data/a", vec![1; 10_000]);
+    fake.restart();
+    let stat = session.submit_stat(handle).expect("taken");
+    assert_eq!(finish(&mut session, stat).result.expect_err("other").kind(), Kind::Stale);
+    session.submit_stat(handle).expect("taken");
+    fake.restart();
+    let done = finish_all(&mut session, 1);
+    let error = done[0].result.as_ref().expect_err("still another");
+    assert_eq!(error.kind(), Kind::Stale, "{error}");
+}
+
 #[cfg(feature = "seeded-bugs")]
 #[test]
 fn every_mistake_is_noticed() {
@@ -371,6 +504,10 @@ fn every_mistake_is_noticed() {
         ("ours", nobody_elses_generation_passes_for_ones_own),
         ("poison", a_request_that_ends_every_connection_is_not_sent_for_ever),
         ("in vain", a_call_in_vain_costs_a_connection_and_nobody_elses_reads),
+        ("second loss", a_loss_while_files_are_opened_again_costs_no_file),
+        ("behind", what_is_behind_a_commit_in_doubt_waits_for_it),
+        ("closed", a_file_that_is_closed_takes_no_commit_with_it),
+        ("hang", a_connection_whose_requests_all_hang_is_given_up),
     ];
     for bug in Bug::ALL {
         let fails = |scene: fn()| during(Some(*bug), || std::panic::catch_unwind(scene).is_err());

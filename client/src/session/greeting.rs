@@ -57,9 +57,10 @@ impl Session {
             return Err(error.while_doing("greeting the node"));
         }
         self.negotiate(&HelloBody::parse(&answer.body)?)?;
+        drop(self.home.take_unused());
         self.announce_memory();
         if self.stats.connections == 0 {
-            let mut names = self.allocate(2 * NAME_BYTES * NAMES)?;
+            let mut names = self.acquire(2 * NAME_BYTES * NAMES)?;
             while names.len() > NAME_BYTES {
                 let name = names.split_off(names.len() - NAME_BYTES);
                 let list =

@@ -227,13 +227,33 @@ impl Session {
         if let Some(memory) = self.home.carve(length) {
             return Ok(memory);
         }
+        // Only what was there before the node's greeting is told to it afterwards.
+        if matches!(self.link, Link::Greeting { .. }) {
+            return Err(connecting_again());
+        }
+        match self.acquire(length) {
+            Err(error)
+                if ends_channel(&error) && self.channel.is_some() && self.redial.is_some() =>
+            {
+                self.lose(&error);
+                Err(connecting_again())
+            }
+            other => other,
+        }
+    }
+
+    /// Memory that is free, or more of it from the channel.
+    fn acquire(&mut self, length: usize) -> Result<Memory> {
+        if let Some(memory) = self.home.carve(length) {
+            return Ok(memory);
+        }
         let Some(channel) = &mut self.channel else {
             let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
             return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
                 Kind::Disconnected
                     .error(format!("the connection was lost, and not made again: {why}"))
             } else {
-                Kind::Busy.error("the session is connecting again: poll first")
+                connecting_again()
             });
         };
         let wished = self.home.region_bytes(length);
@@ -253,12 +273,24 @@ impl Session {
     }
 
     fn release_unused(&mut self) {
-        if let Some(channel) = &mut self.channel {
+        // Before the greeting is answered, the channel knows no memory yet.
+        if let Some(channel) = &mut self.channel
+            && !matches!(self.link, Link::Greeting { .. })
+        {
             for region in self.home.take_unused() {
                 channel.release(&region);
             }
         }
     }
+}
+
+/// Whether a channel that answers with this is over. Another answer concerns one request.
+fn ends_channel(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Disconnected | Kind::Corrupt)
+}
+
+fn connecting_again() -> Error {
+    Kind::Busy.error("the session is connecting again: poll first")
 }
 
 #[cfg(test)]
