@@ -29,4 +29,8 @@ extent::mistakes! {
     DoubtEndsOthers,
     /// A connection whose requests all hang is kept, because those that wait are not among them.
     HangingCreditsKept,
+    /// Time in which nobody asked for anything counts as time in which the node was away.
+    IdleTimeCounts,
+    /// A connection may be under way for ever.
+    DialsForEver,
 }

@@ -36,7 +36,11 @@ impl Session {
     /// the connector's rail that is in use.
     #[must_use]
     pub fn reconnecting(mut self, connector: Box<dyn Connector>, rail: usize) -> Self {
-        self.redial = self.options.reconnect.map(|options| Redial::new(connector, options, rail));
+        let connect_timeout = self.options.connect_timeout;
+        self.redial = self
+            .options
+            .reconnect
+            .map(|options| Redial::new(connector, options, connect_timeout, rail));
         self
     }
 

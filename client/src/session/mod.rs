@@ -187,10 +187,12 @@ impl Session {
         self.redial.is_some()
     }
 
-    /// Somebody wants something: if the node was given up, it is looked for again.
+    /// Somebody wants something: if the node was given up, it is looked for again, and if nobody
+    /// wanted anything meanwhile, as if the connection had been lost now.
     pub(crate) fn wake(&mut self) {
+        let first = self.outstanding() == 0;
         if let Some(redial) = &mut self.redial {
-            redial.wake();
+            redial.wake(first);
         }
     }
 
@@ -292,6 +294,9 @@ fn ends_channel(error: &Error) -> bool {
 fn connecting_again() -> Error {
     Kind::Busy.error("the session is connecting again: poll first")
 }
+
+#[cfg(all(test, feature = "seeded-bugs"))]
+pub(crate) use redial::tests as redial_tests;
 
 #[cfg(test)]
 mod tests;
