@@ -33,4 +33,8 @@ extent::mistakes! {
     IdleTimeCounts,
     /// A connection may be under way for ever.
     DialsForEver,
+    /// A client is given up as soon as all rails have refused it once.
+    OneRefusalEnds,
+    /// Everything waits until all files are open again, however long that takes.
+    OneSiloHoldsAll,
 }

@@ -369,6 +369,8 @@ fn every_mistake_is_noticed() {
         ("behind", commits::what_is_behind_a_commit_in_doubt_waits_for_it),
         ("closed", commits::a_file_that_is_closed_takes_no_commit_with_it),
         ("idle", crate::session::redial_tests::time_in_which_nobody_wanted_anything_does_not_count),
+        ("refused", crate::session::redial_tests::one_refusal_is_not_the_last_word),
+        ("silo", crate::session::a_silo_that_hangs_holds_nobody_up_for_ever),
         ("dial", crate::session::redial_tests::a_connection_that_hangs_is_a_failure),
         ("hang", a_connection_whose_requests_all_hang_is_given_up),
     ];

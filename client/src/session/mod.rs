@@ -297,6 +297,8 @@ fn connecting_again() -> Error {
 
 #[cfg(all(test, feature = "seeded-bugs"))]
 pub(crate) use redial::tests as redial_tests;
+#[cfg(all(test, feature = "seeded-bugs"))]
+pub(crate) use tests::a_silo_that_hangs_holds_nobody_up_for_ever;
 
 #[cfg(test)]
 mod tests;

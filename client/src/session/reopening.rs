@@ -35,7 +35,7 @@ impl Session {
             && let Some(&file) = self.reopening.front()
             && self.reopen(file)
         {}
-        let late = now >= until;
+        let late = now >= until && !bugs::is(Bug::OneSiloHoldsAll);
         if late {
             self.go_without_the_rest();
         }

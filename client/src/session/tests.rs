@@ -266,7 +266,7 @@ fn a_file_that_a_busy_node_does_not_open_again_is_not_waited_for() {
 }
 
 #[test]
-fn a_silo_that_hangs_holds_nobody_up_for_ever() {
+pub(crate) fn a_silo_that_hangs_holds_nobody_up_for_ever() {
     let fake = Fake::new();
     let (mut session, handle) = reopening(&fake);
     fake.node().hold_opens = true;
