@@ -26,7 +26,7 @@ use files::Files;
 use probe::Probe;
 use redial::Redial;
 use slab::Slab;
-use transfer::{Part, Transfer};
+use transfer::{Operation, Part, Transfer};
 
 pub use completed::{Completed, Refused, Ticket};
 
@@ -190,10 +190,13 @@ impl Session {
     /// Somebody wants something: if the node was given up, it is looked for again, and if nobody
     /// wanted anything meanwhile, as if the connection had been lost now.
     pub(crate) fn wake(&mut self) {
-        let first = self.outstanding() == 0;
-        if let Some(redial) = &mut self.redial {
-            redial.wake(first);
-        }
+        let Some(redial) = self.redial.as_mut().filter(|redial| redial.is_counting()) else {
+            return;
+        };
+        // Nobody waits for a file to be closed.
+        let mut waited_for = self.transfers.iter().map(|transfer| transfer.operation);
+        let is_first = waited_for.all(|one| one.is_own() || matches!(one, Operation::Close { .. }));
+        redial.wake(is_first);
     }
 
     /// Whether there is a connection, and everything that was open before is open again.

@@ -139,6 +139,11 @@ impl Redial {
         self.resting
     }
 
+    /// Whether time without an answer is counted, or was.
+    pub(super) fn is_counting(&self) -> bool {
+        self.resting || self.since.is_some()
+    }
+
     /// Somebody wants something; `first` if nobody else does. Time in which nobody wanted anything
     /// is nobody's failure.
     pub(super) fn wake(&mut self, first: bool) {
@@ -305,7 +310,7 @@ pub(crate) mod tests {
     }
 
     /// Makes it an hour later.
-    fn idle(redial: &mut Redial) {
+    pub(crate) fn idle(redial: &mut Redial) {
         let earlier = |since: Instant| since.checked_sub(HOUR).expect("a long past");
         redial.since = redial.since.map(earlier);
         if let Some(dialing) = &mut redial.dialing {

@@ -348,3 +348,25 @@ fn memory_that_does_not_come_back_is_not_asked_for_again() {
     assert_eq!((error.kind(), done.memory.is_none()), (Kind::NoSpace, true), "{error}");
     assert!(error.context().contains("ask for some"), "{error}");
 }
+
+#[test]
+fn a_call_after_an_idle_time_has_all_of_its_own() {
+    let fake = Fake::new();
+    let (mut session, handle) = reopening(&fake);
+    fake.node().dead_rails.insert(0);
+    session.submit_close(handle).expect("taken");
+    session.kick();
+    session.poll(&mut Vec::new());
+    assert!(!session.is_connected());
+    redial::tests::idle(session.redial.as_mut().expect("it connects again"));
+    session.submit_ping().expect("taken");
+    let mut completed = Vec::new();
+    let dials = fake.node().dials.len();
+    while fake.node().dials.len() == dials {
+        session.poll(&mut completed);
+    }
+    assert!(completed.is_empty(), "one dial is no long time");
+    fake.node().dead_rails.clear();
+    completed.extend(finish(&mut session));
+    assert!(completed.iter().all(|done| done.result.is_ok()) && completed.len() == 2);
+}
