@@ -83,3 +83,21 @@ impl Connector for EndpointConnector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dials_that_hang_do_not_pile_up() {
+        let endpoint = Endpoint::Unix("/nobody/listens/here".into());
+        let mut connector = EndpointConnector::new(&endpoint, &Options::default());
+        let hanging: Vec<_> = (0..MOST_DIALS).map(|_| Arc::clone(&connector.under_way)).collect();
+        let Dial::Done(Err(error)) = connector.dial(0) else { panic!("one more hangs, too") };
+        assert!(error.context().contains("do not end"), "{error}");
+        drop(hanging);
+        let Dial::UnderWay(outcome) = connector.dial(0) else { panic!("there is room again") };
+        let error = outcome.recv().expect("an outcome").err().expect("nobody listens");
+        assert_eq!(error.kind(), Kind::Disconnected);
+    }
+}

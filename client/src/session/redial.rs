@@ -310,7 +310,7 @@ pub(crate) mod tests {
     }
 
     /// Makes it an hour later.
-    pub(crate) fn idle(redial: &mut Redial) {
+    pub(in crate::session) fn idle(redial: &mut Redial) {
         let earlier = |since: Instant| since.checked_sub(HOUR).expect("a long past");
         redial.since = redial.since.map(earlier);
         if let Some(dialing) = &mut redial.dialing {
