@@ -21,4 +21,20 @@ extent::mistakes! {
     DoubtIsFailure,
     /// A request is sent again however often that ended the connection.
     RepeatedForEver,
+    /// What is lost with a connection while files are opened again passes for the node's answer.
+    LossIsAnAnswer,
+    /// Closing a file forgets that its COMMIT is being looked up.
+    CommitForgotten,
+    /// Requests behind a COMMIT that is being looked up fail.
+    DoubtEndsOthers,
+    /// A connection whose requests all hang is kept, because those that wait are not among them.
+    HangingCreditsKept,
+    /// Time in which nobody asked for anything counts as time in which the node was away.
+    IdleTimeCounts,
+    /// A connection may be under way for ever.
+    DialsForEver,
+    /// A client is given up as soon as all rails have refused it once.
+    OneRefusalEnds,
+    /// Everything waits until all files are open again, however long that takes.
+    OneSiloHoldsAll,
 }

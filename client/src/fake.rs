@@ -2,6 +2,8 @@
 //! where it is told to.
 #![expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 
+mod connector;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,8 @@ use extent::{ByteRange, FileName, Generation, Kind, Result};
 use parking_lot::{Mutex, MutexGuard};
 use rdma::{Channel, Fabric};
 
-use crate::{Connector, Dial};
+use crate::Connector;
+use connector::FakeConnector;
 
 /// The test's grip on a node.
 #[derive(Clone)]
@@ -44,6 +47,11 @@ pub(crate) struct Node {
     pub(crate) lose_commit: Option<bool>,
     /// Goes away whenever a READ begins here.
     pub(crate) poison: Option<u64>,
+    /// Answers OPENs with this, or not before this is over.
+    pub(crate) refuse_opens: Option<Kind>,
+    pub(crate) hold_opens: bool,
+    /// The longest region that a session may have, in bytes.
+    pub(crate) largest_region: usize,
     /// Rails over which nobody can connect, and those tried so far.
     pub(crate) dead_rails: HashSet<usize>,
     pub(crate) dials: Vec<usize>,
@@ -86,6 +94,9 @@ impl Fake {
             damage: false,
             lose_commit: None,
             poison: None,
+            refuse_opens: None,
+            hold_opens: false,
+            largest_region: usize::MAX,
             dead_rails: HashSet::new(),
             dials: Vec::new(),
             peak_in_flight: 0,
@@ -129,35 +140,6 @@ impl Fake {
     }
 }
 
-struct FakeConnector {
-    node: Fake,
-    fabric: Fabric,
-    rails: usize,
-}
-
-impl Connector for FakeConnector {
-    fn rails(&self) -> usize {
-        self.rails
-    }
-
-    fn name(&self, rail: usize) -> String {
-        format!("rail {rail}")
-    }
-
-    fn dial(&mut self, rail: usize) -> Dial {
-        let mut node = self.node.node();
-        node.dials.push(rail);
-        if node.dead_rails.contains(&rail) {
-            return Dial::Done(Err(Kind::Disconnected.error("nobody listens there")));
-        }
-        if node.lose_after == Some(0) {
-            node.restart();
-        }
-        drop(node);
-        Dial::Done(Ok(self.node.channel(self.fabric)))
-    }
-}
-
 struct FakeChannel {
     node: Fake,
     fabric: Fabric,
@@ -186,6 +168,10 @@ impl Channel for FakeChannel {
     }
 
     fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
+        self.node.node().check_there(self.session)?;
+        if length > self.node.node().largest_region {
+            return Err(Kind::Busy.error("the node maps no more"));
+        }
         let region = Region::anonymous(length, HugePages::Never)?;
         self.node.node().regions.insert((self.session, region.id().0), Arc::clone(&region));
         Ok(region)
@@ -233,6 +219,9 @@ impl Channel for FakeChannel {
     fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
         let mut node = self.node.node();
         for _ in 0..node.replies_per_poll {
+            if !replies.is_empty() && node.check_there(self.session).is_err() {
+                return Ok(());
+            }
             node.check_there(self.session)?;
             let Some(request) = node.take_request(self.session) else { break };
             let mut reply = node.answer(self.session, &request)?;
@@ -241,6 +230,9 @@ impl Channel for FakeChannel {
             if let Some(left) = &mut node.lose_after {
                 *left = left.saturating_sub(1);
             }
+        }
+        if !replies.is_empty() {
+            return Ok(());
         }
         node.check_there(self.session)
     }
@@ -306,7 +298,11 @@ impl Node {
     }
 
     fn take_request(&mut self, session: u64) -> Option<Request> {
-        let own = |(index, (of, _)): (usize, &(u64, Request))| (*of == session).then_some(index);
+        let hold = self.hold_opens;
+        let own = |(index, (of, request)): (usize, &(u64, Request))| {
+            let held = hold && matches!(request.command, Command::Open(_));
+            (*of == session && !held).then_some(index)
+        };
         let indexes: Vec<usize> = self.arrived.iter().enumerate().filter_map(own).collect();
         let turn = self.random() as usize % indexes.len().max(1);
         Some(self.arrived.swap_remove(*indexes.get(turn)?).1)
@@ -400,6 +396,9 @@ impl Node {
     }
 
     fn open(&mut self, session: u64, open: &Open, reply: Reply) -> Result<Reply> {
+        if let Some(kind) = self.refuse_opens {
+            return Err(kind.error("not now"));
+        }
         let name = String::from_utf8(self.gather(session, &open.name)).expect("a name in UTF-8");
         let name = name.parse::<FileName>()?.to_string();
         let newest = self.generations.get(&name).copied();

@@ -1,6 +1,8 @@
 //! What programs see of lost connections. With the feature `seeded-bugs`, each mistake that
 //! [`crate::bugs`] knows is made, and one of these tests must fail for it.
 
+mod commits;
+
 use std::time::Duration;
 
 use extent::wire::{OpenBody, OpenMode};
@@ -162,82 +164,6 @@ fn a_file_that_was_forgotten_meanwhile_is_another_one() {
 }
 
 #[test]
-fn a_generation_ends_with_its_connection() {
-    for fabric in FABRICS {
-        let fake = Fake::new();
-        fake.add_file("data/a", 10_000);
-        let client = client(&fake, fabric, &options());
-        let writer = client.create(&name("data/a"), 0).expect("begun");
-        writer.write_at(0, &[1; 1000]).expect("written");
-        fake.restart();
-        let error = writer.write_at(1000, &[1; 1000]).expect_err("lost");
-        assert_eq!(error.kind(), Kind::Disconnected);
-        assert!(error.context().contains("write all of it"), "{error}");
-        let error = writer.commit(2000).err().expect("lost");
-        assert!(error.context().contains("write all of it"), "{error}");
-        assert_eq!(fake.node().generations["data/a"].0, 1);
-
-        let writer = client.create(&name("data/a"), 0).expect("begun");
-        writer.write_at(0, &[1; 1000]).expect("written");
-        fake.node().lose_after = Some(0);
-        let error = writer.commit(1000).err().expect("never sent, or never carried out");
-        assert_eq!(error.kind(), Kind::Disconnected);
-        let writer = client.create(&name("data/a"), 0).expect("begun");
-        writer.write_at(0, &[1; 1000]).expect("written");
-        writer.commit(1000).expect("committed");
-        settle(&client);
-        assert!(fake.node().handles.is_empty());
-    }
-}
-
-#[test]
-fn a_commit_without_an_answer_is_looked_up() {
-    let fake = Fake::new();
-    fake.add_file("data/a", 10_000);
-    let client = client(&fake, Fabric::Tcp, &options());
-    let commit = |carried_out| {
-        let writer = client.create(&name("data/a"), 0).expect("begun");
-        writer.write_at(0, &[1; 1000]).expect("written");
-        fake.node().lose_commit = Some(carried_out);
-        writer.commit(1000)
-    };
-    let file = commit(true).expect("it is there");
-    assert_eq!((file.generation().0, file.len()), (2, 1000));
-    let mut out = [0; 1000];
-    file.read_into(0, &mut out).expect("read");
-    assert_eq!(out, [1; 1000]);
-
-    let error = commit(false).err().expect("it is not there");
-    assert_eq!(error.kind(), Kind::Disconnected);
-    assert!(error.context().contains("open the file and look"), "{error}");
-    assert_eq!(fake.node().generations["data/a"].0, 2, "a commit is never sent twice");
-    drop(file);
-    settle(&client);
-    assert!(fake.node().handles.is_empty());
-}
-
-#[test]
-fn nobody_elses_generation_passes_for_ones_own() {
-    let fake = Fake::new();
-    let mut session = session(&fake, Fabric::Tcp, 1, &options());
-    let (handle, _) = open(&mut session, "data/a", OpenMode::Write(0)).expect("begun");
-    fake.node().lose_commit = Some(true);
-    fake.node().dead_rails.insert(0);
-    let ticket = session.submit_commit(handle, 0).expect("taken");
-    session.kick();
-    while session.is_connected() {
-        session.poll(&mut Vec::new());
-    }
-    fake.node().put("data/a", vec![2; 500]);
-    fake.node().dead_rails.clear();
-    let error = finish(&mut session, ticket).result.expect_err("it is not the newest");
-    assert!(error.context().contains("not known"), "{error}");
-    let ticket = session.submit_stat(handle).expect("taken");
-    let error = finish(&mut session, ticket).result.expect_err("what would it be of");
-    assert!(error.context().contains("not known"), "{error}");
-}
-
-#[test]
 fn a_request_that_ends_every_connection_is_not_sent_for_ever() {
     let fake = Fake::new();
     let bytes = fake.add_file("data/a", 10_000);
@@ -358,6 +284,74 @@ fn a_call_in_vain_costs_a_connection_and_nobody_elses_reads() {
     }
 }
 
+#[test]
+fn a_loss_while_files_are_opened_again_costs_no_file() {
+    for fabric in FABRICS {
+        for lose_after in 0..6 {
+            let fake = Fake::new();
+            let bytes = fake.add_file("data/a", 10_000);
+            let client = client(&fake, fabric, &options());
+            let file = client.open(&name("data/a")).expect("there");
+            let mut memory = client.alloc(100).expect("memory");
+            fake.restart();
+            fake.node().lose_after = Some(lose_after);
+            file.read_at(0, &mut memory, ..).expect("the same generation is there");
+            assert_eq!(memory.as_slice(), &bytes[..100], "{fabric:?} {lose_after}");
+        }
+    }
+}
+
+/// Drives the session until so many have ended, and no further than is ever needed.
+fn finish_all(session: &mut Session, count: usize) -> Vec<Completed> {
+    let mut completed = Vec::new();
+    for _ in 0..10_000 {
+        session.poll(&mut completed);
+        if completed.len() >= count && session.is_connected() {
+            break;
+        }
+    }
+    assert_eq!((completed.len(), session.outstanding()), (count, 0), "each is answered once");
+    completed.sort_by_key(|done| done.ticket);
+    completed
+}
+
+#[test]
+fn a_connection_whose_requests_all_hang_is_given_up() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Read(Generation(0))).expect("there");
+    fake.node().replies_per_poll = 0;
+    for _ in 0..fake.node().credits {
+        let memory = session.allocate(100).expect("memory");
+        session.submit_read(handle, 0, memory, 0..100).expect("taken");
+    }
+    let late = session.submit_ping().expect("taken");
+    session.kick();
+    session.expire(&[late], &Kind::Disconnected.error("no answer"));
+    assert!(!session.is_connected(), "nothing will ever be sent over it");
+    fake.node().replies_per_poll = 3;
+    let done = finish_all(&mut session, 9);
+    assert_eq!(done.iter().filter(|done| done.result.is_ok()).count(), 8, "reads are repeated");
+}
+
+#[test]
+fn a_read_hears_what_became_of_its_file() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let mut session = session(&fake, Fabric::Tcp, 1, &options());
+    let (handle, _) = open(&mut session, "data/a", OpenMode::Read(Generation(0))).expect("there");
+    fake.node().put("data/a", vec![1; 10_000]);
+    fake.restart();
+    let stat = session.submit_stat(handle).expect("taken");
+    assert_eq!(finish(&mut session, stat).result.expect_err("other").kind(), Kind::Stale);
+    session.submit_stat(handle).expect("taken");
+    fake.restart();
+    let done = finish_all(&mut session, 1);
+    let error = done[0].result.as_ref().expect_err("still another");
+    assert_eq!(error.kind(), Kind::Stale, "{error}");
+}
+
 #[cfg(feature = "seeded-bugs")]
 #[test]
 fn every_mistake_is_noticed() {
@@ -367,10 +361,18 @@ fn every_mistake_is_noticed() {
         ("reads", reads_go_on_after_a_restart),
         ("generation", a_file_is_open_at_its_generation_or_not_at_all),
         ("forgotten", a_file_that_was_forgotten_meanwhile_is_another_one),
-        ("commit", a_commit_without_an_answer_is_looked_up),
-        ("ours", nobody_elses_generation_passes_for_ones_own),
+        ("commit", commits::a_commit_without_an_answer_is_looked_up),
+        ("ours", commits::nobody_elses_generation_passes_for_ones_own),
         ("poison", a_request_that_ends_every_connection_is_not_sent_for_ever),
         ("in vain", a_call_in_vain_costs_a_connection_and_nobody_elses_reads),
+        ("second loss", a_loss_while_files_are_opened_again_costs_no_file),
+        ("behind", commits::what_is_behind_a_commit_in_doubt_waits_for_it),
+        ("closed", commits::a_file_that_is_closed_takes_no_commit_with_it),
+        ("idle", crate::session::redial_tests::time_in_which_nobody_wanted_anything_does_not_count),
+        ("refused", crate::session::redial_tests::one_refusal_is_not_the_last_word),
+        ("silo", crate::session::a_silo_that_hangs_holds_nobody_up_for_ever),
+        ("dial", crate::session::redial_tests::a_connection_that_hangs_is_a_failure),
+        ("hang", a_connection_whose_requests_all_hang_is_given_up),
     ];
     for bug in Bug::ALL {
         let fails = |scene: fn()| during(Some(*bug), || std::panic::catch_unwind(scene).is_err());

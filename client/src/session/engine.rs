@@ -4,7 +4,8 @@ use extent::wire::{self, OpenBody, Reply, Request};
 use extent::{Error, Kind, Result};
 
 use super::transfer::{Operation, Transfer};
-use super::{InFlight, Link, Session};
+use super::{InFlight, Link, Session, ends_channel};
+use crate::bugs::{self, Bug};
 use crate::clock;
 
 /// How long one sleep may take while files are opened again: some of that waits for time alone.
@@ -51,7 +52,7 @@ impl Session {
                 self.end(transfer, Ok(()));
                 continue;
             }
-            let handle = self.prepare(index);
+            let handle = self.prepare(index)?;
             let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
             let Some(part) = transfer.peek(self.max_transfer_bytes) else {
                 let is_quiet = transfer.is_quiet();
@@ -100,7 +101,10 @@ impl Session {
 
     /// Finds out what a transfer needs of the present connection: the node's handle, 0 without one,
     /// and memory that this node knows. A transfer that cannot have them fails.
-    fn prepare(&mut self, index: usize) -> u64 {
+    ///
+    /// # Errors
+    /// What ended the channel: the transfer waits for the next one.
+    fn prepare(&mut self, index: usize) -> Result<u64> {
         let transfer = self.transfers.get(index).expect("an unsent transfer is kept");
         let handle = transfer.operation.file().map_or(Ok(0), |file| self.files.resolve(file));
         let length = transfer.memory.len();
@@ -108,17 +112,27 @@ impl Session {
             && length != 0
             && transfer.memory.region().is_some_and(|region| self.home.is_retired(region));
         // Its old memory may still be written to by the node of before, which this one cannot stop.
-        let other = is_lost.then(|| self.allocate(length));
+        let other = match is_lost.then(|| self.acquire(length)) {
+            Some(Err(error)) if ends_channel(&error) && !bugs::is(Bug::LossIsAnAnswer) => {
+                return Err(error);
+            }
+            other => other,
+        };
         let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
         match other {
             Some(Ok(memory)) => transfer.move_to(memory),
+            // Its memory does not come back, and without it nobody can ask again.
+            Some(Err(error)) if error.kind() == Kind::Busy && transfer.is_tainted => {
+                let reason = format!("there is no memory to do it again: ask for some: {error}");
+                transfer.fail(Kind::NoSpace.error(reason));
+            }
             Some(Err(error)) => transfer.fail(error),
             None => {}
         }
-        handle.unwrap_or_else(|error| {
+        Ok(handle.unwrap_or_else(|error| {
             transfer.fail(error);
             0
-        })
+        }))
     }
 
     /// Appends what has completed, and sends what may be sent now. Never blocks.
@@ -208,7 +222,7 @@ impl Session {
                 handle
             }
             (Operation::Close { handle }, _) => {
-                self.files.remove(handle);
+                self.forget(handle);
                 0
             }
             (Operation::Stat { handle }, _) => handle,

@@ -131,9 +131,14 @@ impl Files {
         }
     }
 
-    /// Whether requests of this file may be sent once more.
-    pub(super) fn may_repeat(&self, number: u64) -> bool {
-        self.get(number).is_none_or(|file| matches!(file.state, State::Reader { .. }))
+    /// Whether requests of this file may be sent once more: those behind a COMMIT in doubt, too, but
+    /// for WRITEs, as soon as it is known what became of it.
+    pub(super) fn may_repeat(&self, number: u64, writes: bool) -> bool {
+        self.get(number).is_none_or(|file| match file.state {
+            State::Reader { .. } => true,
+            State::InDoubt { .. } => !writes && !bugs::is(Bug::DoubtEndsOthers),
+            _ => false,
+        })
     }
 
     /// The answer to this COMMIT was lost. Whether it can be found out how it ended.
@@ -158,10 +163,11 @@ impl Files {
 
     /// The files to be opened once there is a connection.
     pub(super) fn to_reopen(&self) -> impl Iterator<Item = u64> {
-        let wants = |file: &&OpenFile| {
-            matches!(file.state, State::Reader { node: None, .. } | State::InDoubt { .. })
-        };
-        self.open.iter().filter(wants).map(|file| file.number)
+        self.open.iter().filter(|file| file.is_to_reopen()).map(|file| file.number)
+    }
+
+    pub(super) fn is_to_reopen(&self, number: u64) -> bool {
+        self.get(number).is_some_and(OpenFile::is_to_reopen)
     }
 
     pub(super) fn reopen(&self, number: u64) -> Option<Reopen<'_>> {
@@ -194,6 +200,15 @@ impl Files {
         }
     }
 
+    /// The same, if it is a generation that was being written and is lost.
+    pub(super) fn end_draft(&mut self, number: u64, reason: Error) {
+        if let Some(file) = self.get_mut(number)
+            && matches!(file.state, State::Lost { .. })
+        {
+            file.state = State::Gone(reason);
+        }
+    }
+
     /// The name, for errors.
     pub(super) fn name(&self, number: u64) -> String {
         let name = self.get(number).map_or(&[][..], |file| &file.name);
@@ -206,6 +221,12 @@ impl Files {
 
     fn get_mut(&mut self, number: u64) -> Option<&mut OpenFile> {
         self.open.get_mut(slot_of(number)).filter(|file| file.number == number)
+    }
+}
+
+impl OpenFile {
+    fn is_to_reopen(&self) -> bool {
+        matches!(self.state, State::Reader { node: None, .. } | State::InDoubt { .. })
     }
 }
 

@@ -36,7 +36,11 @@ impl Session {
     /// the connector's rail that is in use.
     #[must_use]
     pub fn reconnecting(mut self, connector: Box<dyn Connector>, rail: usize) -> Self {
-        self.redial = self.options.reconnect.map(|options| Redial::new(connector, options, rail));
+        let connect_timeout = self.options.connect_timeout;
+        self.redial = self
+            .options
+            .reconnect
+            .map(|options| Redial::new(connector, options, connect_timeout, rail));
         self
     }
 
@@ -57,9 +61,10 @@ impl Session {
             return Err(error.while_doing("greeting the node"));
         }
         self.negotiate(&HelloBody::parse(&answer.body)?)?;
+        drop(self.home.take_unused());
         self.announce_memory();
         if self.stats.connections == 0 {
-            let mut names = self.allocate(2 * NAME_BYTES * NAMES)?;
+            let mut names = self.acquire(2 * NAME_BYTES * NAMES)?;
             while names.len() > NAME_BYTES {
                 let name = names.split_off(names.len() - NAME_BYTES);
                 let list =

@@ -26,7 +26,7 @@ use files::Files;
 use probe::Probe;
 use redial::Redial;
 use slab::Slab;
-use transfer::{Part, Transfer};
+use transfer::{Operation, Part, Transfer};
 
 pub use completed::{Completed, Refused, Ticket};
 
@@ -187,11 +187,16 @@ impl Session {
         self.redial.is_some()
     }
 
-    /// Somebody wants something: if the node was given up, it is looked for again.
+    /// Somebody wants something: if the node was given up, it is looked for again, and if nobody
+    /// wanted anything meanwhile, as if the connection had been lost now.
     pub(crate) fn wake(&mut self) {
-        if let Some(redial) = &mut self.redial {
-            redial.wake();
-        }
+        let Some(redial) = self.redial.as_mut().filter(|redial| redial.is_counting()) else {
+            return;
+        };
+        // Nobody waits for a file to be closed.
+        let mut waited_for = self.transfers.iter().map(|transfer| transfer.operation);
+        let is_first = waited_for.all(|one| one.is_own() || matches!(one, Operation::Close { .. }));
+        redial.wake(is_first);
     }
 
     /// Whether there is a connection, and everything that was open before is open again.
@@ -227,13 +232,33 @@ impl Session {
         if let Some(memory) = self.home.carve(length) {
             return Ok(memory);
         }
+        // Only what was there before the node's greeting is told to it afterwards.
+        if matches!(self.link, Link::Greeting { .. }) {
+            return Err(connecting_again());
+        }
+        match self.acquire(length) {
+            Err(error)
+                if ends_channel(&error) && self.channel.is_some() && self.redial.is_some() =>
+            {
+                self.lose(&error);
+                Err(connecting_again())
+            }
+            other => other,
+        }
+    }
+
+    /// Memory that is free, or more of it from the channel.
+    fn acquire(&mut self, length: usize) -> Result<Memory> {
+        if let Some(memory) = self.home.carve(length) {
+            return Ok(memory);
+        }
         let Some(channel) = &mut self.channel else {
             let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
             return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
                 Kind::Disconnected
                     .error(format!("the connection was lost, and not made again: {why}"))
             } else {
-                Kind::Busy.error("the session is connecting again: poll first")
+                connecting_again()
             });
         };
         let wished = self.home.region_bytes(length);
@@ -253,13 +278,30 @@ impl Session {
     }
 
     fn release_unused(&mut self) {
-        if let Some(channel) = &mut self.channel {
+        // Before the greeting is answered, the channel knows no memory yet.
+        if let Some(channel) = &mut self.channel
+            && !matches!(self.link, Link::Greeting { .. })
+        {
             for region in self.home.take_unused() {
                 channel.release(&region);
             }
         }
     }
 }
+
+/// Whether a channel that answers with this is over. Another answer concerns one request.
+fn ends_channel(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Disconnected | Kind::Corrupt)
+}
+
+fn connecting_again() -> Error {
+    Kind::Busy.error("the session is connecting again: poll first")
+}
+
+#[cfg(all(test, feature = "seeded-bugs"))]
+pub(crate) use redial::tests as redial_tests;
+#[cfg(all(test, feature = "seeded-bugs"))]
+pub(crate) use tests::a_silo_that_hangs_holds_nobody_up_for_ever;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdma::Fabric;
 
-use super::transfer::Operation;
+use super::transfer::{Operation, Transfer};
 use super::{Link, Session};
 use crate::{Memory, clock};
 
@@ -39,7 +39,8 @@ impl Session {
         match self.probe.quiet_since {
             Some(since) if !heard && now - since >= PATIENCE => {
                 self.probe.quiet_since = Some(now);
-                if self.own == 0 {
+                let is_probe = |one: &Transfer| matches!(one.operation, Operation::Probe);
+                if !self.transfers.iter().any(is_probe) {
                     self.enqueue_own(Operation::Probe, Memory::default(), 0);
                 }
             }

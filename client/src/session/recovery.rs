@@ -97,8 +97,11 @@ impl Session {
                 transfer.is_in_doubt = true;
                 let index = self.transfers.insert(|_| transfer);
                 if !self.files.doubt(handle, index) {
-                    let transfer = self.transfers.remove(index).expect("just put there");
-                    self.end(transfer, Err(in_doubt()));
+                    // Another COMMIT of the file may be looked up, and says then what became of it.
+                    self.files.end_draft(handle, in_doubt());
+                    let mut transfer = self.transfers.remove(index).expect("just put there");
+                    transfer.fail(in_doubt());
+                    self.complete(transfer);
                 }
             }
             Fate::End(result) => self.end(transfer, result),
@@ -107,19 +110,23 @@ impl Session {
 
     fn fate(&self, transfer: &Transfer) -> Fate {
         let most = self.redial.as_ref().map_or(0, super::redial::Redial::repeats);
-        let reader = transfer.operation.file().is_none_or(|file| self.files.may_repeat(file));
+        let writes = matches!(transfer.operation, Operation::Write { .. });
+        let file = transfer.operation.file();
+        let reader = file.is_none_or(|file| self.files.may_repeat(file, writes));
+        let why =
+            || file.and_then(|file| self.files.resolve(file).err()).unwrap_or_else(draft_lost);
         match transfer.operation {
             Operation::Commit { handle, .. } => {
                 let sent = !transfer.is_fresh() || transfer.is_in_doubt;
                 if sent && !bugs::is(Bug::DoubtIsFailure) {
                     Fate::Look(handle)
                 } else {
-                    Fate::End(Err(draft_lost()))
+                    Fate::End(Err(why()))
                 }
             }
             // It went with its connection.
             Operation::Close { .. } if !reader => Fate::End(Ok(())),
-            _ if !reader => Fate::End(Err(draft_lost())),
+            _ if !reader => Fate::End(Err(why())),
             _ if transfer.repeats >= most
                 && !transfer.is_quiet()
                 && !bugs::is(Bug::RepeatedForEver) =>
@@ -140,7 +147,7 @@ impl Session {
         transfer.restart();
         match (transfer.operation, result) {
             // Nobody has what was to be given back.
-            (Operation::Close { handle }, _) => self.files.remove(handle),
+            (Operation::Close { handle }, _) => self.forget(handle),
             (Operation::Commit { handle, .. }, Err(error)) if transfer.is_in_doubt => {
                 self.files.end(handle, in_doubt());
                 transfer.fail(error);
@@ -149,6 +156,18 @@ impl Session {
             (_, Ok(())) => {}
         }
         self.complete(transfer);
+    }
+
+    /// A file is closed. If a COMMIT of it is still being looked up, nobody will know how it ended.
+    pub(super) fn forget(&mut self, file: u64) {
+        if let Some((commit, _)) = self.files.doubted(file)
+            && !bugs::is(Bug::CommitForgotten)
+            && let Some(mut transfer) = self.transfers.remove(commit)
+        {
+            transfer.fail(in_doubt());
+            self.complete(transfer);
+        }
+        self.files.remove(file);
     }
 
     /// Connects again, as far as that goes without blocking.
@@ -191,11 +210,12 @@ impl Session {
             return self.tear_down(reason);
         }
         let late: HashSet<Ticket> = tickets.iter().copied().collect();
-        let mut in_flight = false;
-        for transfer in self.transfers.iter_mut().filter(|one| late.contains(&one.ticket)) {
-            in_flight |= !transfer.is_quiet();
-        }
-        if in_flight {
+        // Of requests that hang, some may keep this one from being sent.
+        let hangs = self.link == Link::Up
+            && !self.requests.is_empty()
+            && !bugs::is(Bug::HangingCreditsKept);
+        let is_late = |one: &&Transfer| late.contains(&one.ticket);
+        if self.transfers.iter().filter(is_late).any(|one| hangs || !one.is_quiet()) {
             self.lose(reason);
         }
         let found: Vec<usize> = self
@@ -206,7 +226,8 @@ impl Session {
             .collect();
         self.unsent.retain(|index| !found.contains(index));
         for index in found {
-            let transfer = self.transfers.remove(index).expect("just found");
+            // The end of another may have been this one's, too.
+            let Some(transfer) = self.transfers.remove(index) else { continue };
             let error = match &self.why {
                 _ if transfer.is_in_doubt => in_doubt(),
                 Some(why) if self.link != Link::Up => {

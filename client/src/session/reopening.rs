@@ -1,9 +1,9 @@
 //! After a connection was made: what was open before is opened again, before anything else.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use extent::wire::OpenBody;
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
 
 use super::files::in_doubt;
 use super::redial::Redial;
@@ -12,52 +12,34 @@ use super::{Link, Session};
 use crate::bugs::{self, Bug};
 use crate::{Memory, clock};
 
-/// How long until a file is opened again that the node was too busy for.
-const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// How long until a file is opened again that could not be opened yet.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Session {
     /// Once the node has answered the greeting.
     pub(super) fn begin_to_reopen(&mut self) {
         self.reopening = self.files.to_reopen().collect();
-        self.link = Link::Reopening { until: clock::now() + self.options.timeout };
+        self.link = Link::Reopening { until: clock::now() + self.reopening_patience() };
         self.resume_at = None;
     }
 
     /// Opens files again; once all are, requests flow.
     pub(super) fn go_on_reopening(&mut self) -> Result<()> {
         let now = clock::now();
-        let (until, greeting) = match self.link {
-            Link::Greeting { until } => (until, true),
-            Link::Reopening { until } => (until, false),
-            Link::Up | Link::Away => return Ok(()),
+        let until = match self.link {
+            Link::Greeting { until } if now >= until => return Err(self.no_greeting()),
+            Link::Reopening { until } => until,
+            Link::Greeting { .. } | Link::Up | Link::Away => return Ok(()),
         };
-        if now >= until && (greeting || self.own != 0) {
-            let patience = if self.redial.is_some() {
-                self.options.connect_timeout
-            } else {
-                self.options.timeout
-            };
-            return Err(Kind::Disconnected.error(if greeting {
-                format!("the node did not answer the greeting within {patience:?}")
-            } else {
-                "the node did not open all files again in time".to_owned()
-            }));
-        }
-        if greeting {
-            return Ok(());
-        }
         while self.resume_at.is_none_or(|at| now >= at)
             && let Some(&file) = self.reopening.front()
-        {
-            if now >= until {
-                self.reopening.pop_front();
-                let error = Kind::Busy.error("the node was too busy to open it again");
-                self.reopened(file, 0, Err(error))?;
-            } else if !self.reopen(file) {
-                break;
-            }
+            && self.reopen(file)
+        {}
+        let late = now >= until && !bugs::is(Bug::OneSiloHoldsAll);
+        if late {
+            self.go_without_the_rest();
         }
-        if self.reopening.is_empty() && self.own == 0 {
+        if late || (self.reopening.is_empty() && self.own == 0) {
             self.link = Link::Up;
             self.up_since = Some(now);
             if let Some((_, rail)) = self.redial.as_ref().map(Redial::rail)
@@ -73,6 +55,39 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn no_greeting(&self) -> Error {
+        let patience =
+            if self.redial.is_some() { self.options.connect_timeout } else { self.options.timeout };
+        Kind::Disconnected
+            .error(format!("the node did not answer the greeting within {patience:?}"))
+    }
+
+    /// Everything waits for the files that are opened again, so that they get half of the time that
+    /// a call has: one slow silo must not cost the others' calls.
+    fn reopening_patience(&self) -> Duration {
+        self.options.timeout / 2
+    }
+
+    /// Ends the files that are still not open again. What the node says of them later counts for
+    /// nothing.
+    fn go_without_the_rest(&mut self) {
+        self.reopening.clear();
+        let missing: Vec<u64> = self.files.to_reopen().collect();
+        for file in missing {
+            let name = self.files.name(file);
+            let error = Kind::Disconnected.error(format!(
+                "the connection was lost, and the node did not open {name} again within {:?}: is \
+                 its silo well? Open it again",
+                self.reopening_patience()
+            ));
+            tracing::warn!(%error, "a file is given up");
+            match self.files.doubted(file) {
+                Some(doubted) => self.looked(file, 0, doubted, None),
+                None => self.files.end(file, error),
+            }
+        }
     }
 
     /// Whether there was room to ask for the first one.
@@ -91,11 +106,19 @@ impl Session {
 
     /// The node answered for a file: its handle and what it says, or an error.
     pub(super) fn reopened(&mut self, file: u64, node: u64, answer: Result<Vec<u8>>) -> Result<()> {
-        if answer.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
-            && self.reopening_until().is_some_and(|until| clock::now() < until)
+        if !self.files.is_to_reopen(file) {
+            // It came too late: the file was given up, and may be closed already.
+            if answer.is_ok() {
+                self.discard(node);
+            }
+            return Ok(());
+        }
+        if let Err(error) = &answer
+            && !is_final(error)
         {
+            tracing::debug!(%error, file = self.files.name(file), "not open again yet");
             self.reopening.push_back(file);
-            self.resume_at = Some(clock::now() + BUSY_PAUSE);
+            self.resume_at = Some(clock::now() + PAUSE);
             return Ok(());
         }
         let name = self.files.name(file);
@@ -164,13 +187,6 @@ impl Session {
         self.enqueue_own(Operation::Discard { node }, Memory::default(), 0);
     }
 
-    fn reopening_until(&self) -> Option<Instant> {
-        match self.link {
-            Link::Reopening { until } => Some(until),
-            _ => None,
-        }
-    }
-
     /// Takes in how a transfer of the session's own ended.
     pub(super) fn settle_own(&mut self, transfer: Transfer) -> Result<()> {
         self.own -= 1;
@@ -185,4 +201,14 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an answer to opening a file again tells what is to be known of it. Others may be different
+/// the next time.
+fn is_final(error: &Error) -> bool {
+    let says_so = matches!(
+        error.kind(),
+        Kind::NotFound | Kind::Stale | Kind::Denied | Kind::Invalid | Kind::Unsupported
+    );
+    says_so || bugs::is(Bug::LossIsAnAnswer)
 }

@@ -4,6 +4,7 @@ use extent::wire::OpenMode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Reconnect;
 use crate::fake::Fake;
 
 fn connect(fake: &Fake, options: &Options) -> Session {
@@ -225,4 +226,147 @@ fn a_silent_node_is_given_up() {
     let outcome = Session::connect(fake.channel(Fabric::Simulated), &options);
     assert_eq!(outcome.err().expect("given up").kind(), Kind::Disconnected);
     assert_eq!(fake.node().channels, 0);
+}
+
+/// A session whose node has started anew, and is to open a file again.
+fn reopening(fake: &Fake) -> (Session, u64) {
+    fake.add_file("data/a", 10_000);
+    let options = Options { reconnect: Some(Reconnect::default()), ..Options::default() };
+    let session = Session::connect(fake.channel(Fabric::Tcp), &options).expect("a node");
+    let mut session = session.reconnecting(fake.connector(Fabric::Tcp, 1), 0);
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    fake.restart();
+    (session, handle)
+}
+
+/// Polls until the node has been asked for its files, and makes it late then.
+fn run_late(session: &mut Session) {
+    while !matches!(session.link, Link::Reopening { .. }) || !session.unsent_own.is_empty() {
+        session.poll(&mut Vec::new());
+    }
+    for _ in 0..10 {
+        session.poll(&mut Vec::new());
+    }
+    assert!(!session.is_connected(), "files come first");
+    session.link = Link::Reopening { until: crate::clock::now() };
+    session.poll(&mut Vec::new());
+}
+
+#[test]
+fn a_file_that_a_busy_node_does_not_open_again_is_not_waited_for() {
+    let fake = Fake::new();
+    let (mut session, handle) = reopening(&fake);
+    fake.node().refuse_opens = Some(Kind::Busy);
+    run_late(&mut session);
+    assert!(session.is_connected(), "others go on");
+    session.submit_stat(handle).expect("taken");
+    let error = finish(&mut session).pop().expect("one").result.expect_err("given up");
+    assert_eq!(error.kind(), Kind::Disconnected, "busy would be asked again and again");
+    assert!(error.context().contains("Open it again"), "{error}");
+}
+
+#[test]
+pub(crate) fn a_silo_that_hangs_holds_nobody_up_for_ever() {
+    let fake = Fake::new();
+    let (mut session, handle) = reopening(&fake);
+    fake.node().hold_opens = true;
+    run_late(&mut session);
+    assert!(session.is_connected(), "others go on");
+    session.submit_ping().expect("taken");
+    finish(&mut session).pop().expect("one").result.expect("there");
+    session.submit_stat(handle).expect("taken");
+    finish(&mut session).pop().expect("one").result.expect_err("given up");
+    fake.node().hold_opens = false;
+    while session.own != 0 {
+        session.poll(&mut Vec::new());
+    }
+    assert!(fake.node().handles.is_empty(), "what comes late is given back");
+    session.submit_close(handle).expect("taken");
+    finish(&mut session).pop().expect("one").result.expect("closed");
+    assert_eq!(session.stats().connections, 2);
+}
+
+#[test]
+fn what_another_try_may_open_is_tried_again() {
+    let fake = Fake::new();
+    let (mut session, handle) = reopening(&fake);
+    fake.node().refuse_opens = Some(Kind::Io);
+    session.submit_stat(handle).expect("taken");
+    while session.reopening.is_empty() {
+        session.poll(&mut Vec::new());
+    }
+    fake.node().refuse_opens = None;
+    finish(&mut session).pop().expect("one").result.expect("open again");
+}
+
+#[test]
+fn memory_is_asked_for_after_the_greeting() {
+    for fabric in [Fabric::Tcp, Fabric::SharedMemory] {
+        let fake = Fake::new();
+        let options = Options { reconnect: Some(Reconnect::default()), ..Options::default() };
+        let session = Session::connect(fake.channel(fabric), &options).expect("a node");
+        let mut session = session.reconnecting(fake.connector(fabric, 1), 0);
+        let kept = session.allocate(5 << 20).expect("memory");
+        fake.restart();
+        fake.node().replies_per_poll = 0;
+        while !matches!(session.link, Link::Greeting { .. }) {
+            session.poll(&mut Vec::new());
+        }
+        assert_eq!(session.allocate(6 << 20).expect_err("not yet").kind(), Kind::Busy);
+        drop(kept);
+        session.poll(&mut Vec::new());
+        fake.node().replies_per_poll = 3;
+        while !session.is_connected() {
+            session.poll(&mut Vec::new());
+        }
+        let before = fake.node().regions.len();
+        drop(session.allocate(6 << 20).expect("memory"));
+        session.poll(&mut Vec::new());
+        assert_eq!(fake.node().regions.len(), before, "what is not used is not kept");
+    }
+}
+
+#[test]
+fn memory_that_does_not_come_back_is_not_asked_for_again() {
+    let fake = Fake::new();
+    fake.add_file("data/a", 10_000);
+    let options = Options { reconnect: Some(Reconnect::default()), ..Options::default() };
+    let session = Session::connect(fake.channel(Fabric::SharedMemory), &options).expect("a node");
+    let mut session = session.reconnecting(fake.connector(Fabric::SharedMemory, 1), 0);
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    let memory = session.allocate(5 << 20).expect("memory");
+    fake.node().replies_per_poll = 0;
+    session.submit_read(handle, 0, memory, 0..10_000).expect("taken");
+    session.kick();
+    fake.restart();
+    {
+        let mut node = fake.node();
+        (node.replies_per_poll, node.largest_region) = (3, 4 << 20);
+    }
+    let done = finish(&mut session).pop().expect("one");
+    let error = done.result.expect_err("no memory");
+    assert_eq!((error.kind(), done.memory.is_none()), (Kind::NoSpace, true), "{error}");
+    assert!(error.context().contains("ask for some"), "{error}");
+}
+
+#[test]
+fn a_call_after_an_idle_time_has_all_of_its_own() {
+    let fake = Fake::new();
+    let (mut session, handle) = reopening(&fake);
+    fake.node().dead_rails.insert(0);
+    session.submit_close(handle).expect("taken");
+    session.kick();
+    session.poll(&mut Vec::new());
+    assert!(!session.is_connected());
+    redial::tests::idle(session.redial.as_mut().expect("it connects again"));
+    session.submit_ping().expect("taken");
+    let mut completed = Vec::new();
+    let dials = fake.node().dials.len();
+    while fake.node().dials.len() == dials {
+        session.poll(&mut completed);
+    }
+    assert!(completed.is_empty(), "one dial is no long time");
+    fake.node().dead_rails.clear();
+    completed.extend(finish(&mut session));
+    assert!(completed.iter().all(|done| done.result.is_ok()) && completed.len() == 2);
 }
