@@ -135,6 +135,13 @@ impl<P: Provider> Tenants<P> {
         }
     }
 
+    /// The place of the first that is sound.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> usize {
+        let is_sound = |slot: &Option<Tenant<P>>| slot.as_ref().is_some_and(|t| !t.is_broken);
+        self.list.iter().position(is_sound).expect("somebody connected")
+    }
+
     /// The names, and the key that each has for the memory registered first.
     #[cfg(test)]
     pub(super) fn keys(&self) -> Vec<(TenantName, u32)> {

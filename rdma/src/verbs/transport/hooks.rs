@@ -14,7 +14,7 @@ impl VerbsTransport {
 
     /// Leaves the first tenant no more room in its completion queue than this. Returns what there was.
     pub(crate) fn leave_room(&mut self, room: u32) -> u32 {
-        let tenant = self.tenants.find(0).expect("somebody connected");
+        let tenant = self.tenants.find(self.tenants.first()).expect("somebody connected");
         let had = tenant.room;
         tenant.room = had.min(room);
         had
@@ -22,13 +22,13 @@ impl VerbsTransport {
 
     /// As if the first tenant's device told this: of a session's queue pair, or of a part of the tenant's.
     pub(super) fn pretend_of(&mut self, kind: EventKind, subject: Subject) {
-        self.on_device_event(0, DeviceEvent { kind, subject });
+        self.on_device_event(self.tenants.first(), DeviceEvent { kind, subject });
     }
 
     pub(in crate::verbs) fn pretend(&mut self, kind: EventKind, session: Option<SessionId>) {
         let subject = match session.and_then(|id| self.slots.find(id)) {
             Some(session) => Subject::QueuePair(session.pair().number()),
-            None => self.tenants.get(0).part(kind),
+            None => self.tenants.get(self.tenants.first()).part(kind),
         };
         self.pretend_of(kind, subject);
     }
