@@ -205,19 +205,19 @@ impl<P: Provider> VerbsTransport<P> {
         self.events.push(Event::Request { session, capsule, length });
     }
 
-    fn hear(&mut self) {
+    /// Hears what RDMA CM tells, for a while. Whether there may be more.
+    fn hear(&mut self) -> bool {
         for _ in 0..HEARD_AT_ONCE {
             match self.channel.next() {
                 Ok(Some(event)) => self.on_cm_event(&event),
-                Ok(None) => return,
+                Ok(None) => return false,
                 Err(error) => {
                     tracing::error!(%error, "clients that leave are noticed late from now on");
-                    return;
+                    return false;
                 }
             }
         }
-        // There may be more, after others have had their turn.
-        self.polls = CM_EVERY;
+        true
     }
 
     fn on_cm_event(&mut self, event: &CmEvent<P::CmId>) {
@@ -302,10 +302,11 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     fn poll(&mut self, events: &mut Vec<Event>) {
         self.polls += 1;
         if self.polls >= CM_EVERY {
-            self.polls = 0;
-            self.hear();
+            // The rest comes when others have had their turn, and nobody is late before it was heard.
+            let more = self.hear();
+            self.polls = if more { CM_EVERY } else { 0 };
             self.hear_devices();
-            if self.ticker.ticked() {
+            if !more && self.ticker.ticked() {
                 self.tick();
             }
         }
