@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Opens a file by name; the completion's [`Completed::opened`] has the handle.
+    /// Opens a file by name; the completion's [`super::Completed::opened`] has the handle.
     ///
     /// # Errors
     /// [`Kind::Busy`] if too much is outstanding, or too many opens are: poll first;
