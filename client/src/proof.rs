@@ -17,6 +17,12 @@ impl ProofSource {
         Self(Arc::new(draw))
     }
 
+    /// Whether the variable `FOREBAY_PROOF` names a proof, which is shown where no source is given.
+    #[must_use]
+    pub fn is_in_environment() -> bool {
+        env::var(VARIABLE).is_ok_and(|text| !text.trim().is_empty())
+    }
+
     /// A proof for the next connection.
     ///
     /// # Errors

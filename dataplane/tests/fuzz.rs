@@ -172,13 +172,15 @@ fn a_node_takes_any_capsule_and_serves_the_honest() {
             Honest::new(target.over_verbs().await, 0).await,
             Honest::new(target.over_tcp().await, 1).await,
         ];
-        let known = |honest: &[Honest]| Known {
+        let known = |honest: &[Honest], others: &[Attacker]| Known {
             handles: honest.iter().map(|honest| honest.handle).collect(),
             names: (2..FILES)
                 .map(|n| format!("data/file{n}"))
                 .chain(["data/new".into()])
                 .map(|name: String| name.parse::<FileName>().expect("a name").id())
                 .collect(),
+            // Those over verbs have some.
+            others: others.iter().map(|other| other.known.own).filter(|own| own.key != 0).collect(),
             ..Known::nothing()
         };
         let mut attackers: Vec<Attacker> = Vec::new();
@@ -186,10 +188,11 @@ fn a_node_takes_any_capsule_and_serves_the_honest() {
         while sent < capsules {
             while attackers.len() < ATTACKERS {
                 made += 1;
+                let known = known(&honest, &attackers);
                 attackers.push(if made % 2 == 0 {
-                    Attacker::on_stream(target.address, known(&honest), &mut rng)
+                    Attacker::on_stream(target.address, known, &mut rng)
                 } else {
-                    Attacker::on_verbs(&target.network, known(&honest))
+                    Attacker::on_verbs(&target.network, known)
                 });
             }
             for attacker in &mut attackers {

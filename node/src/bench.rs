@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use client::load::{self, Direction, Load, Report, Stop};
 use client::{Endpoint, Options, ProofSource};
+use control::Grants;
 use extent::{FileName, Kind, Result};
 use rdma::VerbsOptions;
 use serde_json::json;
@@ -17,8 +18,6 @@ use crate::units;
 
 /// Sessions hold this many handles without asking.
 const MAX_FILES: usize = 1000;
-/// From when a proof is asked for to when it is shown.
-const PROOF_TTL: Duration = Duration::from_secs(30);
 const WARMUP: Duration = Duration::from_secs(1);
 /// Queues of a session hold this many requests.
 const MAX_DEPTH: u32 = 4096;
@@ -91,13 +90,13 @@ fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
 
 /// Proofs of the node's own, one for each session, unless the environment has one for the client.
 fn proofs(args: &BenchArgs, control: &str) -> Option<ProofSource> {
-    if std::env::var_os("FOREBAY_PROOF").is_some_and(|text| !text.is_empty()) {
+    if ProofSource::is_in_environment() {
         return None;
     }
-    let (tenant, control) = (args.tenant.clone(), control.to_owned());
+    let (tenant, control, ttl) = (args.tenant.clone(), control.to_owned(), Grants::DEFAULT_TTL);
     Some(ProofSource::new(move || {
         let granted =
-            block_on(async { Remote::connect(&control).await?.grant(&tenant, 1, PROOF_TTL).await });
+            block_on(async { Remote::connect(&control).await?.grant(&tenant, 1, ttl).await });
         granted.map(|(proof, _)| proof).map_err(|error| error.while_doing("asking for a proof"))
     }))
 }

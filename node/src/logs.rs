@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use extent::{Kind, Result};
 use tracing_subscriber::EnvFilter;
 
-/// The variable that says what to log, such as `debug` or `info,rdma=trace`.
+/// The variable that says what to log, such as `debug` or `info,forebay_rdma=trace`.
 const FILTER: &str = "FOREBAY_LOG";
 
 /// Logs to standard error from now on.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use extent::wire::Command;
 use forebay_rdma::{SimVerbs, SimVerbsOptions, Transport as _};
-use rough::{CREDITS, Client, Node, connect, node, play, settle, turn};
+use rough::{CREDITS, Client, Node, call, connect, node, play, settle, turn};
 
 #[test]
 fn bytes_are_right_or_an_error_and_nothing_is_left() {
@@ -52,6 +52,34 @@ fn a_session_that_rests_takes_little_memory() {
     drop(clients);
     settle(&network, &mut node);
     assert_eq!(node.transport.session_bytes(), Some(0));
+}
+
+/// Looks that it takes to register memory, and answers that somebody else must have had by then.
+const REGISTERING: u64 = 20_000;
+const ANSWERS: usize = 100;
+
+#[test]
+fn nobody_waits_while_memory_is_registered_for_another_tenant() {
+    let options = SimVerbsOptions { tenants: 2, ..SimVerbsOptions::default() };
+    // Whoever comes is one tenant or the other.
+    for seed in 0..8 {
+        let network = SimVerbs::new(seed, options);
+        let mut node = node(&network);
+        let mut client = connect(&network, &mut node).expect("room");
+        network.set_options(SimVerbsOptions { registering: REGISTERING, ..options });
+        let mut answers = || {
+            let mut connecting = network.connect(0, CREDITS).expect("there is a shard");
+            for answers in 0.. {
+                if connecting.poll().expect("room").is_some() {
+                    return answers;
+                }
+                call(&mut client, Command::Ping, &mut node).expect("connected");
+            }
+            unreachable!("it goes on for ever before")
+        };
+        // Sooner or later one is of the other tenant.
+        assert!((0..64).any(|_| answers() >= ANSWERS), "seed {seed}");
+    }
 }
 
 /// How many seeds a test tries.

@@ -186,7 +186,6 @@ impl Session {
         let more = transfer.peek(self.max_transfer_bytes).is_some();
         let first = Some(&request.transfer);
         let queued = self.unsent.front() == first || self.unsent_own.front() == first;
-        let transfer = self.transfers.get(request.transfer).expect("kept until answered");
         if transfer.is_quiet() && !more && !queued {
             self.finish(request.transfer)?;
         }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use extent::wire::Refusal;
 use extent::{Kind, Proof, TenantName};
 use forebay_control::Grants;
 use tokio::time::advance;
@@ -21,7 +22,10 @@ fn is_refused(grants: &Grants, proof: &Proof) {
     let error = grants.redeem(proof).expect_err("let in");
     assert_eq!(error.kind(), Kind::Denied);
     assert!(error.to_string().contains("forebay session grant"), "{error}");
-    assert!(error.to_string().len() <= 128, "an RDMA refusal has room for so much: {error}");
+    assert!(
+        error.to_string().len() <= Refusal::SENTENCE_BYTES,
+        "a refusal has room for so much: {error}"
+    );
     assert!(!error.to_string().contains(&proof.expose_hex()));
 }
 

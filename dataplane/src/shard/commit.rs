@@ -59,7 +59,10 @@ impl Shard {
     pub(super) fn settle_draft(&mut self, key: Key) {
         let Some(state) = self.drafts.get_mut(key) else { return };
         if let Some(commit) = state.commit {
-            self.pump_commit(commit);
+            // One that waits for something else than its own writes is among the stalled.
+            if state.is_quiet() {
+                self.pump_commit(commit);
+            }
         } else if state.is_over() {
             self.drafts.remove(key);
         }
@@ -106,6 +109,9 @@ impl Shard {
         }
         let Some(state) = self.drafts.get_mut(draft) else { return };
         for (index, first, end) in state.gaps(length) {
+            if self.is_device_full() {
+                return self.stalled.push_back(key);
+            }
             self.store_zeroes(draft, index, first, end);
         }
         let Some(state) = self.drafts.get_mut(draft) else { return };

@@ -332,8 +332,13 @@ impl Shard {
 
     fn push_zeroes(&mut self, key: Key, step: &Step) -> u64 {
         let length = step.length.min(ZERO_BYTES as u64);
+        // They take no buffer, but a place in every queue on their way.
+        if !self.may_hold(key, length) {
+            return 0;
+        }
+        self.hold(key, length);
         let range = 0..usize::try_from(length).expect("bounded by the zero buffer");
-        self.push(key, step.at, Source::Frozen(Frozen::clone(&self.zeroes), range), 0);
+        self.push(key, step.at, Source::Frozen(Frozen::clone(&self.zeroes), range), length);
         if let Some(Request::Read(request)) = self.requests.get_mut(key) {
             request.served = request.served.max(Served::Tier);
         }

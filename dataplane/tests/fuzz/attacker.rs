@@ -60,7 +60,7 @@ impl Attacker {
             let command = Command::Hello { versions: (1, 1), credits: 8, features: 0 };
             let mut bytes = [0; LONG_REQUEST_BYTES];
             let length = Request { tag: 99, payload_crc: None, command }.encode(&mut bytes);
-            self.say(&bytes[..length], &[]);
+            assert!(self.say(&bytes[..length], &[]), "there is room for a first request");
         }
         self
     }
@@ -75,31 +75,30 @@ impl Attacker {
         let inline = announced.min(MOST_INLINE);
         let mut behind = vec![0; usize::try_from(inline).expect("few")];
         rng.fill(&mut behind[..]);
-        self.say(&bytes, &behind);
+        let is_sent = self.say(&bytes, &behind);
         // In the middle of something, or for no reason.
         if announced > inline && matches!(self.wire, Wire::Stream { .. }) || rng.random_ratio(1, 64)
         {
             self.wire = Wire::Over;
         }
-        true
+        is_sent
     }
 
-    fn say(&mut self, bytes: &[u8], behind: &[u8]) {
-        let broken = match &mut self.wire {
+    /// Whether it was sent, or will be.
+    fn say(&mut self, bytes: &[u8], behind: &[u8]) -> bool {
+        let (is_sent, broken) = match &mut self.wire {
             Wire::Stream { unsent, .. } => {
                 unsent.extend_from_slice(bytes);
                 unsent.extend_from_slice(behind);
-                false
+                (true, false)
             }
-            Wire::Verbs(channel) => {
-                let _full = channel.send_bytes(bytes);
-                channel.kick().is_err()
-            }
-            Wire::Asking(_) | Wire::Over => false,
+            Wire::Verbs(channel) => (channel.send_bytes(bytes).is_ok(), channel.kick().is_err()),
+            Wire::Asking(_) | Wire::Over => (false, false),
         };
         if broken {
             self.wire = Wire::Over;
         }
+        is_sent
     }
 
     /// Sends what is left, and hears what the node says.

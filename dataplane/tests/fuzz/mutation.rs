@@ -31,8 +31,8 @@ pub(crate) struct Known {
     pub(crate) handles: Vec<u64>,
     /// Memory of its own, as it is on the wire.
     pub(crate) own: Segment,
-    /// Keys of others' memory.
-    pub(crate) keys: Vec<u32>,
+    /// Others' memory, likewise.
+    pub(crate) others: Vec<Segment>,
     /// Files that it may write.
     pub(crate) names: Vec<FileId>,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn nothing() -> Self {
         let own = Segment { address: 0, length: super::attacker::MEMORY_BYTES, key: 0 };
-        Self { handles: Vec::new(), own, keys: Vec::new(), names: Vec::new() }
+        Self { handles: Vec::new(), own, others: Vec::new(), names: Vec::new() }
     }
 }
 
@@ -65,7 +65,10 @@ fn segment(known: &Known, rng: &mut SmallRng) -> Segment {
         segment.length = u32::try_from(edge(rng) >> 32).expect("half of it");
     }
     if rng.random_ratio(1, 24) {
-        segment.key = known.keys.choose(rng).copied().unwrap_or_else(|| rng.random());
+        match known.others.choose(rng) {
+            Some(other) => (segment.address, segment.key) = (other.address, other.key),
+            None => segment.key = rng.random(),
+        }
     }
     segment
 }
@@ -122,7 +125,7 @@ pub(crate) fn request(known: &Known, rng: &mut SmallRng) -> Request {
     }
 }
 
-/// A capsule, most of them mutated, and whether it is whole.
+/// A capsule: most are mutated, and some cut short.
 pub(crate) fn capsule(known: &Known, rng: &mut SmallRng) -> Vec<u8> {
     let mut bytes = [0; LONG_REQUEST_BYTES];
     let length = request(known, rng).encode(&mut bytes);

@@ -17,7 +17,7 @@ Examples:
   forebay serve --config /etc/forebay/forebay.toml
   forebay serve --config forebay.toml --check     validate and stop
 
-The log goes to standard error; FOREBAY_LOG=debug or FOREBAY_LOG=rdma=trace says more.";
+The log goes to standard error; FOREBAY_LOG=debug or FOREBAY_LOG=info,forebay_rdma=trace says more.";
 
 #[derive(Args, Clone, Debug, Default)]
 #[command(after_help = SERVE_EXAMPLES)]
@@ -228,11 +228,11 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(crate) tenant: TenantName,
 
-    /// Bytes of one read
+    /// Bytes of one read or write
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     pub(crate) block_size: Bytes,
 
-    /// Reads in flight at once, per session
+    /// Reads or writes in flight at once, per session
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) depth: u32,
 

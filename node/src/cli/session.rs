@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use control::Grants;
 use extent::TenantName;
 
 use crate::units;
@@ -33,7 +34,7 @@ pub(crate) struct GrantArgs {
         long,
         value_name = "N",
         default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=64)
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Grants::MAX_CONNECTIONS))
     )]
     pub(crate) connections: u32,
 

@@ -3,6 +3,7 @@
 mod devices;
 mod explain;
 mod memory;
+mod proofs;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,9 @@ pub(crate) use devices::is_there;
 use extent::{Error, Result};
 use nvme_tier::Discard;
 use nvme_tier::device::Driver;
+pub(crate) use proofs::ProofPolicy;
 use serde::Deserialize;
-pub(crate) use settings::{ProofPolicy, Settings, default_socket, default_state_dir};
+pub(crate) use settings::{Settings, default_socket, default_state_dir};
 
 use crate::units::Bytes;
 
@@ -66,17 +68,7 @@ pub(crate) struct RdmaSection {
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SessionsSection {
-    pub(crate) proof: Option<ProofName>,
-}
-
-/// `proof` of sessions.
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ProofName {
-    /// Clients over TCP and RDMA show one.
-    Required,
-    /// Those that show one show a good one.
-    Optional,
+    pub(crate) proof: Option<ProofPolicy>,
 }
 
 /// Which local users may use shared memory.
@@ -222,7 +214,7 @@ mod tests {
         assert_eq!(config.node.listen.as_deref(), Some(DEFAULT_LISTEN), "as documented");
         assert_eq!(config.node.control.as_deref(), Some(DEFAULT_CONTROL), "as documented");
         assert_eq!(config.node.metrics.as_deref(), Some(DEFAULT_METRICS), "as documented");
-        assert_eq!(config.sessions.proof, Some(ProofName::Required));
+        assert_eq!(config.sessions.proof, Some(ProofPolicy::Required));
         assert_eq!(config.tier.scrub_every.as_deref(), Some("7d"), "as documented");
         assert!(config.silo.len() >= 2 && config.device.len() >= 2);
     }

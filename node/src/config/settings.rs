@@ -12,9 +12,9 @@ use silo::SiloConfig;
 
 use super::devices::{DeviceSpec, devices};
 use super::memory::checksum_memory;
+use super::proofs::ProofPolicy;
 use super::{
-    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, ProofName, RdmaSection,
-    TierSection,
+    Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, RdmaSection, TierSection,
 };
 use crate::cli::ServeArgs;
 use crate::units::{self, Bytes};
@@ -44,35 +44,6 @@ pub(crate) struct Settings {
     pub(crate) devices: Vec<DeviceSpec>,
     pub(crate) tier: TierSettings,
     pub(crate) silos: Vec<(String, SiloConfig)>,
-}
-
-/// Whether clients over TCP and RDMA show a proof.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ProofPolicy {
-    /// Whoever shows none is turned away.
-    Required,
-    /// Whoever shows none is let in.
-    Optional,
-}
-
-impl ProofPolicy {
-    /// As told; unless told, required where the data path is reached from other machines.
-    fn resolve(told: Option<ProofName>, beyond_this_machine: bool) -> Self {
-        match told {
-            Some(ProofName::Required) => Self::Required,
-            Some(ProofName::Optional) => Self::Optional,
-            None if beyond_this_machine => Self::Required,
-            None => Self::Optional,
-        }
-    }
-
-    /// As the configuration has it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Required => "required",
-            Self::Optional => "optional",
-        }
-    }
 }
 
 /// Where RDMA clients come, and how their connections behave.
@@ -123,7 +94,7 @@ impl Settings {
         let metrics = metrics.unwrap_or_else(|| DEFAULT_METRICS.to_owned());
         let metrics = match metrics.as_str() {
             "" | "off" => None,
-            text => Some(address("metrics", text, METRICS_EXPOSED, insecure)?),
+            text => Some(address("[node] metrics", text, METRICS_EXPOSED, insecure)?),
         };
         let devices = devices(device, &state_dir, args.tier_size, &args.without)?;
         let tier = TierSettings::resolve(&tier)?;
@@ -133,7 +104,7 @@ impl Settings {
                  [[device]] to a new tier, or leave it at 1",
             ));
         }
-        let listen = address("listen", &listen, DATA_EXPOSED, insecure)?;
+        let listen = address("[node] listen", &listen, DATA_EXPOSED, insecure)?;
         let rdma = rdma_settings(&rdma, &args.rdma, insecure)?;
         let data = rdma.iter().flat_map(|rdma| &rdma.listen).chain([&listen]);
         let beyond_this_machine = data.into_iter().any(|address| !address.ip().is_loopback());
@@ -142,7 +113,7 @@ impl Settings {
             shards: shards(args.shards.or(node.shards))?,
             listen,
             rdma,
-            control: address("control", &control, CONTROL_EXPOSED, insecure)?,
+            control: address("[node] control", &control, CONTROL_EXPOSED, insecure)?,
             metrics,
             socket: socket(node.socket, &state_dir)?,
             peers: peers(node.peers)?,
@@ -247,10 +218,8 @@ const METRICS_EXPOSED: &str =
 
 /// An address to listen on. Beyond this machine, where what is `exposed` matters, only if told so.
 fn address(key: &str, text: &str, exposed: &str, insecure: bool) -> Result<SocketAddr> {
-    let bad = || {
-        Kind::Invalid
-            .error(format!("[node] {key}: {text:?} is not an address: write 127.0.0.1:7440"))
-    };
+    let bad =
+        || Kind::Invalid.error(format!("{key}: {text:?} is not an address: write 127.0.0.1:7440"));
     let address = match text.parse() {
         Ok(address) => address,
         Err(_) => {
@@ -260,7 +229,7 @@ fn address(key: &str, text: &str, exposed: &str, insecure: bool) -> Result<Socke
     };
     if !address.ip().is_loopback() && !insecure {
         return Err(Kind::Denied.error(format!(
-            "[node] {key}: {address} is reachable from other machines, and {exposed}. Listen on \
+            "{key}: {address} is reachable from other machines, and {exposed}. Listen on \
              127.0.0.1, or say --insecure if the network is yours alone"
         )));
     }
@@ -286,7 +255,7 @@ fn rdma_settings(
     }
     let listen = wanted
         .iter()
-        .map(|text| address("rdma", text, DATA_EXPOSED, insecure))
+        .map(|text| address("[rdma] listen", text, DATA_EXPOSED, insecure))
         .collect::<Result<_>>()?;
     Ok(Some(RdmaSettings { listen, options: VerbsOptions { acknowledge_timeout, ..defaults } }))
 }
@@ -492,7 +461,7 @@ mod tests {
             ("[node]\ncredits = 0", "credits"),
             ("[node]\nbuffers_bytes = \"1MiB\"", "buffers_bytes"),
             ("[node]\nlisten = \"nowhere\"", "listen"),
-            ("[rdma]\nlisten = [\"nowhere\"]", "rdma"),
+            ("[rdma]\nlisten = [\"nowhere\"]", "[rdma] listen"),
             ("[rdma]\nlisten = [\"127.0.0.1:1\"]\nacknowledge_timeout = 32", "acknowledge_timeout"),
             ("[node]\npeers = \"friends\"", "peers"),
             ("[[device]]\npath = \"/dev/none-such\"", "/dev/none-such"),

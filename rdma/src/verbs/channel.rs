@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,12 +129,6 @@ impl VerbsChannel {
         Welcome::parse(&answer.private_data)?;
         Ok(channel)
     }
-
-    /// Something to sleep on after [`Channel::poll`], for those who wait for several channels.
-    #[must_use]
-    pub fn readiness(&self) -> BorrowedFd<'_> {
-        self.epoll.as_ref().map_or_else(|| self.queue.as_fd(), AsFd::as_fd)
-    }
 }
 
 #[expect(private_bounds, reason = "as of the type")]
@@ -150,7 +144,7 @@ impl<P: Provider> VerbsChannel<P> {
         let limits = adapter.limits()?;
         let replies = u32::from(credits) + 1;
         // A power of two, so that a place of the queue keeps its number whatever was sent before.
-        let depth = 1 << replies.min(limits.queue_depth).ilog2();
+        let depth = 1 << replies.min(limits.queue_depth).max(1).ilog2();
         let domain = P::ProtectionDomain::new(&adapter)?;
         let queue = P::CompletionQueue::new(&adapter, 2 * replies)?;
         let bytes = u32::try_from(MESSAGE_BYTES).expect("short");

@@ -292,9 +292,10 @@ pub(super) fn follow(adapter: Adapter) -> Result<()> {
 
 /// Takes what a device has told, counts and logs it, and puts it into all mailboxes.
 fn hear(adapter: Adapter) {
+    // Whoever comes next finds in the mailboxes what was taken before.
+    let mut devices = devices();
     while let Some(event) = next(adapter) {
         log(adapter, event);
-        let mut devices = devices();
         for told in devices.iter_mut().filter(|told| told.adapter == adapter) {
             told.counts[event.kind.place()] += 1;
             told.mailboxes.iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.put(event));

@@ -1,8 +1,8 @@
 //! Forebay over RDMA verbs: reliable connections (RC) set up through RDMA CM.
 //!
-//! Requests are SENDs of 64 or 128 bytes into receives that the sessions of a shard share; the node
+//! Requests are SENDs of 64 or 128 bytes into receives that a tenant's sessions of a shard share; the node
 //! moves data by RDMA WRITE and RDMA READ, and SENDs the reply behind them on the same queue pair, which
-//! keeps their order. No memory of a node is ever registered with remote rights, and its queue pairs
+//! keeps their order, or has the last RDMA WRITE tell. No memory of a node is ever registered with remote rights, and its queue pairs
 //! take none from RDMA CM: a client can name its own memory only.
 //!
 //! rdma-core's libraries are opened at run time. Where they, or a device, are missing,
@@ -20,6 +20,7 @@ mod greeting;
 mod hostile;
 mod listener;
 mod memory;
+mod nursery;
 mod options;
 mod provider;
 mod queue_pair;

@@ -46,6 +46,10 @@ pub(super) trait Adapter: Clone + PartialEq + Debug + Send {
     fn name(&self) -> String;
 
     fn limits(&self) -> Result<Limits>;
+
+    /// Does what takes its time, where nobody waits for it: on a thread of its own. It is dropped
+    /// here if there is none to be had.
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Result<()>;
 }
 
 pub(super) trait EventChannel<P: Provider>: Debug + Send + Sync {

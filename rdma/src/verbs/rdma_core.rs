@@ -1,5 +1,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::thread;
 
 use dma::Region;
 use extent::{Error, Result};
@@ -49,6 +50,11 @@ impl provider::Adapter for Adapter {
     #[inline]
     fn limits(&self) -> Result<Limits> {
         Adapter::limits(*self)
+    }
+
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        let thread = thread::Builder::new().name("forebay-register".into()).spawn(work);
+        thread.map(drop).map_err(|e| Error::io("starting a thread that registers memory", e))
     }
 }
 

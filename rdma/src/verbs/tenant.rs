@@ -157,7 +157,8 @@ impl<P: Provider> Tenant<P> {
 
     /// A queue pair for a connection, and how many work requests it takes at a time.
     pub(super) fn queue_pair(&self, id: P::CmId) -> Result<(P::QueuePair, u32)> {
-        let depth = DEPTH.min(self.limits.queue_depth);
+        // A power of two, so that a place of the queue keeps its number whatever was sent before.
+        let depth = 1 << DEPTH.min(self.limits.queue_depth).max(1).ilog2();
         let receives = Receives::Shared(Arc::clone(&self.receives));
         Ok((P::QueuePair::new(id, &self.domain, &self.queue, receives, depth)?, depth))
     }

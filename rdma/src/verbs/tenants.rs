@@ -14,7 +14,7 @@ use super::tenant::Tenant;
 /// The most of one shard over one device: each takes some memory, and registers all of the node's.
 pub(super) const MAX_TENANTS: usize = 16;
 /// Ticks without a session after which a tenant is let go of, five minutes: to register all memory
-/// again takes its time. The default tenant stays.
+/// again takes its time. The default tenant goes only if its place is needed.
 const IDLE_TICKS: u32 = 30;
 
 /// See the module. A tenant keeps its place for as long as it is here.
@@ -32,22 +32,32 @@ impl<P: Provider> Default for Tenants<P> {
 }
 
 impl<P: Provider> Tenants<P> {
-    /// The place of a tenant that comes by a device, made if there is none yet.
+    /// The place of a tenant that comes by a device.
+    pub(super) fn place_of(&self, adapter: &P::Adapter, name: &TenantName) -> Option<usize> {
+        let same = |tenant: &Tenant<P>| tenant.is_for(adapter, name) && !tenant.is_broken;
+        self.list.iter().position(|slot| slot.as_ref().is_some_and(same))
+    }
+
+    /// Whether there is a place for one more tenant that comes by a device, beside those under way.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if there are too many that have sessions; what the device cannot do.
-    pub(super) fn place_of(
-        &mut self,
-        adapter: &P::Adapter,
-        name: &TenantName,
-        epoll: &Epoll,
-    ) -> Result<usize> {
-        let same = |tenant: &Tenant<P>| tenant.is_for(adapter, name) && !tenant.is_broken;
-        if let Some(place) = self.list.iter().position(|slot| slot.as_ref().is_some_and(same)) {
-            return Ok(place);
+    /// [`Kind::Busy`] if there are too many that have sessions.
+    pub(super) fn has_room(&self, adapter: &P::Adapter, expected: usize) -> Result<()> {
+        let all = self.list.iter().flatten().filter(|tenant| tenant.adapter() == adapter);
+        if all.filter(|tenant| tenant.sessions > 0).count() + expected < MAX_TENANTS {
+            return Ok(());
         }
-        let place = self.free_place(adapter)?;
-        let mut tenant = Tenant::new(adapter.clone(), name.clone())?;
+        Err(Kind::Busy.error(format!(
+            "{MAX_TENANTS} tenants have sessions on this shard: end some, or use more shards"
+        )))
+    }
+
+    /// Puts a tenant that was made into a place. Whatever is registered by now it has, too.
+    ///
+    /// # Errors
+    /// As [`Tenants::has_room`]; what the system says.
+    pub(super) fn add(&mut self, mut tenant: Tenant<P>, epoll: &Epoll) -> Result<()> {
+        self.has_room(tenant.adapter(), 0)?;
         for region in &self.regions {
             tenant.register(region)?;
         }
@@ -57,31 +67,36 @@ impl<P: Provider> Tenants<P> {
                 .map_err(|e| Error::io("watching completions and a device", e))?;
         }
         tenant.warn_when_low();
-        tracing::info!(device = adapter.name(), tenant = %name, "serving over RDMA");
+        tracing::info!(
+            device = tenant.adapter().name(), tenant = %tenant.name(), "serving over RDMA"
+        );
+        let place = self.free_place(tenant.adapter());
         if place == self.list.len() {
             self.list.push(None);
         }
-        self.list[place] = Some(tenant);
-        Ok(place)
+        if let Some(former) = self.list[place].replace(tenant) {
+            release(former);
+        }
+        Ok(())
     }
 
     /// An empty place, if need be that of the tenant that has had no session for longest.
-    fn free_place(&mut self, adapter: &P::Adapter) -> Result<usize> {
+    fn free_place(&self, adapter: &P::Adapter) -> usize {
         let places = self.list.iter().enumerate();
         let tenants = places.filter_map(|(place, slot)| Some((place, slot.as_ref()?)));
         let tenants: Vec<_> = tenants.filter(|(_, tenant)| tenant.adapter() == adapter).collect();
         if tenants.len() < MAX_TENANTS {
             let empty = self.list.iter().position(Option::is_none);
-            return Ok(empty.unwrap_or(self.list.len()));
+            return empty.unwrap_or(self.list.len());
         }
         let idle = tenants.iter().filter(|(_, tenant)| tenant.sessions == 0);
         let longest = idle.max_by_key(|(_, tenant)| tenant.idle_ticks);
-        let place = longest.map(|(place, _)| *place).ok_or_else(|| {
-            Kind::Busy.error(format!(
-                "{MAX_TENANTS} tenants have sessions on this shard: end some, or use more shards"
-            ))
-        })?;
-        Ok(place)
+        longest.map(|(place, _)| *place).expect("there is room, so one of them is idle")
+    }
+
+    /// What every tenant registers.
+    pub(super) fn regions(&self) -> &[Arc<Region>] {
+        &self.regions
     }
 
     /// Work requests that could be posted, of all together.
@@ -130,7 +145,9 @@ impl<P: Provider> Tenants<P> {
             let stays = *tenant.name() == TenantName::DEFAULT || tenant.idle_ticks < IDLE_TICKS;
             if tenant.is_broken || !stays {
                 tracing::info!(tenant = %tenant.name(), "let go of a tenant without sessions");
-                *slot = None;
+                if let Some(tenant) = slot.take() {
+                    release(tenant);
+                }
             }
         }
     }
@@ -147,5 +164,13 @@ impl<P: Provider> Tenants<P> {
     pub(super) fn keys(&self) -> Vec<(TenantName, u32)> {
         let tenants = self.list.iter().flatten();
         tenants.filter_map(|tenant| Some((tenant.name().clone(), tenant.first_key()?))).collect()
+    }
+}
+
+/// Lets go of a tenant: to unregister all memory takes its time, too.
+fn release<P: Provider>(tenant: Tenant<P>) {
+    let adapter = tenant.adapter().clone();
+    if let Err(error) = adapter.aside(Box::new(move || drop(tenant))) {
+        tracing::warn!(%error, "memory was unregistered while others waited");
     }
 }

@@ -22,6 +22,7 @@ use crate::{Event, SessionId, Transfer, Transport};
 use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind};
 use super::events::DeviceEvent;
+use super::nursery::Nursery;
 use super::options::VerbsOptions;
 use super::provider::{EventChannel as _, Provider, Ticker as _};
 use super::rdma_core::RdmaCore;
@@ -54,6 +55,7 @@ pub struct VerbsTransport<P: Provider = RdmaCore> {
     epoll: Epoll,
     slots: Slots<Session<P>>,
     tenants: Tenants<P>,
+    nursery: Nursery<P>,
     /// Sessions by tenant and the number of their queue pair.
     pairs: HashMap<(usize, u32), SessionId>,
     /// Sessions by the number of their id.
@@ -94,10 +96,12 @@ impl<P: Provider> VerbsTransport<P> {
         let channel = provider.event_channel()?;
         let epoll = Epoll::new().map_err(|e| Error::io("making an epoll instance", e))?;
         let ticker = provider.ticker(TICK_S)?;
-        for descriptor in [channel.readiness(), ticker.readiness()].into_iter().flatten() {
+        let nursery = Nursery::new()?;
+        let born = Some(nursery.readiness());
+        for descriptor in [channel.readiness(), ticker.readiness(), born].into_iter().flatten() {
             epoll
                 .add(descriptor, libc::EPOLLIN, 0)
-                .map_err(|e| Error::io("watching RDMA CM and a timer", e))?;
+                .map_err(|e| Error::io("watching RDMA CM, a timer and tenants to come", e))?;
         }
         Ok(Self {
             options,
@@ -105,6 +109,7 @@ impl<P: Provider> VerbsTransport<P> {
             epoll,
             slots: Slots::new(base),
             tenants: Tenants::default(),
+            nursery,
             pairs: HashMap::new(),
             ids: HashMap::new(),
             turns: Turns::default(),
@@ -310,6 +315,9 @@ impl<P: Provider> Transport for VerbsTransport<P> {
                 self.tick();
             }
         }
+        if self.nursery.is_busy() {
+            self.receive();
+        }
         for tenant in 0..self.tenants.places() {
             self.look(tenant);
         }
@@ -362,7 +370,7 @@ impl<P: Provider> Transport for VerbsTransport<P> {
     }
 
     fn sessions(&self) -> usize {
-        self.slots.len() + self.dying.len()
+        self.slots.len() + self.dying.len() + self.nursery.waiting()
     }
 
     fn session_bytes(&self) -> Option<usize> {
@@ -392,7 +400,8 @@ impl<P: Provider> Transport for VerbsTransport<P> {
         }
         let (tenants, turns) = (&self.tenants, &self.turns);
         let starves = turns.starved().any(|place| tenants.get(place).room > 0);
-        quiet && self.events.is_empty() && turns.is_idle() && !starves && self.may_sleep()
+        let rests = self.events.is_empty() && !self.nursery.has_news();
+        quiet && rests && turns.is_idle() && !starves && self.may_sleep()
     }
 
     fn disarm(&mut self, rung: bool) {

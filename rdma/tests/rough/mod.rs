@@ -134,7 +134,7 @@ pub(crate) fn open(
     Ok(reply.value)
 }
 
-/// Clients come and go while things go wrong; returns what was there before and after.
+/// Clients come and go while things go wrong; returns the network, and how many things came to a good end.
 pub(crate) fn play(seed: u64, options: SimVerbsOptions) -> (SimVerbs, u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let network = SimVerbs::new(seed, options);

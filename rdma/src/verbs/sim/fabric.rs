@@ -88,7 +88,7 @@ impl SimVerbs {
 
     /// Lets time pass, as a look at a completion queue does.
     pub fn step(&self) {
-        lock(&self.0.0).step();
+        super::world::step(&self.0.0);
     }
 
     /// How many connections nodes have accepted and not let go of.

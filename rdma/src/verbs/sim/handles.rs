@@ -78,6 +78,11 @@ impl provider::Adapter for SimAdapter {
     fn limits(&self) -> Result<Limits> {
         lock(&self.world).options.limits()
     }
+
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Result<()> {
+        lock(&self.world).put_aside(work);
+        Ok(())
+    }
 }
 
 /// Where events of connections come.

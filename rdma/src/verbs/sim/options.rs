@@ -9,6 +9,10 @@ pub struct SimVerbsOptions {
     pub delay: u64,
     /// Devices of each node, over which its clients come.
     pub devices: u8,
+    /// Tenants, as one of whom each client comes.
+    pub tenants: u8,
+    /// The most looks that it takes to register a node's memory for one of them.
+    pub registering: u64,
     /// Entries that a device's completion queues have at most.
     pub completions: u32,
     /// Receives that a device's shared receive queues have at most.
@@ -38,6 +42,8 @@ impl Default for SimVerbsOptions {
         Self {
             delay: 8,
             devices: 1,
+            tenants: 1,
+            registering: 64,
             completions: 1 << 16,
             shared_receives: 1 << 12,
             keeps_completions: true,
@@ -68,6 +74,7 @@ impl SimVerbsOptions {
     pub fn rough(keeps_completions: bool) -> Self {
         Self {
             devices: 2,
+            tenants: 3,
             completions: 1 << 10,
             shared_receives: 1 << 7,
             keeps_completions,

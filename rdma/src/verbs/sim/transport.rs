@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dma::{Region, Source, Target, Window};
 use extent::wire::{Reply, Segment};
 use extent::{Error, Kind, Result};
+use rand::Rng as _;
 
 use crate::{Event, SessionId, Transfer, Transport};
 
@@ -13,7 +14,7 @@ use super::super::listener::VerbsListener;
 use super::super::transport::VerbsTransport;
 use super::SimVerbsChannel;
 use super::handles::Simulated;
-use super::world::{Shared, lock};
+use super::world::{Shared, lock, step};
 
 /// A shard's end of a [`super::SimVerbs`]: a listener, and the transport that a node has.
 pub struct SimVerbsTransport {
@@ -44,12 +45,15 @@ impl SimVerbsTransport {
     }
 
     fn accept(&mut self) {
-        while let Ok(Some(incoming)) = self.listener.accept() {
-            let is_rejected = {
+        while let Ok(Some(mut incoming)) = self.listener.accept() {
+            let (is_rejected, tenant) = {
                 let mut world = lock(&self.world);
-                let chance = world.options.rejected;
-                world.chance(chance)
+                let (chance, tenants) = (world.options.rejected, world.options.tenants);
+                (world.chance(chance), world.rng.random_range(0..tenants))
             };
+            if tenant > 0 {
+                incoming.tenant = format!("t{tenant}").parse().expect("a name");
+            }
             if is_rejected {
                 incoming.reject(&Kind::Busy.error("this shard takes nobody: try again"));
             } else if let Err(error) = self.inner.adopt(incoming) {
@@ -61,7 +65,7 @@ impl SimVerbsTransport {
 
 impl Transport for SimVerbsTransport {
     fn poll(&mut self, events: &mut Vec<Event>) {
-        lock(&self.world).step();
+        step(&self.world);
         self.accept();
         self.inner.poll(events);
     }
@@ -141,7 +145,7 @@ impl SimVerbsConnecting {
     /// # Errors
     /// Why the node turned the client away.
     pub fn poll(&mut self) -> Result<Option<SimVerbsChannel>> {
-        lock(&self.world).step();
+        step(&self.world);
         let answered = self.channel.as_ref().map_or(Ok(false), VerbsChannel::is_welcome)?;
         Ok(if answered { self.channel.take() } else { None })
     }

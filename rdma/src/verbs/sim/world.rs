@@ -1,6 +1,7 @@
 //! Everything on a simulated network, and the order in which it happens.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma::{Region, Window};
@@ -48,6 +49,8 @@ pub(super) struct World {
     pub(super) listeners: Vec<usize>,
     /// How each status was told how often.
     pub(super) statuses: BTreeMap<u32, u64>,
+    /// What was put aside, and from when on it is done.
+    errands: Vec<(u64, Errand)>,
 }
 
 /// What happens next.
@@ -63,6 +66,24 @@ pub(super) enum Due {
     Received(PairRef),
     /// Somebody is told of a connection.
     Tell(IdRef, Told),
+}
+
+/// What is done beside everything else.
+pub(super) struct Errand(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Errand(…)")
+    }
+}
+
+/// Time passes: whatever is due happens, and then what was put aside.
+pub(super) fn step(world: &Mutex<World>) {
+    lock(world).step();
+    // It looks at the world by itself.
+    while let Some(Errand(work)) = { lock(world).next_errand() } {
+        work();
+    }
 }
 
 /// Memory that a device knows.
@@ -92,6 +113,7 @@ impl World {
             channels: BTreeMap::new(),
             listeners: Vec::new(),
             statuses: BTreeMap::new(),
+            errands: Vec::new(),
         }
     }
 
@@ -120,7 +142,19 @@ impl World {
         self.agenda.insert((at, serial), due);
     }
 
-    /// Time passes: whatever is due happens.
+    /// Has something done later, by what has no part in the polling.
+    pub(super) fn put_aside(&mut self, work: Box<dyn FnOnce() + Send>) {
+        let most = self.options.registering;
+        let at = self.clock + self.rng.random_range(most / 2..=most);
+        self.errands.push((at, Errand(work)));
+    }
+
+    fn next_errand(&mut self) -> Option<Errand> {
+        let due = self.errands.iter().position(|(at, _)| *at <= self.clock)?;
+        Some(self.errands.remove(due).1)
+    }
+
+    /// Whatever devices do by now happens.
     pub(super) fn step(&mut self) {
         self.clock += 1;
         while let Some(next) = self.agenda.first_entry() {
