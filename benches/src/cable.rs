@@ -5,6 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use extent::Result;
 use rdma::RdmaDevice;
 
+/// The node's processor: each end has one of its own, as two hosts would, and what is executed in user mode
+/// there is theirs.
+pub const NODE_CORE: usize = 0;
+/// The clients'.
+pub const CLIENT_CORE: usize = 1;
+
 /// One end: a device's port with an address that RDMA CM and perftest both take.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct End {

@@ -118,6 +118,8 @@ impl Place {
         }
         if let Some(address) = plan.rdma {
             line(format_args!("[rdma]\nlisten = [\"{address}\"]"));
+            // perftest and nvmet ask nobody for proofs either.
+            line(format_args!("[sessions]\nproof = \"optional\""));
         }
         line(format_args!("[tier]"));
         if let Some(bytes) = plan.extent_bytes {

@@ -66,7 +66,8 @@ fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
         files,
         block_bytes: args.block_size.0,
         depth: small(args.depth)?,
-        threads: small(args.sessions)?,
+        sessions: small(args.sessions)?,
+        threads: small(args.threads)?,
         pattern: match args.pattern {
             Pattern::Random => load::Pattern::Random,
             Pattern::Sequential => load::Pattern::Sequential,
@@ -142,7 +143,7 @@ fn print(report: &Report, output: Output) -> Result<()> {
         report.pattern,
         units::bytes(report.block_bytes),
         report.depth,
-        units::plural(report.threads as u64, "session")
+        units::plural(report.sessions as u64, "session")
     ))?;
     let l = &report.latency_us;
     let times =
@@ -197,11 +198,11 @@ fn limit(report: &Report) -> Option<String> {
         return Some(format!(
             "this machine's {}: {} and the node share them",
             units::plural(cores as u64, "core"),
-            units::plural(report.threads as u64, "session")
+            units::plural(report.threads as u64, "thread")
         ));
     }
     // With so few in flight, every read waits for the one before it.
-    if report.depth * report.threads <= 2 {
+    if report.depth * report.sessions <= 2 {
         return Some("latency: raise --depth to see throughput".to_owned());
     }
     None

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use extent::{Error, Kind, Result};
 
-use crate::cable::{Cable, End};
+use crate::cable::{CLIENT_CORE, Cable, End, NODE_CORE};
 use crate::process::{self, Running};
+use crate::stream::on_core;
 use crate::verdict::Setback;
 
 /// Queue depths that are tried.
@@ -105,13 +106,16 @@ impl Perftest {
         let port = process::free_address()?.port();
         let server = self.command(&self.cable.client, port, iterations);
         let log = self.directory.join("perftest.log");
-        let mut server =
-            Running::start(&mut process::command(&self.path, server), &log, STOP_LIMIT)?;
+        // At whose end it runs, there its processor is.
+        let mut server = on_core(Some(CLIENT_CORE), || {
+            Running::start(&mut process::command(&self.path, server), &log, STOP_LIMIT)
+        })?;
         // Connecting to see whether it is there would be taken for a client.
         server.wait_until(READY_LIMIT, || process::is_listened_at(port))?;
         let mut client = self.command(&self.cable.node, port, iterations);
         client.push("127.0.0.1".to_owned());
-        let output = process::run(&mut process::command(&self.path, client))?;
+        let output =
+            on_core(Some(NODE_CORE), || process::run(&mut process::command(&self.path, client)))?;
         self.parse(&output)
     }
 

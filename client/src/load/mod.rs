@@ -44,7 +44,7 @@ pub enum Direction {
     /// From the node.
     #[default]
     Read,
-    /// To the node: every thread writes whole new generations of its own file, again and again.
+    /// To the node: every session writes whole new generations of its own file, again and again.
     Write,
 }
 
@@ -64,20 +64,22 @@ impl Direction {
 pub enum Stop {
     /// After this long.
     After(Duration),
-    /// After so many operations, of all threads together.
+    /// After so many operations, of all sessions together.
     Operations(u64),
 }
 
 /// What to do to a node.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// The files. To write, as many as there are threads.
+    /// The files. To write, as many as there are sessions.
     pub files: Vec<FileName>,
     /// Bytes of an operation.
     pub block_bytes: u64,
-    /// Operations that each thread keeps outstanding. The node's credits may allow fewer.
+    /// Operations that each session keeps outstanding. The node's credits may allow fewer.
     pub depth: usize,
-    /// Threads, each with a session of its own.
+    /// Sessions.
+    pub sessions: usize,
+    /// Threads that drive them: one for each, if it is 0 or more than there are.
     pub threads: usize,
     /// Order of the blocks.
     pub pattern: Pattern,
@@ -102,7 +104,8 @@ impl Default for Load {
             files: Vec::new(),
             block_bytes: 1 << 20,
             depth: 16,
-            threads: 1,
+            sessions: 1,
+            threads: 0,
             pattern: Pattern::Random,
             direction: Direction::Read,
             stop: Stop::After(Duration::from_secs(10)),
@@ -110,6 +113,16 @@ impl Default for Load {
             working_set_bytes: None,
             seed: 1,
             options: Options::default(),
+        }
+    }
+}
+
+impl Load {
+    /// How many threads there are.
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => self.sessions,
+            threads => threads.min(self.sessions),
         }
     }
 }
@@ -123,30 +136,32 @@ pub fn run(endpoint: &Endpoint, load: &Load) -> Result<Report> {
     run_over(load, |options| endpoint.session(options))
 }
 
-/// Runs a load over sessions that `connect` makes, one for each thread.
+/// Runs a load over sessions that `connect` makes.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_over(load: &Load, connect: impl Fn(&Options) -> Result<Session>) -> Result<Report> {
     check(load)?;
-    let mut workers = Vec::with_capacity(load.threads);
-    for index in 0..load.threads {
-        workers.push(Worker::new(load, index, connect(&load.options)?)?);
+    let threads = load.threads();
+    let mut crews: Vec<Vec<Worker>> = (0..threads).map(|_| Vec::new()).collect();
+    for index in 0..load.sessions {
+        crews[index % threads].push(Worker::new(load, index, connect(&load.options)?)?);
     }
-    let fabric = workers[0].fabric();
-    let barrier = Barrier::new(workers.len());
+    let fabric = crews[0][0].fabric();
+    let barrier = Barrier::new(threads);
     let tallies: Vec<Tally> = thread::scope(|scope| {
         let barrier = &barrier;
-        let running: Vec<_> = workers
+        let running: Vec<_> = crews
             .into_iter()
-            .map(|worker| {
+            .map(|crew| {
                 scope.spawn(move || {
                     barrier.wait();
-                    worker.run()
+                    worker::run(crew)
                 })
             })
             .collect();
-        running.into_iter().map(|thread| thread.join().expect("a worker does not panic")).collect()
+        let ended = running.into_iter().map(|thread| thread.join());
+        ended.flat_map(|tallies| tallies.expect("a worker does not panic")).collect()
     });
     Ok(report::of(load, fabric, tallies))
 }
@@ -156,11 +171,11 @@ fn check(load: &Load) -> Result<()> {
     if load.files.is_empty() {
         return invalid("a load needs at least one file");
     }
-    if load.block_bytes == 0 || load.depth == 0 || load.threads == 0 {
-        return invalid("block size, depth and threads must be at least 1");
+    if load.block_bytes == 0 || load.depth == 0 || load.sessions == 0 {
+        return invalid("block size, depth and sessions must be at least 1");
     }
-    if load.direction == Direction::Write && load.files.len() < load.threads {
-        return invalid("writing takes a file for each thread");
+    if load.direction == Direction::Write && load.files.len() < load.sessions {
+        return invalid("writing takes a file for each session");
     }
     if load.depth > load.options.queue {
         return invalid("the depth is more than a session queues");
@@ -207,6 +222,25 @@ mod tests {
             assert_eq!(fake.node().peak_in_flight, 5);
             assert!(report.latency_us.p50 <= report.latency_us.p99);
             assert!(report.latency_us.p99 <= report.latency_us.max);
+        }
+    }
+
+    #[test]
+    fn a_thread_drives_many_sessions_side_by_side() {
+        for (threads, direction) in
+            [(1, Direction::Read), (2, Direction::Read), (2, Direction::Write)]
+        {
+            let fake = Fake::new();
+            let names = ["data/a", "data/b", "data/c", "data/d", "data/e"];
+            for name in names {
+                fake.add_file(name, 60_000);
+            }
+            let files = names.iter().map(|name| name.parse().expect("a name")).collect();
+            let load = Load { files, sessions: 5, threads, ..load(direction) };
+            let report = run_on(&fake, &load).expect("ran");
+            assert_eq!((report.operations, report.errors), (300, 0));
+            assert_eq!((report.sessions, report.threads), (5, threads));
+            assert!(fake.node().peak_in_flight > 5, "one after the other");
         }
     }
 
@@ -271,7 +305,7 @@ mod tests {
         let fake = Fake::new();
         let none = Load { files: Vec::new(), ..load(Direction::Read) };
         assert_eq!(run_on(&fake, &none).expect_err("no file").kind(), Kind::Invalid);
-        let crowd = Load { threads: 3, ..load(Direction::Write) };
+        let crowd = Load { sessions: 3, ..load(Direction::Write) };
         assert_eq!(run_on(&fake, &crowd).expect_err("too few files").kind(), Kind::Invalid);
         let missing = run_on(&fake, &load(Direction::Read)).expect_err("no such file");
         assert_eq!(missing.kind(), Kind::NotFound);

@@ -20,9 +20,11 @@ pub struct Report {
     pub pattern: &'static str,
     /// Bytes of an operation.
     pub block_bytes: u64,
-    /// Operations outstanding on each thread.
+    /// Operations outstanding on each session.
     pub depth: usize,
-    /// Threads.
+    /// Sessions.
+    pub sessions: usize,
+    /// Threads that drove them.
     pub threads: usize,
     /// Seconds that were measured.
     pub seconds: f64,
@@ -100,7 +102,8 @@ pub(super) fn of(load: &Load, fabric: Fabric, tallies: Vec<Tally>) -> Report {
         pattern: load.pattern.name(),
         block_bytes: load.block_bytes,
         depth: load.depth,
-        threads: load.threads,
+        sessions: load.sessions,
+        threads: load.threads(),
         seconds,
         operations,
         bytes: total.bytes,
@@ -139,14 +142,14 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "{} {} {} of {} bytes over {}, depth {} on {} threads, {:.2} s",
+            "{} {} {} of {} bytes over {}, depth {} on each of {} sessions, {:.2} s",
             self.operations,
             self.pattern,
             self.direction,
             self.block_bytes,
             self.fabric,
             self.depth,
-            self.threads,
+            self.sessions,
             self.seconds
         )?;
         writeln!(

@@ -11,7 +11,7 @@ use super::{Direction, Load, Pattern, Stop};
 use crate::session::{Completed, Session, Ticket};
 use crate::{Memory, Options, clock};
 
-/// A thread that fails so often is doing no good.
+/// A session that fails so often is doing no good.
 const MOST_ERRORS: u64 = 10_000;
 /// How long a generation is if nothing is said.
 const DEFAULT_GENERATION_BYTES: u64 = 1 << 30;
@@ -19,7 +19,10 @@ const ALIGN_BYTES: usize = 4096;
 /// How long one sleep may take before the clock is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 
-/// One thread of a load.
+/// How long a thread sleeps at most that has several sessions, and waits for one of them.
+const NAP: Duration = Duration::from_millis(1);
+
+/// One session of a load.
 pub(super) struct Worker {
     session: Session,
     options: Options,
@@ -35,8 +38,24 @@ pub(super) struct Worker {
     left: u64,
     runs_for: Option<Duration>,
     warmup: Duration,
+    /// When operations begin to count, when it is enough, and when something completed last.
+    count_from: Instant,
+    end: Option<Instant>,
+    last: Instant,
+    quiet_since: Instant,
     completed: Vec<Completed>,
     tally: Tally,
+}
+
+/// What a session did when it was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Something, or it is worth looking again.
+    Moved,
+    /// Nothing for a while: the node is to be waited for.
+    Quiet,
+    /// There is nothing more to do.
+    Over,
 }
 
 enum Work {
@@ -56,9 +75,37 @@ struct Generations {
     count: u64,
 }
 
+/// Drives sessions on this thread until all are done.
+pub(super) fn run(mut workers: Vec<Worker>) -> Vec<Tally> {
+    let mut tallies = Vec::with_capacity(workers.len());
+    workers.iter_mut().for_each(Worker::start);
+    let mut sleeper = 0;
+    while !workers.is_empty() {
+        let mut moved = false;
+        let mut place = 0;
+        while place < workers.len() {
+            match workers[place].turn() {
+                Turn::Over => {
+                    tallies.push(workers.swap_remove(place).finish());
+                    moved = true;
+                    continue;
+                }
+                turn => moved |= turn == Turn::Moved,
+            }
+            place += 1;
+        }
+        let longest = if workers.len() == 1 { LONGEST_SLEEP } else { NAP };
+        sleeper = if sleeper + 1 < workers.len() { sleeper + 1 } else { 0 };
+        if !moved && let Some(worker) = workers.get_mut(sleeper) {
+            worker.doze(longest);
+        }
+    }
+    tallies
+}
+
 impl Worker {
     pub(super) fn new(load: &Load, index: usize, mut session: Session) -> Result<Self> {
-        let (share, shares) = (index as u64, load.threads as u64);
+        let (share, shares) = (index as u64, load.sessions as u64);
         let block = usize::try_from(load.block_bytes)
             .map_err(|_| Kind::Invalid.error("a block does not fit into memory"))?;
         let stride = block.next_multiple_of(ALIGN_BYTES);
@@ -75,6 +122,7 @@ impl Worker {
             Stop::After(time) => (u64::MAX, Some(time)),
             Stop::Operations(count) => (count / shares + u64::from(share < count % shares), None),
         };
+        let now = clock::now();
         let mut worker = Self {
             session,
             options: load.options.clone(),
@@ -86,6 +134,10 @@ impl Worker {
             left,
             runs_for,
             warmup: load.warmup,
+            count_from: now,
+            end: None,
+            last: now,
+            quiet_since: now,
             completed: Vec::with_capacity(load.depth),
             tally: Tally::new(),
         };
@@ -126,12 +178,12 @@ impl Worker {
                 assert_eq!(done.ticket, ticket, "nothing else is outstanding");
                 return Ok(done);
             }
-            self.wait_until(deadline);
+            self.wait_until(deadline, LONGEST_SLEEP);
         }
     }
 
     /// Sleeps a while; past the deadline, gives the session up.
-    fn wait_until(&mut self, deadline: Instant) {
+    fn wait_until(&mut self, deadline: Instant, longest: Duration) {
         let left = deadline.saturating_duration_since(clock::now());
         if left.is_zero() {
             let patience = self.options.timeout;
@@ -139,56 +191,69 @@ impl Worker {
                 &Kind::Disconnected.error(format!("the node did not answer within {patience:?}")),
             );
         } else {
-            self.session.wait(left.min(LONGEST_SLEEP));
+            self.session.wait(left.min(longest));
         }
     }
 
-    pub(super) fn run(mut self) -> Tally {
-        if let Err(error) = self.drive() {
-            self.tally.fail(&error);
+    /// Begins to measure.
+    fn start(&mut self) {
+        let now = clock::now();
+        self.count_from = now + self.warmup;
+        self.end = self.runs_for.map(|time| self.count_from + time);
+        (self.last, self.quiet_since) = (now, now);
+    }
+
+    /// Does what there is to do, without waiting for it.
+    fn turn(&mut self) -> Turn {
+        match self.step() {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.tally.fail(&error);
+                Turn::Over
+            }
         }
+    }
+
+    fn step(&mut self) -> Result<Turn> {
+        let now = clock::now();
+        let enough = self.end.is_some_and(|end| now >= end)
+            || self.left == 0
+            || self.tally.errors >= MOST_ERRORS
+            || self.session.failure().is_some();
+        if !enough {
+            self.submit(now)?;
+        }
+        if self.session.outstanding() == 0 {
+            if enough {
+                self.commit()?;
+                let last = self.last.max(clock::now().min(self.end.unwrap_or(self.last)));
+                self.tally.elapsed = last.saturating_duration_since(self.count_from);
+                return Ok(Turn::Over);
+            }
+            if self.missing == 0 {
+                // The generation is written, and nothing but its end is left to do.
+                self.commit()?;
+                return Ok(Turn::Moved);
+            }
+        }
+        if self.collect() {
+            self.quiet_since = clock::now();
+            self.last = self.quiet_since;
+            return Ok(Turn::Moved);
+        }
+        Ok(if now - self.quiet_since >= self.options.spin { Turn::Quiet } else { Turn::Moved })
+    }
+
+    /// Waits for the node.
+    fn doze(&mut self, longest: Duration) {
+        self.wait_until(self.quiet_since + self.options.timeout, longest);
+    }
+
+    fn finish(mut self) -> Tally {
         let stats = self.session.stats();
         self.tally.reconnections = stats.connections.saturating_sub(1);
         self.tally.repeated = stats.repeated;
         self.tally
-    }
-
-    fn drive(&mut self) -> Result<()> {
-        let begin = clock::now();
-        let count_from = begin + self.warmup;
-        let end = self.runs_for.map(|time| count_from + time);
-        let mut last = begin;
-        let mut quiet_since = begin;
-        loop {
-            let now = clock::now();
-            let enough = end.is_some_and(|end| now >= end)
-                || self.left == 0
-                || self.tally.errors >= MOST_ERRORS
-                || self.session.failure().is_some();
-            if !enough {
-                self.submit(now)?;
-            }
-            if self.session.outstanding() == 0 {
-                if enough {
-                    break;
-                }
-                if self.missing == 0 {
-                    // The generation is written, and nothing but its end is left to do.
-                    self.commit()?;
-                    continue;
-                }
-            }
-            if self.collect(count_from) {
-                quiet_since = clock::now();
-                last = quiet_since;
-            } else if now - quiet_since >= self.options.spin {
-                self.wait_until(quiet_since + self.options.timeout);
-            }
-        }
-        self.commit()?;
-        let last = last.max(clock::now().min(end.unwrap_or(last)));
-        self.tally.elapsed = last.saturating_duration_since(count_from);
-        Ok(())
     }
 
     /// A generation of which one write failed cannot become whole: the next one may.
@@ -265,14 +330,14 @@ impl Worker {
     }
 
     /// Takes in what has completed. Whether anything has.
-    fn collect(&mut self, count_from: Instant) -> bool {
+    fn collect(&mut self) -> bool {
         let mut completed = std::mem::take(&mut self.completed);
         self.session.poll(&mut completed);
         let any = !completed.is_empty();
-        let now = if any { clock::now() } else { count_from };
+        let now = if any { clock::now() } else { self.count_from };
         for mut done in completed.drain(..) {
             let begun = self.begun.remove(&done.ticket).unwrap_or(now);
-            if now >= count_from {
+            if now >= self.count_from {
                 self.tally.count(&done, now - begun);
             }
             // Without any, the session is over, or a connection that was shared memory is.

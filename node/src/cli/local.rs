@@ -236,9 +236,14 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) depth: u32,
 
-    /// Sessions, each on its own thread
+    /// Sessions
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) sessions: u32,
+
+    /// Threads that drive them, 0 for one each: looking at many sessions in turn takes less of this machine than
+    /// waking a thread for each answer
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: u32,
 
     /// Where reads go
     #[arg(long, value_enum, default_value = "random")]

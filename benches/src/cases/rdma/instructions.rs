@@ -8,19 +8,17 @@ use extent::Result;
 use extent::checksum::crc32c_blocks;
 
 use super::{Conduct, Ours, Shape};
+use crate::cable::{CLIENT_CORE, NODE_CORE};
 use crate::cases::{Case, Contest};
 use crate::instructions::Counters;
 use crate::pairs::{Duel, Terms};
 use crate::setup::Setup;
-use crate::sys;
+use crate::stream::on_core;
 use crate::verdict::Setback;
 
 const BLOCK_BYTES: u64 = 1 << 20;
 const CHECKSUM_BLOCK_BYTES: usize = 4096;
 const DEPTH: usize = 8;
-/// The node has a processor to itself, so that what is executed there in user mode is its own.
-const OTHERS_CORE: usize = 0;
-const NODE_CORE: usize = 1;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "rdma-vs-tcp-instr", unit: "instructions/B", target: 2.0 },
@@ -55,9 +53,7 @@ fn set_up(setup: &Setup, terms: Terms, beside: bool) -> Result<Contest, Setback>
             terms.case
         )));
     };
-    sys::pin_to(OTHERS_CORE)?;
-    let (ours, _) =
-        Ours::prepare(&terms, setup, Conduct { core: Some(NODE_CORE), ..Conduct::default() })?;
+    let (ours, _) = Ours::prepare(&terms, setup, Conduct::default())?;
     let mut counted =
         Instructions { ours, counters, without: 0.0, checksums: 0.0, kernel: [0.0; 2] };
     counted.checksums = counted.of_checksums()?;
@@ -69,11 +65,14 @@ impl Instructions {
     /// What verifying takes, here on the other processor.
     fn of_checksums(&mut self) -> Result<f64> {
         let before = self.counters.read()?;
-        for checksum in crc32c_blocks(&self.ours.content, CHECKSUM_BLOCK_BYTES) {
-            black_box(checksum);
-        }
+        on_core(Some(CLIENT_CORE), || {
+            for checksum in crc32c_blocks(&self.ours.content, CHECKSUM_BLOCK_BYTES) {
+                black_box(checksum);
+            }
+            Ok(())
+        })?;
         let after = self.counters.read()?;
-        let count = after.user[OTHERS_CORE] - before.user[OTHERS_CORE];
+        let count = after.user[CLIENT_CORE] - before.user[CLIENT_CORE];
         Ok(per_byte(count, self.ours.content.len() as u64))
     }
 

@@ -16,12 +16,13 @@ use extent::{Error, FileName, Kind, Result};
 use rdma::VerbsOptions;
 
 use super::Case;
-use crate::cable::Cable;
+use crate::cable::{CLIENT_CORE, Cable, NODE_CORE};
 use crate::files::{self, Random};
 use crate::node::{Node, Place, Plan};
 use crate::pairs::Terms;
 use crate::ram_disk::RamDisks;
 use crate::setup::{Setup, make_directory};
+use crate::stream::on_core;
 use crate::verdict::Setback;
 
 pub(super) const READ: Case = bandwidth::READ;
@@ -63,8 +64,6 @@ struct Shape {
 struct Conduct {
     /// Block devices in memory to make, of which the first is the node's.
     disks: usize,
-    /// The processor that it keeps to; all of them if `None`.
-    core: Option<usize>,
     /// Whether both sides wait for each other without sleeping, as rivals do that measure latency.
     spins: bool,
 }
@@ -106,7 +105,7 @@ impl Ours {
             ..Plan::default()
         };
         let place = Place::new(setup, &plan)?;
-        let node = crate::stream::on_core(conduct.core, || place.start())?;
+        let node = on_core(Some(NODE_CORE), || place.start())?;
         node.promote(NAME)?;
         let options = Options {
             spin: Duration::from_micros(if conduct.spins { SPIN_US } else { 0 }),
@@ -143,7 +142,9 @@ impl Ours {
             files: files?,
             block_bytes: shape.block_bytes,
             depth: shape.depth,
-            threads: shape.sessions,
+            sessions: shape.sessions,
+            // Whoever has so many has processors for them, which there are not here.
+            threads: 1,
             direction: shape.direction,
             stop: Stop::After(Duration::from_secs(self.seconds)),
             warmup: WARMUP,
@@ -151,7 +152,7 @@ impl Ours {
             options,
             ..Load::default()
         };
-        let report = load::run(endpoint, &load)?;
+        let report = on_core(Some(CLIENT_CORE), || load::run(endpoint, &load))?;
         check(&report)?;
         if writes {
             self.write_and_compare(shape.block_bytes)?;

@@ -4,11 +4,13 @@ use client::load::Direction;
 use extent::Result;
 
 use super::{Conduct, Ours, Shape};
+use crate::cable::CLIENT_CORE;
 use crate::cases::{Case, Contest};
 use crate::pairs::{Duel, Terms};
 use crate::rivals::fio::{Fio, Job, Reads, Source, Tuning};
 use crate::rivals::nvmet::Nvmet;
 use crate::setup::Setup;
+use crate::stream::on_core;
 use crate::verdict::Setback;
 
 const BLOCK_BYTES: u64 = 4096;
@@ -50,7 +52,7 @@ fn set_up(setup: &Setup, terms: Terms, verify: bool) -> Result<Contest, Setback>
     let shape = Shape { block_bytes: BLOCK_BYTES, depth, sessions: 1, verify, direction };
     let tuning = Tuning::default();
     let mut small = Small { fio, tuning, seconds: setup.seconds, shape, nvmet, ours };
-    small.tuning = small.fio.tune(small.job())?;
+    small.tuning = on_core(Some(CLIENT_CORE), || small.fio.tune(small.job()))?;
     Ok(Contest::Duel(Box::new(small)))
 }
 
@@ -72,7 +74,8 @@ impl Duel for Small {
     }
 
     fn rival(&mut self) -> Result<f64> {
-        let Reads { operations_per_second, .. } = self.fio.read(self.job())?;
+        let Reads { operations_per_second, .. } =
+            on_core(Some(CLIENT_CORE), || self.fio.read(self.job()))?;
         Ok(operations_per_second)
     }
 
