@@ -22,6 +22,8 @@ pub(crate) struct Home {
     state: Mutex<State>,
     /// Whether any of the regions is retired.
     any_retired: AtomicBool,
+    /// Whether any is unused: whoever polls does not ask for the lock each time.
+    any_unused: AtomicBool,
 }
 
 #[derive(Default)]
@@ -84,6 +86,7 @@ impl Home {
             let block = state.blocks.swap_remove(index);
             if !block.retired {
                 state.unused.push(block.region);
+                self.any_unused.store(true, Ordering::Release);
             }
         }
     }
@@ -117,6 +120,9 @@ impl Home {
 
     /// Regions of which nothing is used any more, to be unregistered.
     pub(crate) fn take_unused(&self) -> Vec<Arc<Region>> {
+        if !self.any_unused.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
         std::mem::take(&mut self.state.lock().unused)
     }
 }

@@ -236,9 +236,8 @@ impl Worker {
                 return Ok(Turn::Moved);
             }
         }
-        if self.collect() {
-            self.quiet_since = clock::now();
-            self.last = self.quiet_since;
+        if let Some(now) = self.collect() {
+            (self.quiet_since, self.last) = (now, now);
             return Ok(Turn::Moved);
         }
         Ok(if now - self.quiet_since >= self.options.spin { Turn::Quiet } else { Turn::Moved })
@@ -329,12 +328,15 @@ impl Worker {
         self.call(|session| session.submit_close(handle))?.result
     }
 
-    /// Takes in what has completed. Whether anything has.
-    fn collect(&mut self) -> bool {
+    /// Takes in what has completed, and says when, if anything has.
+    fn collect(&mut self) -> Option<Instant> {
         let mut completed = std::mem::take(&mut self.completed);
         self.session.poll(&mut completed);
-        let any = !completed.is_empty();
-        let now = if any { clock::now() } else { self.count_from };
+        if completed.is_empty() {
+            self.completed = completed;
+            return None;
+        }
+        let now = clock::now();
         for mut done in completed.drain(..) {
             let begun = self.begun.remove(&done.ticket).unwrap_or(now);
             if now >= self.count_from {
@@ -350,7 +352,7 @@ impl Worker {
             }
         }
         self.completed = completed;
-        any
+        Some(now)
     }
 }
 

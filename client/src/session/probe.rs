@@ -13,10 +13,15 @@ use crate::{Memory, clock};
 /// How long silence is fine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Polls without an answer that have one look at the clock.
+const POLLS_PER_LOOK: u32 = 64;
+
 /// When something was heard, or asked for.
 #[derive(Default)]
 pub(super) struct Probe {
     quiet_since: Option<Instant>,
+    /// Polls in which nothing came, since the clock was looked at.
+    polls: u32,
 }
 
 impl Session {
@@ -35,6 +40,12 @@ impl Session {
             self.probe.quiet_since = None;
             return;
         }
+        // Whoever polls without a pause asks for the time now and then only.
+        self.probe.polls += 1;
+        if !heard && self.probe.quiet_since.is_some() && self.probe.polls < POLLS_PER_LOOK {
+            return;
+        }
+        self.probe.polls = 0;
         let now = clock::now();
         match self.probe.quiet_since {
             Some(since) if !heard && now - since >= PATIENCE => {
@@ -49,8 +60,9 @@ impl Session {
         }
     }
 
-    /// How long a sleep may be.
-    pub(super) fn longest_sleep(&self) -> Duration {
+    /// How long the sleep may be that follows, after which the clock is looked at again.
+    pub(super) fn longest_sleep(&mut self) -> Duration {
+        self.probe.polls = POLLS_PER_LOOK;
         if self.is_probed() { PATIENCE } else { Duration::MAX }
     }
 }

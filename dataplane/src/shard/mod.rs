@@ -180,6 +180,8 @@ impl Shard {
             }
         }
         self.events = events;
+        // A device that answers at once does so in this step.
+        self.kick_device();
 
         // What is not polled yet keeps its place in the device's queue, and so bounds what waits.
         if self.completions.len() < BATCH {
@@ -204,10 +206,14 @@ impl Shard {
     }
 
     fn kick(&mut self) {
+        self.kick_device();
+        self.transport.kick();
+    }
+
+    fn kick_device(&mut self) {
         if let Err(error) = self.device.kick() {
             tracing::error!(%error, "a device queue is broken");
         }
-        self.transport.kick();
     }
 
     /// See [`crate::Stepped::session_bytes`].
