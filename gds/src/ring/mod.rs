@@ -155,6 +155,13 @@ impl<M: HostMemory> Ring<M> {
         Ok(ring)
     }
 
+    /// From now on memory that the device does not take is used unpinned, if it had to be pinned before.
+    pub fn relax(&mut self) {
+        if self.pinning == Pinning::Require {
+            self.pinning = Pinning::Try;
+        }
+    }
+
     /// The device that it copies to.
     #[must_use]
     pub fn device(&self) -> &Device {
