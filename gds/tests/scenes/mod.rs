@@ -1,16 +1,18 @@
 //! What a ring must do, each as a function that panics if it does not.
 #![allow(unsafe_code)]
 
-use std::slice;
+#[path = "../piece/mod.rs"]
+mod piece;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dma::{HugePages, Region, Span, Window};
 use extent::Kind;
 use forebay_gds::{
-    Copied, CopyStep, Device, DeviceMemory, DeviceSpan, HostMemory, Pinning, Ring, SoftwareDevice,
+    Copied, CopyStep, Device, DeviceMemory, DeviceSpan, Pinning, Ring, SoftwareDevice,
 };
+use piece::{Piece, bytes};
 
 pub(crate) const SCENES: &[(&str, fn())] = &[
     ("odd_ranges_arrive", odd_ranges_arrive),
@@ -33,55 +35,6 @@ pub(crate) const SLOT: usize = 8192;
 const PATIENCE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Host memory of the test's own, which counts how many pieces of it are there.
-pub(crate) struct Piece {
-    region: Arc<Region>,
-    alive: Arc<AtomicUsize>,
-}
-
-impl Piece {
-    pub(crate) fn new(alive: &Arc<AtomicUsize>) -> Self {
-        alive.fetch_add(1, Ordering::Relaxed);
-        let region = Region::anonymous(SLOT, HugePages::Never).expect("memory");
-        Self { region, alive: Arc::clone(alive) }
-    }
-
-    /// Writes to the memory, as a node does.
-    pub(crate) fn fill(&mut self, at: usize, bytes: &[u8]) {
-        let window = Window::new(Arc::clone(&self.region), at as u64, bytes.len());
-        window.expect("inside").copy_in(bytes);
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        let base = self.region.at(0, SLOT);
-        // SAFETY: the region is this piece's alone, and nobody writes to it while it is borrowed.
-        unsafe { slice::from_raw_parts(base.as_ptr(), SLOT) }
-    }
-}
-
-impl AsMut<[u8]> for Piece {
-    fn as_mut(&mut self) -> &mut [u8] {
-        let base = self.region.at(0, SLOT);
-        // SAFETY: as in `as_ref`, and the borrow is exclusive.
-        unsafe { slice::from_raw_parts_mut(base.as_ptr(), SLOT) }
-    }
-}
-
-// SAFETY: the region is this piece's alone, and lives as long.
-unsafe impl HostMemory for Piece {
-    fn span(&self) -> Option<Span<'_>> {
-        Some(Span { region: &self.region, offset: 0, length: SLOT })
-    }
-}
-
 pub(crate) struct World {
     pub(crate) software: SoftwareDevice,
     pub(crate) device: Device,
@@ -96,7 +49,7 @@ impl World {
     }
 
     fn ring(&self, slots: usize) -> Ring<Piece> {
-        let memory = (0..slots).map(|_| Piece::new(&self.alive)).collect();
+        let memory = (0..slots).map(|_| Piece::new(SLOT, &self.alive)).collect();
         Ring::new(&self.device, memory, Pinning::Require).expect("a ring")
     }
 
@@ -107,12 +60,6 @@ impl World {
     fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)
     }
-}
-
-fn bytes(length: usize, mark: usize) -> Vec<u8> {
-    (0..length)
-        .map(|i| u8::try_from((i * 7 + mark * 31 + (i >> 8)) % 251).expect("small"))
-        .collect()
 }
 
 /// Sends bytes through one piece.
@@ -264,7 +211,7 @@ fn replaced_memory_is_pinned_and_the_old_is_not() {
     // As a session does that has made another connection.
     let (lent, old) = ring.lend().expect("free");
     drop(old);
-    let mut other = Piece::new(&world.alive);
+    let mut other = Piece::new(SLOT, &world.alive);
     other.fill(0, &bytes(SLOT, 1));
     ring.copy(lent, other, 0..SLOT, &memory.all()).expect("sent");
     finish(&mut ring);
@@ -277,9 +224,12 @@ fn replaced_memory_is_pinned_and_the_old_is_not() {
     drop(gone);
     ring.lose(lent);
     assert_eq!((ring.missing(), world.software.pinned_bytes().0), (1, SLOT));
-    ring.replace(Piece::new(&world.alive)).expect("in its place");
+    ring.replace(Piece::new(SLOT, &world.alive)).expect("in its place");
     assert_eq!((ring.available(), world.software.pinned_bytes().0), (2, 2 * SLOT));
-    assert_eq!(ring.replace(Piece::new(&world.alive)).expect_err("whole").kind(), Kind::Invalid);
+    assert_eq!(
+        ring.replace(Piece::new(SLOT, &world.alive)).expect_err("whole").kind(),
+        Kind::Invalid
+    );
 }
 
 fn streams_are_ordered() {
@@ -317,7 +267,7 @@ fn streams_are_ordered() {
 fn pins_are_refused_or_done_without() {
     let world = World::new(8);
     world.software.refuse_pins(true);
-    let pieces = || (0..2).map(|_| Piece::new(&world.alive)).collect::<Vec<_>>();
+    let pieces = || (0..2).map(|_| Piece::new(SLOT, &world.alive)).collect::<Vec<_>>();
     let error = Ring::new(&world.device, pieces(), Pinning::Require).err().expect("refused");
     assert_eq!(error.kind(), Kind::Unsupported);
     assert_eq!(world.alive(), 0);
