@@ -45,4 +45,6 @@ extent::mistakes! {
     LateFailureForgotten,
     /// A piece of the ring whose read failed does not go back.
     FailedPieceKept,
+    /// What waits for room in the ring when the device hangs passes for read.
+    WaitingForgotten,
 }

@@ -64,7 +64,7 @@ impl Default for DeviceOptions {
 /// Who compared the bytes with their checksums. Nobody does once they are on their way to the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verified {
-    /// The node, with those that are stored beside them.
+    /// The node, with those that are stored beside them; not what came from a silo right now.
     ByNode,
     /// The node, and this client when they came into host memory: [`crate::Options::verify`].
     ByNodeAndClient,

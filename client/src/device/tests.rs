@@ -341,6 +341,14 @@ pub(crate) fn a_device_that_hangs_is_not_waited_for_for_ever() {
     assert_eq!(reader.settle().expect_err("still").kind(), Kind::Busy);
     world.software.resume();
     reader.settle().expect("done after all");
+    // Also what only waited for room.
+    world.software.stall_after(3);
+    let small = |i: usize| memory.part(i * 10..i * 10 + 10).expect("inside");
+    let fetches = (0..9).map(|i| DeviceFetch::new(&world.file, i as u64 * 10, &small(i)));
+    let ends = reader.read_all(fetches, None);
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 3);
+    world.software.resume();
+    reader.settle().expect("done after all");
     world.check(&mut reader);
     world.check_whole(&reader, 4);
 }

@@ -1,15 +1,20 @@
 //! The staging ring.
 #![allow(unsafe_code)]
 
+mod copying;
+mod ending;
+mod host;
+mod pinning;
 mod place;
 mod proof;
+mod stats;
 
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
-use dma::{ALIGN_BYTES, Span};
+use dma::Span;
 use extent::{Error, Kind, Result};
 
 use crate::api::Progress;
@@ -18,30 +23,10 @@ use crate::device::{Event, Pause};
 use crate::{Device, DeviceSpan, Stream, clock};
 use place::{Place, State};
 
-/// How long a ring that is dropped waits for its copies.
-const DRAIN: Duration = Duration::from_secs(5);
-
-/// Host memory that a ring may have the device read.
-///
-/// # Safety
-/// Whoever owns the value is the only one to use the bytes, but for who has it lent, and they stay mapped
-/// as long as it lives. Its span, as long as it is not handed to somebody else, is always the same.
-pub unsafe trait HostMemory: AsRef<[u8]> + AsMut<[u8]> + Send {
-    /// Where it is; `None` if it is gone.
-    fn span(&self) -> Option<Span<'_>>;
-}
-
-/// Whether host memory is pinned with the device, which then reads it by itself. From other memory the
-/// driver copies with the processor first.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pinning {
-    /// It is, or it is not used.
-    Require,
-    /// It is where the device takes it.
-    Try,
-    /// It is not.
-    Never,
-}
+pub use copying::{Begun, Copied, CopyId, Lent};
+pub use host::HostMemory;
+pub use pinning::Pinning;
+pub use stats::RingStats;
 
 /// A bounded number of pieces of host memory, each of which is free, lent out to be filled, or being
 /// copied to the device. No byte is copied by the processor, and none is touched while the device may read it.
@@ -62,62 +47,6 @@ pub struct Ring<M: HostMemory> {
     /// Why the device is lost.
     lost: Option<Error>,
     stats: RingStats,
-}
-
-/// What a ring did. Bytes and counts since it was made, or the highest that they ever were.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RingStats {
-    /// Pieces of host memory that it has.
-    pub slots: usize,
-    /// Bytes of each.
-    pub slot_bytes: usize,
-    /// Most that were lent or being copied at once.
-    pub peak_slots: usize,
-    /// Most that were being copied at once.
-    pub peak_copies: usize,
-    /// Host memory that is pinned now.
-    pub pinned_bytes: usize,
-    /// The most that ever was.
-    pub peak_pinned_bytes: usize,
-    /// Copies that were begun, and their bytes.
-    pub copies: u64,
-    /// Bytes of those.
-    pub copied_bytes: u64,
-    /// Those of them from memory that is not pinned.
-    pub unpinned_copies: u64,
-    /// Copies that failed.
-    pub failures: u64,
-    /// How often somebody wanted a piece and all were in use.
-    pub waits: u64,
-}
-
-/// A piece that was lent, to be given back in one of three ways: copied, unused, or lost.
-#[derive(PartialEq, Eq, Debug)]
-#[must_use = "a piece that is not given back is missing"]
-pub struct Lent(usize);
-
-/// A copy, by its number. Never used twice in a ring.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct CopyId(pub u64);
-
-/// A copy that was begun.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Begun {
-    /// Which one.
-    pub id: CopyId,
-    /// Whether the device reads the memory by itself.
-    pub is_pinned: bool,
-}
-
-/// A copy that has ended.
-#[derive(Debug)]
-pub struct Copied {
-    /// Which one.
-    pub id: CopyId,
-    /// Its bytes.
-    pub bytes: usize,
-    /// What went wrong.
-    pub result: Result<()>,
 }
 
 impl<M: HostMemory> Ring<M> {
@@ -207,16 +136,16 @@ impl<M: HostMemory> Ring<M> {
     }
 
     /// Takes back a piece of which nothing is to be copied.
-    pub fn give_back(&mut self, lent: Lent, memory: M) {
-        self.places[lent.0].state = State::Free(memory);
+    pub fn give_back(&mut self, Lent(index): Lent, memory: M) {
+        self.places[index].state = State::Free(memory);
         // It is used next: what was just touched is in the caches.
-        self.free.push_front(lent.0);
+        self.free.push_front(index);
     }
 
     /// A piece does not come back, because somebody may still write to it.
-    pub fn lose(&mut self, lent: Lent) {
-        self.unpin(lent.0);
-        self.places[lent.0].state = State::Missing;
+    pub fn lose(&mut self, Lent(index): Lent) {
+        self.unpin(index);
+        self.places[index].state = State::Missing;
     }
 
     /// Takes a piece for one that was lost.
@@ -384,89 +313,5 @@ impl<M: HostMemory> Ring<M> {
             return Ok(());
         }
         Err(Kind::Invalid.error("the stream is another device's than the ring"))
-    }
-
-    /// The device is lost, and may still read what it was to copy.
-    fn on_lost(&mut self, error: &Error, ended: &mut Vec<Copied>) {
-        self.lost = Some(error.duplicate());
-        while let Some(index) = self.copying.pop_front() {
-            let state = mem::replace(&mut self.places[index].state, State::Missing);
-            let State::Copying { memory, to, id } = state else {
-                unreachable!("what is listed as copying is copying");
-            };
-            let bytes = to.len();
-            self.leak(index, memory);
-            mem::forget(to);
-            self.stats.failures += 1;
-            ended.push(Copied { id, bytes, result: Err(error.duplicate()) });
-        }
-    }
-
-    /// Keeps memory, and its pin, for ever.
-    fn leak(&mut self, index: usize, memory: M) {
-        self.places[index].state = State::Missing;
-        if bugs::is(Bug::FreedUnderDevice) {
-            return;
-        }
-        mem::forget(self.places[index].pin.take());
-        mem::forget(memory);
-    }
-
-    /// Sees to it that a place's memory is pinned, if it is to be.
-    fn pin(&mut self, index: usize, memory: &M) -> Result<()> {
-        let span = memory.span().ok_or_else(|| Kind::Invalid.error("the memory is gone"))?;
-        let is_whole = |bytes: usize| bytes.is_multiple_of(ALIGN_BYTES);
-        if !is_whole(span.offset) || !is_whole(span.length) || span.length < self.stats.slot_bytes {
-            return Err(Kind::Invalid.error("a piece of a ring is made of whole pages"));
-        }
-        if self.pinning == Pinning::Never
-            || self.places[index].pin.as_ref().is_some_and(|pin| pin.covers(span))
-        {
-            return Ok(());
-        }
-        // First, so that never more is pinned than the ring has.
-        self.unpin(index);
-        if bugs::is(Bug::ReplacedUnpinned) && self.stats.copies != 0 {
-            return Ok(());
-        }
-        match place::pin(&self.device, span) {
-            Ok(pin) => {
-                self.stats.pinned_bytes += pin.bytes();
-                self.stats.peak_pinned_bytes =
-                    self.stats.peak_pinned_bytes.max(self.stats.pinned_bytes);
-                self.places[index].pin = Some(pin);
-                Ok(())
-            }
-            Err(error) if self.pinning == Pinning::Require => Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "host memory that the device does not take");
-                Ok(())
-            }
-        }
-    }
-
-    fn unpin(&mut self, index: usize) {
-        if let Some(pin) = self.places[index].pin.take() {
-            self.stats.pinned_bytes -= pin.bytes();
-        }
-    }
-}
-
-impl<M: HostMemory> Drop for Ring<M> {
-    fn drop(&mut self) {
-        let deadline = clock::now() + DRAIN;
-        let mut ended = Vec::new();
-        while !self.copying.is_empty() && clock::now() < deadline {
-            self.wait(deadline.saturating_duration_since(clock::now()), &mut ended);
-        }
-        if self.copying.is_empty() {
-            return;
-        }
-        tracing::error!(
-            copies = self.copying.len(),
-            "a ring ends before its copies: the memory that the device may still read is kept for ever"
-        );
-        let error = Kind::Busy.error("the ring has ended");
-        self.on_lost(&error, &mut ended);
     }
 }

@@ -15,7 +15,10 @@ const SLOT: usize = 64 << 10;
 /// Longer than anything here takes; only a failure waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const CHECKS: &[(&str, fn(&Device))] = &[
+/// Something that a device must do, by its name.
+pub(crate) type Check = (&'static str, fn(&Device));
+
+pub(crate) const CHECKS: &[Check] = &[
     ("odd_ranges_arrive", odd_ranges_arrive),
     ("twenty_times_the_ring_arrives", twenty_times_the_ring_arrives),
     ("a_callers_stream_is_ordered", a_callers_stream_is_ordered),
