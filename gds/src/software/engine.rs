@@ -30,6 +30,7 @@ pub(super) struct Engine {
     /// Copies into the device that were queued.
     pub(super) copies: u64,
     pub(super) copies_allowed: Option<u64>,
+    pub(super) held: Option<u64>,
     pub(super) failing: Vec<u64>,
     pub(super) refused: Vec<u64>,
     pub(super) refuses_pins: bool,
@@ -78,6 +79,7 @@ impl Engine {
             events: BTreeMap::new(),
             copies: 0,
             copies_allowed: None,
+            held: None,
             failing: Vec::new(),
             refused: Vec::new(),
             refuses_pins: false,
@@ -280,7 +282,7 @@ impl Engine {
             Op::Wait { event, mark } => {
                 self.events.get(event).is_none_or(|event| event.passed >= *mark)
             }
-            Op::In { .. } => self.copies_allowed != Some(0),
+            Op::In { copy, .. } => self.copies_allowed != Some(0) && self.held != Some(*copy),
             Op::Out { .. } | Op::Record { .. } => true,
         }
     }

@@ -92,15 +92,24 @@ impl SoftwareDevice {
         self.inner.shared.news.notify_all();
     }
 
-    /// Nothing goes on until [`SoftwareDevice::resume`], or but for so many copies.
+    /// No copy into the device begins until [`SoftwareDevice::resume`], but for so many.
     pub fn stall_after(&self, copies: u64) {
         self.engine().copies_allowed = Some(copies);
         self.tell();
     }
 
+    /// The copy so many from now does not begin until [`SoftwareDevice::resume`], nor what is behind it in
+    /// its stream; 0 is the next one.
+    pub fn hold_copy(&self, after: u64) {
+        let mut engine = self.engine();
+        engine.held = Some(engine.copies + after);
+    }
+
     /// Everything goes on.
     pub fn resume(&self) {
-        self.engine().copies_allowed = None;
+        let mut engine = self.engine();
+        (engine.copies_allowed, engine.held) = (None, None);
+        drop(engine);
         self.tell();
     }
 

@@ -240,8 +240,9 @@ fn streams_are_ordered() {
         let memory = world.memory(2 * SLOT);
         let caller = world.device.stream().expect("a stream");
         let front = memory.part(..SLOT).expect("inside");
+        let back = memory.part(SLOT..).expect("inside");
         // What the caller's stream still does with the memory: another ring's copy.
-        world.software.stall_after(0);
+        world.software.hold_copy(0);
         send(&mut others, 0, &bytes(SLOT, 7), &front).expect("sent");
         others.lead(&caller).expect("ordered");
         // The read that is handed to the stream.
@@ -250,6 +251,11 @@ fn streams_are_ordered() {
         ring.lead(&caller).expect("ordered");
         // Who waits for the stream waits for the read.
         assert_eq!(caller.finish(SHORT).expect_err("not yet").kind(), Kind::Busy);
+        // The device does other things meanwhile, and would do this, too.
+        for _ in 0..20 {
+            back.to_vec().expect("read back");
+        }
+        assert_eq!(world.software.copies_begun(), 0, "the read waits for the caller's stream");
         world.software.resume();
         caller.finish(PATIENCE).expect("done");
         assert!(front.to_vec().expect("read back") == bytes(SLOT, 8), "seed {seed}");

@@ -102,8 +102,8 @@ fn twenty_times_the_ring_arrives(device: &Device) {
         assert!(found == bytes(SLOT, slice), "slice {slice}");
     }
     let stats = ring.stats();
-    assert_eq!((stats.copies, stats.peak_slots), (20 * SLOTS as u64, SLOTS));
-    assert!(stats.peak_pinned_bytes <= SLOTS * SLOT);
+    assert_eq!(stats.copies, 20 * SLOTS as u64);
+    assert!(stats.peak_slots <= SLOTS && stats.peak_pinned_bytes <= SLOTS * SLOT, "{stats:?}");
 }
 
 fn a_callers_stream_is_ordered(device: &Device) {
