@@ -13,9 +13,8 @@ use forebay_gds::{CudaDriver, Device, Ladder, Pinning, Wire};
 use harness::Test;
 use suite::{CHECKS, PATIENCE, Piece, bytes, finish, ring};
 
-/// Bytes copied in each round of a figure.
-const BYTES: usize = 1 << 30;
 const SLOT: usize = 4 << 20;
+const LONG_SLOT: usize = 64 << 20;
 
 fn main() -> ExitCode {
     let state = CudaDriver::look();
@@ -38,11 +37,17 @@ fn main() -> ExitCode {
     harness::run(&tests, device.err().map(String::as_str))
 }
 
+/// Bytes copied in each round of a figure: 1 GiB, or what a small GPU has room for.
+fn round_bytes(device: &Device) -> usize {
+    let quarter = usize::try_from(device.info().memory_bytes / 4).expect("fits");
+    quarter.min(1 << 30).next_multiple_of(LONG_SLOT)
+}
+
 /// Fills and copies slices, waiting for each copy or not. How many copies were under way when the next piece
 /// was full.
 fn pass(device: &Device, waits: bool) -> (usize, usize) {
     let mut ring = ring(device, 8, SLOT, Pinning::Require);
-    let memory = device.allocate(BYTES / 4).expect("device memory");
+    let memory = device.allocate(round_bytes(device) / 4).expect("device memory");
     let content = bytes(SLOT, 1);
     let (mut overlapped, mut ended) = (0, Vec::new());
     let slices = memory.len() / SLOT;
@@ -76,19 +81,17 @@ fn overlap(device: &Device) {
     println!("overlap: {overlapped} of {slices} pieces were filled while another was copied");
     assert!(overlapped > 0, "no piece was filled while another was copied");
     let compared = figures::compare(|| pass(device, false), || pass(device, true));
-    println!(
-        "overlap: a ring that does not wait takes {compared} than one that waits for each copy"
-    );
+    println!("overlap: time of a ring over that of one that waits for each copy: {compared}");
 }
 
 /// The ring's copies beside the same bytes in sixteen times longer ones, which is as fast as a GPU takes them.
 fn ring_to_gpu(device: &Device) {
-    let memory = device.allocate(BYTES).expect("device memory");
+    let memory = device.allocate(round_bytes(device)).expect("device memory");
     let copy_all = |slots: usize, slot: usize| {
         let mut ring = ring(device, slots, slot, Pinning::Require);
         let memory = &memory;
         move || {
-            for slice in 0..BYTES / slot {
+            for slice in 0..memory.len() / slot {
                 let (lent, piece) = lend(&mut ring);
                 let to = memory.part(slice * slot..(slice + 1) * slot).expect("inside");
                 ring.copy(lent, piece, 0..slot, &to).expect("begun");
@@ -96,6 +99,9 @@ fn ring_to_gpu(device: &Device) {
             finish(&mut ring);
         }
     };
-    let compared = figures::compare(copy_all(16, SLOT), copy_all(4, 16 * SLOT));
-    println!("ring-to-gpu: a ring of 16 × 4 MiB takes {compared}, one of 4 × 64 MiB, for 1 GiB");
+    let compared = figures::compare(copy_all(16, SLOT), copy_all(4, LONG_SLOT));
+    println!(
+        "ring-to-gpu: {} MiB, time by copies of 4 MiB over that by copies of 64 MiB: {compared}",
+        memory.len() >> 20
+    );
 }

@@ -58,7 +58,7 @@ fn started() -> (Directories, Node) {
     let directories = Directories::new();
     fs::write(directories.data().join("model"), contents()).expect("written");
     let node = Node::start(&directories);
-    node.ask(&["promote", "data/model", "--wait"]);
+    node.ask(&["promote", "data/model"]);
     (directories, node)
 }
 
@@ -174,7 +174,8 @@ fn end_to_end(device: &Device) {
             || file.read_at(0, &mut host, ..).expect("read"),
         );
         println!(
-            "end-to-end over {over}: {BYTES} bytes into a GPU, {}, take {compared}, into the host",
+            "end-to-end over {over}: {BYTES} bytes, time into a GPU ({}) over that into the host: \
+             {compared}",
             reader.path()
         );
     }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 /// How often each way is done.
 const ROUNDS: usize = 9;
 
-/// Does both ways by turns, after once each for nothing, and says how they compare.
+/// Does both ways by turns, after once each for nothing: the one's time over the other's, its median and its
+/// range.
 pub(crate) fn compare<T, U>(mut one: impl FnMut() -> T, mut other: impl FnMut() -> U) -> String {
     let mut one = || drop(one());
     let mut other = || drop(other());
@@ -28,7 +29,7 @@ pub(crate) fn compare<T, U>(mut one: impl FnMut() -> T, mut other: impl FnMut() 
         times.sort();
     }
     format!(
-        "{:.3} of the other's time (from {:.3} to {:.3} in {ROUNDS} rounds by turns; medians {:?} and {:?})",
+        "{:.3} (from {:.3} to {:.3} in {ROUNDS} rounds by turns; medians {:?} and {:?})",
         ratios[ROUNDS / 2],
         ratios[0],
         ratios[ROUNDS - 1],

@@ -12,6 +12,10 @@ pub(crate) type Test<'a> = (&'a str, Box<dyn Fn() + 'a>);
 pub(crate) fn run(tests: &[Test<'_>], skip: Option<&str>) -> ExitCode {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if std::env::args().any(|word| word == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
     let required = std::env::var_os("FOREBAY_REQUIRE_GPU").is_some();
     let (mut passed, mut failed, mut skipped, mut left_out) = (0, 0, 0, 0);
     println!("\nrunning {} tests", tests.len());
