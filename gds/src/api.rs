@@ -54,6 +54,9 @@ pub(crate) enum Progress {
 pub(crate) trait DeviceApi: Send + Sync {
     fn info(&self) -> &DeviceInfo;
 
+    /// The same for two that are the same device, reached by the same driver.
+    fn identity(&self) -> (usize, usize);
+
     /// # Errors
     /// [`extent::Kind::NoSpace`] if there is not so much memory.
     fn allocate(&self, bytes: usize) -> Result<DevicePointer>;

@@ -15,7 +15,7 @@ use crate::{CudaDriver, SoftwareDevice, clock};
 const SPIN: Duration = Duration::from_micros(50);
 const NAP: Duration = Duration::from_micros(50);
 
-/// A GPU, or what stands for one. Clones are the same device.
+/// A GPU, or what stands for one. Clones are the same device, and so are two that were asked for by one number.
 #[derive(Clone)]
 pub struct Device {
     pub(crate) api: Arc<dyn DeviceApi>,
@@ -61,8 +61,9 @@ impl Device {
     /// [`Kind::Invalid`] if it is not memory of this device, or not so long.
     ///
     /// # Safety
-    /// It stays allocated while the span, a copy of it, or a read into it lives. A read that was handed to
-    /// a stream lives until that stream has come past it.
+    /// It stays allocated while the span, a copy of it, or a [`crate::Ring`]'s copy into it lives: also after a
+    /// read that was handed to a stream, until that has come past it, and after one that the device did not
+    /// finish in time, until it has.
     pub unsafe fn borrow(&self, pointer: DevicePointer, bytes: usize) -> Result<DeviceSpan> {
         DeviceSpan::borrowed(self, pointer, bytes)
     }
@@ -91,7 +92,7 @@ impl Device {
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.api, &other.api)
+        self.api.identity() == other.api.identity()
     }
 }
 

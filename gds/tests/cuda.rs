@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use extent::Kind;
 use forebay_gds::{CudaDriver, Device, Pinning};
-use suite::{CHECKS, PATIENCE, bytes, ring};
+use suite::{CHECKS, PATIENCE, bytes, finish, ring};
 
 /// The driver is one for the process: tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -69,6 +69,16 @@ fn what_every_device_does_cuda_does() {
     assert_eq!((driver.devices().len(), driver.devices()[0].dma_buf), (1, true));
     assert_eq!(driver.devices()[0].name, "a driver without a GPU, 40");
     assert_eq!(driver.device(1).expect_err("one only").kind(), Kind::NotFound);
+    {
+        // Whoever asks for a GPU gets the same one.
+        let (one, other) = (driver.device(0).expect("a device"), driver.device(0).expect("again"));
+        let memory = other.allocate(100).expect("device memory");
+        let mut ring = ring(&one, 1, 4096, Pinning::Require);
+        let (lent, piece) = ring.lend().expect("free");
+        ring.copy(lent, piece, 0..100, &memory.all()).expect("the same device");
+        finish(&mut ring);
+    }
+    assert_eq!(fake.left(), [0; 6]);
     for (name, check) in CHECKS {
         let device = driver.device(0).expect("a device");
         check(&device);

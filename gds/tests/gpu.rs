@@ -43,8 +43,8 @@ fn round_bytes(device: &Device) -> usize {
     quarter.min(1 << 30).next_multiple_of(LONG_SLOT)
 }
 
-/// Fills and copies slices, waiting for each copy or not. How many copies were under way when the next piece
-/// was full.
+/// Fills and copies slices, waiting for each copy or not. How often a piece began to be filled while another
+/// was being copied, and of how many.
 fn pass(device: &Device, waits: bool) -> (usize, usize) {
     let mut ring = ring(device, 8, SLOT, Pinning::Require);
     let memory = device.allocate(round_bytes(device) / 4).expect("device memory");
@@ -53,9 +53,9 @@ fn pass(device: &Device, waits: bool) -> (usize, usize) {
     let slices = memory.len() / SLOT;
     for slice in 0..slices {
         let (lent, mut piece) = lend(&mut ring);
-        piece.fill(0, &content);
         ring.poll(&mut ended);
         overlapped += usize::from(ring.under_way() > 0);
+        piece.fill(0, &content);
         let to = memory.part(slice * SLOT..(slice + 1) * SLOT).expect("inside");
         ring.copy(lent, piece, 0..SLOT, &to).expect("begun");
         if waits {
@@ -78,7 +78,9 @@ fn lend(ring: &mut forebay_gds::Ring<Piece>) -> (forebay_gds::Lent, Piece) {
 fn overlap(device: &Device) {
     assert_eq!(pass(device, true).0, 0, "what waits for each copy overlaps none");
     let (overlapped, slices) = pass(device, false);
-    println!("overlap: {overlapped} of {slices} pieces were filled while another was copied");
+    println!(
+        "overlap: {overlapped} of {slices} pieces began to be filled while another was copied"
+    );
     assert!(overlapped > 0, "no piece was filled while another was copied");
     let compared = figures::compare(|| pass(device, false), || pass(device, true));
     println!("overlap: time of a ring over that of one that waits for each copy: {compared}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use extent::{FileName, Kind};
 use gds::CopyStep;
+use proptest::prelude::*;
 use rdma::Fabric;
 
 use super::*;
@@ -256,6 +257,20 @@ pub(crate) fn what_a_node_fails_to_read_is_an_error_and_costs_no_piece() {
 }
 
 #[test]
+fn what_is_damaged_on_the_way_goes_no_further() {
+    let options = Options { verify: true, ..options(PATIENCE) };
+    let world = World::with(Fabric::Tcp, 3 * SLOT, &options);
+    let mut reader = world.reader(2);
+    let memory = world.memory(3 * SLOT);
+    world.fake.node().damage = true;
+    let copies = reader.stats().copies;
+    let error = reader.read_into(&world.file, 0, &memory.all(), None).expect_err("damaged");
+    assert_eq!((error.kind(), reader.stats().copies), (Kind::Corrupt, copies));
+    world.fake.node().damage = false;
+    assert_eq!(world.check(&mut reader).verified, Verified::ByNodeAndClient);
+}
+
+#[test]
 pub(crate) fn a_busy_node_is_asked_again_and_nothing_is_left_out() {
     for piece in 0..4 {
         let world = World::new(Fabric::Tcp, 3 * SLOT + 5);
@@ -440,6 +455,60 @@ pub(crate) fn a_ring_that_can_no_longer_be_pinned_is_no_secret() {
     assert_eq!(error.kind(), Kind::Unsupported);
     world.software.refuse_pins(false);
     assert_eq!(world.check(&mut strict).path, Path::Staged);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_ranges_arrive_whole_and_nowhere_else(
+        ranges in proptest::collection::vec((0..70_000_usize, 0..30_000_usize, 0..64_usize), 1..6),
+        slots in 1..5_usize, fabric in 0..3_usize, seed: u64, lost in 0..20_usize,
+    ) {
+        let world = World::new(FABRICS[fabric], 60_000);
+        let mut reader = world.reader(slots);
+        world.fake.node().seed = seed;
+        // From the next connection on, several requests a piece.
+        world.fake.node().max_transfer_bytes = 4096;
+        world.fake.restart();
+        // Often enough it goes away meanwhile, and is found again.
+        world.fake.node().lose_after = Some(lost + 1);
+        let total: usize = ranges.iter().map(|(_, length, gap)| length + gap).sum();
+        let memory = world.memory(total + 1);
+        let mut expected = memory.all().to_vec().expect("read back");
+        let (mut at, mut fetches) = (0, Vec::new());
+        for (offset, length, gap) in &ranges {
+            at += gap;
+            let into = memory.part(at..at + length).expect("inside");
+            fetches.push(DeviceFetch::new(&world.file, *offset as u64, &into));
+            let begin = world.bytes.len().min(*offset);
+            let there = (world.bytes.len() - begin).min(*length);
+            expected[at..at + there].copy_from_slice(&world.bytes[begin..begin + there]);
+            at += length;
+        }
+        for (end, (offset, length, _)) in reader.read_all(fetches, None).into_iter().zip(&ranges) {
+            let there = world.bytes.len().saturating_sub(*offset).min(*length);
+            prop_assert_eq!(end.expect("read").bytes, there as u64);
+        }
+        prop_assert!(memory.all().to_vec().expect("read back") == expected);
+        world.check_whole(&reader, slots);
+    }
+}
+
+#[test]
+fn readers_share_a_client_and_a_device() {
+    let world = World::new(Fabric::Tcp, 30 * SLOT + 7);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut reader = world.reader(2);
+                for _ in 0..5 {
+                    world.check(&mut reader);
+                }
+            });
+        }
+    });
+    assert_eq!(world.software.overtaken_copies(), 0);
 }
 
 #[test]

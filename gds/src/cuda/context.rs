@@ -81,6 +81,10 @@ impl DeviceApi for Context {
         &self.info
     }
 
+    fn identity(&self) -> (usize, usize) {
+        ((&raw const *self.driver).addr(), self.info.ordinal)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
         let mut pointer = 0;
         // SAFETY: it writes an address.

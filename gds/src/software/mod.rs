@@ -214,6 +214,10 @@ impl DeviceApi for Handle {
         &self.0.inner.shared.info
     }
 
+    fn identity(&self) -> (usize, usize) {
+        (Arc::as_ptr(&self.0.inner).addr(), 0)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
         self.with(|engine| engine.allocate(bytes))
     }

@@ -303,6 +303,9 @@ fn what_does_not_fit_is_refused() {
     let error = ring.copy(lent, piece, SLOT - 5..SLOT + 5, &short.all()).expect_err("too long");
     assert_eq!((error.kind(), ring.available()), (Kind::Invalid, 1));
     assert!(short.part(5..11).is_err() && short.part(11..).is_err());
+    let same = Device::software(&world.software).allocate(SLOT).expect("device memory");
+    send(&mut ring, 0, &bytes(SLOT, 1), &same.all()).expect("the same device");
+    finish(&mut ring);
     let stream = elsewhere.device.stream().expect("a stream");
     assert_eq!(ring.follow(&stream).expect_err("another's").kind(), Kind::Invalid);
     assert_eq!(ring.lead(&stream).expect_err("another's").kind(), Kind::Invalid);

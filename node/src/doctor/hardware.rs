@@ -143,7 +143,7 @@ fn rung(path: gds::Path, verdict: &Verdict) -> Finding {
         gds::Path::GpuDirect => ("GPUDirect RDMA", "the node's RDMA device writes into the GPU"),
         gds::Path::Staged => ("GPU, staged", "through a pinned ring; each reader tries it first"),
         gds::Path::CuFile => ("cuFile", "local files"),
-        gds::Path::Host => ("GPU, host", "through host memory, which always works"),
+        gds::Path::Host => ("GPU, host", "through host memory that is not pinned: always"),
     };
     match verdict {
         Verdict::Works => Finding::ok(name, works),
