@@ -376,9 +376,12 @@ fn every_mistake_is_noticed() {
         ("hang", a_connection_whose_requests_all_hang_is_given_up),
         ("device: odd ranges", device::odd_ranges_arrive),
         ("device: done", device::a_read_is_over_when_the_device_has_the_bytes),
-        ("device: late", device::late_failures_are_told_once),
-        ("device: hangs", device::a_device_that_hangs_is_not_waited_for_for_ever),
-        ("device: failed reads", device::what_a_node_fails_to_read_is_an_error_and_costs_no_piece),
+        ("device: late", device::failures::late_failures_are_told_once),
+        ("device: hangs", device::failures::a_device_that_hangs_is_not_waited_for_for_ever),
+        (
+            "device: failed reads",
+            device::failures::what_a_node_fails_to_read_is_an_error_and_costs_no_piece,
+        ),
     ];
     for bug in Bug::ALL {
         let fails = |scene: fn()| during(Some(*bug), || std::panic::catch_unwind(scene).is_err());

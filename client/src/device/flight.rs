@@ -1,19 +1,17 @@
 //! Reads under way: pieces of them come into the ring, and leave it for the device.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dma::ALIGN_BYTES;
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
-use gds::{Copied, CopyId, DeviceSpan, Lent, Path};
+use gds::{Copied, CopyId, Lent, Path};
 
+use super::under::{Piece, Under, head};
 use super::{DeviceFetch, DeviceRead, DeviceReader, Verified};
 use crate::bugs::{self, Bug};
 use crate::client::{Awaited, BUSY_PAUSES};
-use crate::file::Handle;
 use crate::session::{Completed, Ticket};
 use crate::state::{BatchId, State};
 use crate::{Client, Memory, clock};
@@ -36,29 +34,6 @@ pub(super) struct Flight<'a> {
     copying: HashMap<CopyId, usize>,
     /// The device does not go on: copies are not waited for.
     has_stalled: bool,
-}
-
-/// A fetch under way.
-struct Under {
-    handle: Arc<Handle>,
-    name: String,
-    offset: u64,
-    into: DeviceSpan,
-    /// Bytes from its front on that were asked for.
-    asked: usize,
-    /// Whether the file ended before that.
-    has_ended: bool,
-    error: Option<Error>,
-    read: DeviceRead,
-}
-
-/// A part of a fetch, no longer than a piece of the ring.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    fetch: usize,
-    /// Counted from the start of the fetch.
-    at: usize,
-    bytes: usize,
 }
 
 impl<'a> Flight<'a> {
@@ -347,48 +322,4 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         self.client.lock().close_inbox(self.inbox);
     }
-}
-
-impl Under {
-    /// Whether there is more of it to ask for.
-    fn wants_more(&self) -> bool {
-        self.error.is_none() && !self.has_ended && self.asked < self.into.len()
-    }
-
-    /// The next part: up to where the file's offset is a multiple of the pieces' length, so that all but the
-    /// first begin at one.
-    fn cut(&mut self, slot_bytes: usize) -> Option<(usize, usize)> {
-        if !self.wants_more() {
-            return None;
-        }
-        let at = self.asked;
-        let Some(offset) = self.offset.checked_add(at as u64) else {
-            self.fail(Kind::Invalid.error("the range ends beyond 64 bits"));
-            return None;
-        };
-        let into_slot = usize::try_from(offset % slot_bytes as u64).expect("less than a piece");
-        let bytes = (slot_bytes - into_slot).min(self.into.len() - at);
-        self.asked += bytes;
-        Some((at, bytes))
-    }
-
-    fn take_in(&mut self, piece: Piece, completed: &Completed, now: Duration) {
-        let read = &mut self.read;
-        read.bytes += completed.bytes;
-        read.served = read.served.max(completed.served);
-        read.landing = read.landing.max(completed.landing);
-        (read.to_host, read.total) = (now, read.total.max(now));
-        self.has_ended |= completed.bytes < piece.bytes as u64;
-    }
-
-    /// The first reason counts.
-    fn fail(&mut self, error: Error) {
-        self.error.get_or_insert(error);
-    }
-}
-
-/// How far into a piece of the ring the bytes from this offset on go: as far as into a page, so that
-/// the node's devices may write all whole blocks of them there by themselves.
-fn head(offset: u64) -> usize {
-    usize::try_from(offset % ALIGN_BYTES as u64).expect("less than a page")
 }

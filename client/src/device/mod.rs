@@ -26,6 +26,7 @@ mod flight;
 mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
+mod under;
 
 use std::time::Duration;
 
