@@ -159,7 +159,8 @@ impl DeviceReader {
     ///
     /// Without a stream it waits until the bytes are there. With one it waits only for room in the ring:
     /// the copies come after what is in the stream now, and before what comes into it later. What goes
-    /// wrong with them afterwards the next call says, or [`DeviceReader::settle`].
+    /// wrong with them afterwards the next call says, or [`DeviceReader::settle`]. All copies of a reader are in
+    /// one order, so what is read next waits for that stream, too: make a reader for each stream.
     ///
     /// # Errors
     /// What the node or the device answers. What is in the memory is then anything. [`Kind::Disconnected`]
