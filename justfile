@@ -19,6 +19,10 @@ test PATTERN="":
 python *ARGS:
     ci/python {{ARGS}}
 
+# What needs a GPU: bytes compared, figures as ratios
+gpu *ARGS:
+    ci/gpu {{ARGS}}
+
 # A command in a guest with NVMe, VFIO and soft-RoCE: see ci/lab/README.md
 lab *ARGS:
     ci/lab/run {{ARGS}}

@@ -37,4 +37,14 @@ extent::mistakes! {
     OneRefusalEnds,
     /// Everything waits until all files are open again, however long that takes.
     OneSiloHoldsAll,
+    /// Each piece of a read goes to the front of the device's memory.
+    PieceAtFront,
+    /// A read into device memory is over when the bytes are in the ring.
+    CopiesNotAwaited,
+    /// What goes wrong with a read that was handed to a stream nobody is told.
+    LateFailureForgotten,
+    /// A piece of the ring whose read failed does not go back.
+    FailedPieceKept,
+    /// What waits for room in the ring when the device hangs passes for read.
+    WaitingForgotten,
 }

@@ -50,6 +50,8 @@ pub(crate) struct Node {
     /// Answers OPENs with this, or not before this is over.
     pub(crate) refuse_opens: Option<Kind>,
     pub(crate) hold_opens: bool,
+    /// READs that begin where this says so are held back.
+    pub(crate) hold_reads: Option<Box<dyn FnMut(u64) -> bool + Send>>,
     /// The longest region that a session may have, in bytes.
     pub(crate) largest_region: usize,
     /// Rails over which nobody can connect, and those tried so far.
@@ -96,6 +98,7 @@ impl Fake {
             poison: None,
             refuse_opens: None,
             hold_opens: false,
+            hold_reads: None,
             largest_region: usize::MAX,
             dead_rails: HashSet::new(),
             dials: Vec::new(),
@@ -298,12 +301,19 @@ impl Node {
     }
 
     fn take_request(&mut self, session: u64) -> Option<Request> {
-        let hold = self.hold_opens;
+        let (hold_opens, mut hold_reads) = (self.hold_opens, self.hold_reads.take());
         let own = |(index, (of, request)): (usize, &(u64, Request))| {
-            let held = hold && matches!(request.command, Command::Open(_));
+            let held = match request.command {
+                Command::Open(_) => hold_opens,
+                Command::Read { range, .. } => {
+                    hold_reads.as_mut().is_some_and(|hold| hold(range.offset()))
+                }
+                _ => false,
+            };
             (*of == session && !held).then_some(index)
         };
         let indexes: Vec<usize> = self.arrived.iter().enumerate().filter_map(own).collect();
+        self.hold_reads = hold_reads;
         let turn = self.random() as usize % indexes.len().max(1);
         Some(self.arrived.swap_remove(*indexes.get(turn)?).1)
     }

@@ -63,6 +63,10 @@ impl File {
         Self { handle: Arc::new(handle), name, body }
     }
 
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &FileName {

@@ -27,6 +27,7 @@ pub mod bugs;
 mod client;
 mod clock;
 mod connector;
+pub mod device;
 mod endpoint;
 #[cfg(test)]
 mod fake;
@@ -44,7 +45,7 @@ mod tests;
 mod writer;
 
 /// Whether this was built to make mistakes on purpose, for tests only.
-pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");
+pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs") || gds::SEEDED_BUGS;
 
 pub use batch::{Batch, Fetch, Fetched};
 pub use client::{Client, ClientStats};

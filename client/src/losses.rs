@@ -356,6 +356,7 @@ fn a_read_hears_what_became_of_its_file() {
 #[test]
 fn every_mistake_is_noticed() {
     use crate::bugs::{Bug, during};
+    use crate::device::tests as device;
 
     const SCENES: &[(&str, fn())] = &[
         ("reads", reads_go_on_after_a_restart),
@@ -373,6 +374,14 @@ fn every_mistake_is_noticed() {
         ("silo", crate::session::a_silo_that_hangs_holds_nobody_up_for_ever),
         ("dial", crate::session::redial_tests::a_connection_that_hangs_is_a_failure),
         ("hang", a_connection_whose_requests_all_hang_is_given_up),
+        ("device: odd ranges", device::odd_ranges_arrive),
+        ("device: done", device::a_read_is_over_when_the_device_has_the_bytes),
+        ("device: late", device::failures::late_failures_are_told_once),
+        ("device: hangs", device::failures::a_device_that_hangs_is_not_waited_for_for_ever),
+        (
+            "device: failed reads",
+            device::failures::what_a_node_fails_to_read_is_an_error_and_costs_no_piece,
+        ),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

@@ -139,7 +139,10 @@ fn doctor_looks_at_everything() {
         "RDMA devices",
         "RDMA libraries",
         "CUDA",
+        "GPUDirect RDMA",
+        "GPU, staged",
         "cuFile",
+        "GPU, host",
         "loopback",
     ] {
         assert!(names.contains(&name), "{name} was not looked at");

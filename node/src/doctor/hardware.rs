@@ -3,11 +3,13 @@
 use std::net::{Ipv6Addr, TcpListener};
 use std::path::Path;
 
+use gds::{CudaDriver, CudaState, DeviceInfo, Ladder, Verdict, Wire};
 use rdma::RdmaDevice;
 use rdma::verbs::RdmaPort;
 
 use super::{Finding, names_in};
 use crate::system::library_opens;
+use crate::units;
 
 pub(super) fn iommu() -> Finding {
     const NAME: &str = "VFIO";
@@ -110,32 +112,45 @@ pub(super) fn rdma_libraries() -> Finding {
     )
 }
 
-pub(super) fn cuda() -> Finding {
+/// GPUs, and each way into their memory.
+pub(super) fn gpus() -> Vec<Finding> {
+    let state = CudaDriver::look();
+    let ladder = Ladder::new(state.first(), Wire::Unknown);
+    let rungs = ladder.rungs().map(|(path, verdict)| rung(path, verdict));
+    std::iter::once(cuda(&state)).chain(rungs).collect()
+}
+
+fn cuda(state: &CudaState) -> Finding {
     const NAME: &str = "CUDA";
-    let devices = names_in("/proc/driver/nvidia/gpus");
-    match (library_opens("libcuda.so.1"), devices.len()) {
-        (true, 0) => Finding::warn(NAME, "libcuda, but no GPU", "look at nvidia-smi"),
-        (true, count) => Finding::ok(NAME, format!("{count} GPU(s)")),
-        (false, _) => Finding::missing(
+    match state {
+        CudaState::NoLibrary => Finding::missing(
             NAME,
             "no libcuda.so.1",
             "only clients on GPU servers need it; a node does not",
         ),
+        CudaState::Useless(why) => Finding::warn(NAME, why, "look at nvidia-smi and dmesg"),
+        CudaState::Devices(devices) => {
+            let name = |gpu: &DeviceInfo| {
+                format!("GPU {}: {}, {}", gpu.ordinal, gpu.name, units::bytes(gpu.memory_bytes))
+            };
+            Finding::ok(NAME, devices.iter().map(name).collect::<Vec<_>>().join("; "))
+        }
     }
 }
 
-pub(super) fn cufile() -> Finding {
-    const NAME: &str = "cuFile";
-    // The driver hangs in libcufile when there is no libcuda: look at the first only with the
-    // second there.
-    if library_opens("libcuda.so.1") && library_opens("libcufile.so.0") {
-        return Finding::ok(NAME, "libcufile");
+fn rung(path: gds::Path, verdict: &Verdict) -> Finding {
+    let (name, works) = match path {
+        gds::Path::GpuDirect => ("GPUDirect RDMA", "the node's RDMA device writes into the GPU"),
+        gds::Path::Staged => ("GPU, staged", "through a pinned ring; each reader tries it first"),
+        gds::Path::CuFile => ("cuFile", "local files"),
+        gds::Path::Host => ("GPU, host", "through host memory that is not pinned: always"),
+    };
+    match verdict {
+        Verdict::Works => Finding::ok(name, works),
+        Verdict::Cannot(why) => {
+            Finding::missing(name, why, "clients take the next way: see docs/gpu.md")
+        }
     }
-    Finding::missing(
-        NAME,
-        "no libcufile.so.0, or no CUDA",
-        "only clients that read local files into GPU memory need it",
-    )
 }
 
 pub(super) fn loopback() -> Finding {

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &DoctorArgs, output: Output) -> Result<()> {
 }
 
 fn findings(state_dir: &Path) -> Vec<Finding> {
-    vec![
+    let mut findings = vec![
         processor::kernel(),
         processor::cores(),
         processor::checksums(),
@@ -106,10 +106,10 @@ fn findings(state_dir: &Path) -> Vec<Finding> {
         hardware::iommu(),
         hardware::rdma_devices(),
         hardware::rdma_libraries(),
-        hardware::cuda(),
-        hardware::cufile(),
-        hardware::loopback(),
-    ]
+    ];
+    findings.extend(hardware::gpus());
+    findings.push(hardware::loopback());
+    findings
 }
 
 /// Names in a directory of the kernel's, sorted; none if it is not there.
