@@ -81,7 +81,7 @@ pub const FABRIC_TCP: u32 = 2;
 /// forebay_caps.fabric: RDMA.
 pub const FABRIC_RDMA: u32 = 3;
 
-/// forebay_caps.features: memory from forebay_alloc is written by the node without a copy of this library's.
+/// forebay_caps.features: the node, or its RDMA device, writes memory from forebay_alloc itself.
 pub const CAP_ZERO_COPY: u64 = 1;
 /// forebay_caps.features: there is a connection at the moment.
 pub const CAP_CONNECTED: u64 = 2;

@@ -20,7 +20,7 @@ use crate::options;
 /// FOREBAY_NOT_FOUND, FOREBAY_STALE if that generation is gone, FOREBAY_DISCONNECTED, FOREBAY_INVALID. `*file` is 0 then.
 ///
 /// # Safety
-/// The file belongs to the ring, and is used with that one only.
+/// the file belongs to the ring, and is used with that one only.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_file_open(
     ring: *mut Ring,
@@ -54,7 +54,7 @@ pub unsafe extern "C" fn forebay_file_open(
 /// FOREBAY_INVALID if it is not open in this ring; FOREBAY_BUSY if reads of it are under way: it is still open then.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_file_close(ring: *mut Ring, file: File) -> i32 {
     let close = |core: &mut Core| {
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn forebay_file_close(ring: *mut Ring, file: File) -> i32 
 /// FOREBAY_INVALID if it is not open in this ring.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_file_length(ring: *mut Ring, file: File, length: *mut u64) -> i32 {
     // SAFETY: as C promises.
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn forebay_file_length(ring: *mut Ring, file: File, length
 /// FOREBAY_INVALID if it is not open in this ring.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_file_generation(
     ring: *mut Ring,

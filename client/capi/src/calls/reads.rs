@@ -19,7 +19,7 @@ use crate::transfer::{Flow, Transfer, Wanted};
 /// prepared, under way, or completed and not seen; or if the ring is none, as forebay_last_error says.
 ///
 /// # Safety
-/// The request is the ring's again with the next forebay_submit.
+/// the request is the ring's again with the next forebay_submit.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_get_sqe(ring: *mut Ring) -> *mut Sqe {
     let get = |core: &mut Core| {
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn forebay_get_sqe(ring: *mut Ring) -> *mut Sqe {
 /// FOREBAY_INVALID for a null pointer. All else is told by the completion.
 ///
 /// # Safety
-/// The buffer has so many bytes until the read has completed, and nobody else uses them.
+/// the buffer has so many bytes until the read has completed, and nobody else uses them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_prep_read(
     sqe: *mut Sqe,
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn forebay_prep_read(
 /// Negative, if the ring is none, or forked, broken or in use by another thread.
 ///
 /// # Safety
-/// See forebay_prep_read.
+/// as with forebay_prep_read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_submit(ring: *mut Ring) -> i32 {
     // SAFETY: C promises a ring, or null.
@@ -145,7 +145,7 @@ pub(crate) fn buffer(
 /// FOREBAY_TIMED_OUT if there is none. `*cqe` is NULL then.
 ///
 /// # Safety
-/// The completion is the ring's: it is not to be looked at after forebay_cqe_seen.
+/// the completion is the ring's: it is not to be looked at after forebay_cqe_seen.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_peek_cqe(ring: *mut Ring, cqe: *mut *const Cqe) -> i32 {
     // SAFETY: as C promises.
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn forebay_peek_cqe(ring: *mut Ring, cqe: *mut *const Cqe)
 /// FOREBAY_TIMED_OUT if none came; FOREBAY_INVALID if nothing is under way that could complete. `*cqe` is NULL then.
 ///
 /// # Safety
-/// See forebay_peek_cqe.
+/// as with forebay_peek_cqe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_wait_cqe(
     ring: *mut Ring,
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn forebay_wait_cqe(
 /// FOREBAY_INVALID if it is not the one that was handed out last, or was given back already.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_cqe_seen(ring: *mut Ring, cqe: *const Cqe) -> i32 {
     // SAFETY: C promises a ring, or null.

@@ -12,9 +12,6 @@ use crate::fork;
 use crate::handle::{self, Ring};
 use crate::options::{self, Settings};
 
-/// More than any address space has.
-const LONGEST_BYTES: u64 = 1 << 47;
-
 /// What a call returns: 0, or the negative of an error.
 pub(crate) fn status(outcome: Outcome<()>) -> i32 {
     outcome.map_or_else(Failure::keep, |()| 0)
@@ -77,14 +74,14 @@ pub unsafe extern "C" fn forebay_open(
 /// be used. FOREBAY_BUSY if another thread is in a call. FOREBAY_FORKED: nothing of the parent's is touched.
 ///
 /// # Safety
-/// No other thread is about to use the ring.
+/// no other thread is about to use the ring.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_close(ring: *mut Ring) -> i32 {
     // SAFETY: C promises a ring, or null.
     status(unsafe { handle::close(ring) })
 }
 
-/// Allocates memory that the node writes and reads itself: page-aligned, zeroed when it is new, at the same address until
+/// Allocates memory that the node writes and reads itself: page-aligned, with any bytes in it, at the same address until
 /// forebay_free. Any number of reads into different parts of it may be under way at a time. May block while the node takes
 /// note.
 ///
@@ -92,7 +89,7 @@ pub unsafe extern "C" fn forebay_close(ring: *mut Ring) -> i32 {
 /// FOREBAY_NO_SPACE, FOREBAY_BUSY if the node maps no more, FOREBAY_DISCONNECTED. `*memory` is NULL then.
 ///
 /// # Safety
-/// The memory belongs to the ring: other threads may look into it, and other rings take it for memory of yours.
+/// the memory is the ring's: other rings take it for any other memory, and it is gone when the ring is closed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_alloc(
     ring: *mut Ring,
@@ -104,7 +101,11 @@ pub unsafe extern "C" fn forebay_alloc(
         unsafe { check_place(memory) }?;
         // SAFETY: just checked.
         unsafe { memory.write(std::ptr::null_mut()) };
-        let length = usize::try_from(length.min(LONGEST_BYTES)).unwrap_or(usize::MAX);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        // Shared memory is filled with pages at once, until there are none left for anybody.
+        if length > machine_bytes() {
+            return Err(Failure::of(abi::NO_SPACE, c"this machine does not have so much memory"));
+        }
         let allocated = core.allocate(length)?;
         let base = core.arena.insert(allocated).cast();
         // SAFETY: checked above.
@@ -115,13 +116,22 @@ pub unsafe extern "C" fn forebay_alloc(
     status(unsafe { handle::with(ring, allocate) })
 }
 
+fn machine_bytes() -> usize {
+    let [pages, bytes] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| {
+        // SAFETY: it reads a number.
+        let number = unsafe { libc::sysconf(name) };
+        usize::try_from(number).unwrap_or(0)
+    });
+    pages.saturating_mul(bytes)
+}
+
 /// Gives memory back, by the address that forebay_alloc returned.
 ///
 /// # Errors
 /// FOREBAY_INVALID if none of this ring's begins there; FOREBAY_BUSY if reads into it are under way: it is still there then.
 ///
 /// # Safety
-/// Nobody looks into it any more.
+/// nobody looks into it any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_free(ring: *mut Ring, memory: *mut c_void) -> i32 {
     let free = |core: &mut Core| core.arena.remove(memory.addr()).map(drop);

@@ -22,7 +22,7 @@ use crate::transfer::{Flow, Transfer, Wanted};
 /// FOREBAY_NOT_FOUND for a silo that there is not, FOREBAY_NO_SPACE, FOREBAY_DISCONNECTED, FOREBAY_INVALID. `*writer` is 0 then.
 ///
 /// # Safety
-/// The writer belongs to the ring, and is used with that one only.
+/// the writer belongs to the ring, and is used with that one only.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_create(
     ring: *mut Ring,
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn forebay_create(
 /// FOREBAY_INVALID, FOREBAY_NO_SPACE, FOREBAY_MEMORY_LOST, FOREBAY_DISCONNECTED: the generation is lost with its connection.
 ///
 /// # Safety
-/// The buffer has so many bytes, and nobody writes to them meanwhile.
+/// the buffer has so many bytes, and nobody writes to them meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_write(
     ring: *mut Ring,
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn forebay_write(
 /// generation.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_commit(
     ring: *mut Ring,
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn forebay_commit(
 /// FOREBAY_INVALID if it is not open in this ring.
 ///
 /// # Safety
-/// None.
+/// nothing more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_abort(ring: *mut Ring, writer: Writer) -> i32 {
     let abort = |core: &mut Core| {
