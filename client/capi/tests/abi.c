@@ -260,6 +260,35 @@ static void a_full_ring_says_so(void) {
     CHECK(forebay_close(ring) == 0);
 }
 
+static forebay_sqe *good(forebay_ring *ring, forebay_file file, unsigned char *bytes) {
+    forebay_sqe *sqe = forebay_get_sqe(ring);
+    CHECK(sqe && sqe->opcode == FOREBAY_OP_NONE && sqe->user_data == 0);
+    CHECK(forebay_prep_read(sqe, file, bytes, 16, 0) == 0);
+    return sqe;
+}
+
+static void requests_are_looked_at(void) {
+    forebay_ring *ring = open_ring(8, 0, 0);
+    forebay_file file = open_file(ring);
+    unsigned char *memory = (unsigned char *)allocate(ring, 8192), bytes[16];
+    int request;
+    good(ring, file, bytes)->opcode = 77;
+    good(ring, file, bytes)->flags = 1;
+    good(ring, file, bytes)->reserved[1] = 1;
+    good(ring, file, bytes)->offset = UINT64_MAX;
+    good(ring, file, bytes)->length = UINT64_MAX / 2 + 1;
+    good(ring, file, bytes)->file = file + 1;
+    good(ring, file, bytes)->buffer = memory + 8192 - 15;
+    good(ring, file, bytes)->buffer = memory - 1;
+    CHECK(forebay_submit(ring) == 8);
+    for (request = 0; request < 8; request++) {
+        CHECK(next(ring).result == -FOREBAY_INVALID);
+    }
+    good(ring, file, bytes);
+    CHECK(forebay_submit(ring) == 1 && next(ring).result == 16);
+    CHECK(forebay_close(ring) == 0);
+}
+
 static void what_is_closed_stays_closed(void) {
     forebay_ring *ring = open_ring(4, 0, 0), *other = open_ring(4, 0, 0);
     forebay_file file = open_file(ring), second = open_file(other);
@@ -454,6 +483,7 @@ int main(int argc, char **argv) {
     sizes_are_looked_at();
     names_are_looked_at();
     a_full_ring_says_so();
+    requests_are_looked_at();
     what_is_closed_stays_closed();
     bytes_arrive_where_they_should();
     generations_appear_whole();
