@@ -17,7 +17,8 @@
  *
  * Processes. After fork a ring is the parent's alone: in the child each call returns FOREBAY_FORKED, and
  * nothing of the parent's is touched. Memory from forebay_alloc may be common to both. Until the child ends or executes another program, it keeps the
- * parent's connections open. Processes made by clone, past the C library, are not noticed.
+ * parent's connections open. Processes made by clone, past the C library, are not noticed. The library
+ * installs no signal handlers, and raises no SIGPIPE.
  *
  * Results. 0 or more is success; else a call returns the negative of an error, a FOREBAY_ number, and
  * forebay_last_error has the words. Pointers are checked for NULL, and reserved fields for 0. Files and

@@ -117,7 +117,8 @@ fn misuse(prefix: &[&str]) {
     let program = compiled("client/capi/tests/abi.c", directories.path(), false);
     let node = Node::start(&directories);
     let mut command = command(prefix, &program);
-    command.arg(format!("unix:{}", node.socket())).arg("data/f").arg(copy);
+    let endpoints = [format!("unix:{}", node.socket()), format!("tcp://{}", node.listen())];
+    command.args(endpoints).arg("data/f").arg(copy);
     attend(command, &directories, node);
 }
 

@@ -1,6 +1,6 @@
 /*
  * What the interface promises, and above all what it does when it is misused. Started by node/tests/c.rs with
- * a node's socket, a file of it, and a copy of that; it asks for what is to be done with the node by a line on
+ * a node's endpoints, a file of it, and a copy of that; it asks for what is to be done with the node by a line on
  * stdout, and goes on after a line on stdin.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -35,7 +35,7 @@ typedef char result_is_in_place[offsetof(forebay_cqe, result) == 8 ? 1 : -1];
 
 #define REFUSED(kind, call) CHECK((call) == -(kind) && forebay_last_error()[0] != '\0')
 
-static const char *endpoint, *name;
+static const char *endpoint, *tcp_endpoint, *name;
 static unsigned char *copy;
 static uint64_t copy_length;
 
@@ -64,14 +64,18 @@ static forebay_options with_size(void) {
     return options;
 }
 
-static forebay_ring *open_ring(uint32_t entries, uint64_t timeout_us, uint32_t flags) {
+static forebay_ring *open_ring_at(const char *where, uint32_t entries, uint64_t timeout_us, uint32_t flags) {
     forebay_options options = with_size();
     forebay_ring *ring;
     options.entries = entries;
     options.timeout_us = timeout_us;
     options.flags = flags;
-    CHECK(forebay_open(endpoint, &options, &ring) == 0 && ring);
+    CHECK(forebay_open(where, &options, &ring) == 0 && ring);
     return ring;
+}
+
+static forebay_ring *open_ring(uint32_t entries, uint64_t timeout_us, uint32_t flags) {
+    return open_ring_at(endpoint, entries, timeout_us, flags);
 }
 
 static forebay_file open_file(forebay_ring *ring) {
@@ -447,11 +451,14 @@ static void nobody_waits_for_ever(void) {
 /* The node is killed, and is back later. */
 static void a_node_that_comes_back_is_found(void) {
     forebay_ring *ring = open_ring(8, 2000000, 0), *other = open_ring(8, 2000000, FOREBAY_NO_RECONNECT);
-    forebay_file file = open_file(ring), gone = open_file(other);
+    forebay_ring *tcp = open_ring_at(tcp_endpoint, 8, 2000000, FOREBAY_NO_RECONNECT);
+    forebay_file file = open_file(ring), gone = open_file(other), far = open_file(tcp);
+    unsigned char *theirs = (unsigned char *)allocate(tcp, 4096);
     unsigned char *lost = (unsigned char *)allocate(ring, 8192), own[4096];
     forebay_writer writer;
     forebay_caps caps;
     CHECK(read_at(ring, file, lost, 4096, 0).result == 4096);
+    CHECK(read_at(tcp, far, theirs, 4096, 3).result == 4096 && memcmp(theirs, copy + 3, 4096) == 0);
     CHECK(forebay_create(ring, "out/d", 0, &writer) == 0);
     ask("kill");
     prepare(ring, file, own, 4096, 100, 7);
@@ -459,6 +466,10 @@ static void a_node_that_comes_back_is_found(void) {
     CHECK(next(ring).result == -FOREBAY_DISCONNECTED);
     CHECK(memcmp(lost, copy, 4096) == 0);
     CHECK(read_at(other, gone, own, 64, 0).result == -FOREBAY_DISCONNECTED);
+    /* Neither a signal nor lost memory: nobody but this process writes to it. */
+    CHECK(read_at(tcp, far, theirs, 64, 0).result == -FOREBAY_DISCONNECTED);
+    CHECK(read_at(tcp, far, own, 64, 0).result == -FOREBAY_DISCONNECTED);
+    CHECK(forebay_free(tcp, theirs) == 0 && forebay_close(tcp) == 0);
     ask("start");
     CHECK(read_at(ring, file, own, 4096, 100).result == 4096 && memcmp(own, copy + 100, 4096) == 0);
     CHECK(read_at(ring, file, lost + 4096, 4096, 0).result == -FOREBAY_MEMORY_LOST);
@@ -475,10 +486,11 @@ static void a_node_that_comes_back_is_found(void) {
 }
 
 int main(int argc, char **argv) {
-    CHECK(argc == 4);
+    CHECK(argc == 5);
     endpoint = argv[1];
-    name = argv[2];
-    load_copy(argv[3]);
+    tcp_endpoint = argv[2];
+    name = argv[3];
+    load_copy(argv[4]);
     nothing_is_a_null_pointer();
     sizes_are_looked_at();
     names_are_looked_at();

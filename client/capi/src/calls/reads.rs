@@ -167,7 +167,7 @@ pub unsafe extern "C" fn forebay_wait_cqe(
     timeout_us: i64,
 ) -> i32 {
     let wait = |core: &mut Core| {
-        if let Some(completion) = first(core).or_else(|| turned(core)) {
+        if let Some(completion) = first(core) {
             return Ok(completion);
         }
         if !core.is_busy() {
