@@ -11,6 +11,8 @@ extent::mistakes! {
     ChannelKept,
     /// Memory that the devices of a lost node may still write to is used again.
     SharedMemoryReused,
+    /// A read goes on in other memory than the one that its caller knows by the address.
+    FixedMemoryMoved,
     /// Files are opened again at their newest generation.
     NewestReopened,
     /// A file that was forgotten and registered again passes for the one that was open.

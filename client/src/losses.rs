@@ -2,6 +2,7 @@
 //! [`crate::bugs`] knows is made, and one of these tests must fail for it.
 
 mod commits;
+mod views;
 
 use std::time::Duration;
 
@@ -373,6 +374,7 @@ fn every_mistake_is_noticed() {
         ("refused", crate::session::redial_tests::one_refusal_is_not_the_last_word),
         ("silo", crate::session::a_silo_that_hangs_holds_nobody_up_for_ever),
         ("dial", crate::session::redial_tests::a_connection_that_hangs_is_a_failure),
+        ("view", views::a_read_never_leaves_memory_that_is_known_by_its_address),
         ("hang", a_connection_whose_requests_all_hang_is_given_up),
         ("device: odd ranges", device::odd_ranges_arrive),
         ("device: done", device::a_read_is_over_when_the_device_has_the_bytes),

@@ -10,6 +10,7 @@ use dma::Region;
 use extent::{Kind, Result};
 
 use crate::arena::Home;
+use crate::bugs::{self, Bug};
 
 /// Exclusive use of a piece of memory that is registered with one session.
 ///
@@ -24,14 +25,22 @@ pub struct Memory {
     piece: Option<Piece>,
     offset: usize,
     length: usize,
-    /// Bytes that go back on drop: at least `length`.
+    /// Bytes that go back on drop: at least `length`, or none of a view.
     reserved: usize,
+    /// Whether somebody knows it by its address, so that no other memory may take its place.
+    fixed: bool,
 }
 
 /// Where memory comes from and goes back to.
 struct Piece {
     region: Arc<Region>,
     home: Arc<Home>,
+}
+
+impl Piece {
+    fn shared(&self) -> Self {
+        Self { region: Arc::clone(&self.region), home: Arc::clone(&self.home) }
+    }
 }
 
 impl Memory {
@@ -44,7 +53,7 @@ impl Memory {
     ) -> Self {
         assert!(length <= reserved.len() && reserved.end <= region.length(), "reserved inside");
         let piece = Some(Piece { region, home: Arc::clone(home) });
-        Self { piece, offset: reserved.start, length, reserved: reserved.len() }
+        Self { piece, offset: reserved.start, length, reserved: reserved.len(), fixed: false }
     }
 
     /// Bytes in it.
@@ -86,18 +95,43 @@ impl Memory {
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(at <= self.length, "{at} is past the end of {} bytes", self.length);
-        let piece = self.piece.as_ref().map(|piece| Piece {
-            region: Arc::clone(&piece.region),
-            home: Arc::clone(&piece.home),
-        });
+        let piece = self.piece.as_ref().map(Piece::shared);
         let rest = Self {
             piece,
             offset: self.offset + at,
             length: self.length - at,
             reserved: self.reserved - at,
+            fixed: self.fixed,
         };
         (self.length, self.reserved) = (at, at);
         rest
+    }
+
+    /// Another view of a part of it, for callers that know memory by its address, such as those in C.
+    /// A request that has a view never goes on in other memory: if its connection is lost over shared
+    /// memory, it fails. Allocates nothing.
+    ///
+    /// # Safety
+    /// As long as the view lives, `self` does, and nobody else uses those bytes but by other views.
+    /// What a node reads or writes is seen by no other view before the request is over.
+    ///
+    /// # Panics
+    /// If the part is not inside.
+    #[must_use]
+    pub unsafe fn view(&self, within: Range<usize>) -> Self {
+        assert!(within.start <= within.end && within.end <= self.length, "the part is inside");
+        Self {
+            piece: self.piece.as_ref().map(Piece::shared),
+            offset: self.offset + within.start,
+            length: within.len(),
+            reserved: 0,
+            fixed: true,
+        }
+    }
+
+    /// Whether a request that has it must stay in it.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.fixed && !bugs::is(Bug::FixedMemoryMoved)
     }
 
     /// The region that it lies in, for registration with other hardware; `None` if it is empty
@@ -203,6 +237,23 @@ mod tests {
         assert!(home.take_unused().is_empty());
         assert!(back.as_slice().iter().all(|byte| *byte == 2));
         drop(back);
+        assert_eq!(home.take_unused().len(), 1);
+    }
+
+    #[test]
+    fn a_view_shows_the_same_bytes_and_gives_nothing_back() {
+        let (mut memory, home) = memory(5000);
+        memory.as_mut_slice().fill(1);
+        // SAFETY: `memory` outlives it, and is not used meanwhile.
+        let mut view = unsafe { memory.view(1000..2000) };
+        assert!(view.is_fixed() && !memory.is_fixed());
+        assert_eq!((view.len(), view.offset()), (1000, 1000));
+        view.as_mut_slice().fill(2);
+        drop(view);
+        assert!(home.take_unused().is_empty());
+        assert!(memory.as_slice()[1000..2000].iter().all(|byte| *byte == 2));
+        assert_eq!((memory.as_slice()[999], memory.as_slice()[2000]), (1, 1));
+        drop(memory);
         assert_eq!(home.take_unused().len(), 1);
     }
 

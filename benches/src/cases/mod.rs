@@ -1,5 +1,6 @@
 //! The cases, one a module.
 
+mod capi;
 mod checked;
 mod checksums;
 mod crc;
@@ -54,9 +55,10 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 29] = [
+pub const ALL: [Case; 30] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
+    capi::CASE,
     tcp::CASE,
     nbd::CASE,
     http::CASE,

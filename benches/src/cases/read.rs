@@ -41,9 +41,20 @@ impl Ours {
         };
         let place = Place::new(setup, &plan)?;
         let node = place.start()?;
-        node.promote(&format!("{SILO}/{}", Setup::DATA_KEY))?;
+        node.promote(&Self::file_name())?;
         place.make_cold()?;
         Ok(Self { node: Some(node), shape })
+    }
+
+    /// What the node calls the data file.
+    pub(super) fn file_name() -> String {
+        format!("{SILO}/{}", Setup::DATA_KEY)
+    }
+
+    /// The node, through shared memory.
+    pub(super) fn endpoint(&self) -> Result<Endpoint> {
+        let node = self.node.as_ref().map(Node::shared_memory);
+        node.ok_or_else(|| Kind::Invalid.error("only rivals run"))
     }
 
     pub(super) fn shared_memory(&self) -> Result<load::Report> {
@@ -59,7 +70,7 @@ impl Ours {
             return Err(Kind::Invalid.error("only rivals run"));
         };
         let load = Load {
-            files: vec![format!("{SILO}/{}", Setup::DATA_KEY).parse()?],
+            files: vec![Self::file_name().parse()?],
             block_bytes: self.shape.block_bytes,
             depth: self.shape.depth,
             stop: Stop::After(Duration::from_secs(self.shape.seconds)),

@@ -11,6 +11,13 @@ use crate::clock;
 /// How long one sleep may take while files are opened again: some of that waits for time alone.
 const LONGEST_NAP: Duration = Duration::from_millis(5);
 
+fn memory_lost() -> Error {
+    Kind::Disconnected.error(
+        "the connection was lost, and the node that had this memory may still write to it: free it, \
+         and allocate other memory",
+    )
+}
+
 impl Session {
     /// Sends what was submitted, as far as the node's credits go.
     pub fn kick(&mut self) {
@@ -111,6 +118,11 @@ impl Session {
         let is_lost = transfer.is_fresh()
             && length != 0
             && transfer.memory.region().is_some_and(|region| self.home.is_retired(region));
+        if is_lost && transfer.memory.is_fixed() {
+            let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
+            transfer.fail(memory_lost());
+            return Ok(handle.unwrap_or(0));
+        }
         // Its old memory may still be written to by the node of before, which this one cannot stop.
         let other = match is_lost.then(|| self.acquire(length)) {
             Some(Err(error)) if ends_channel(&error) && !bugs::is(Bug::LossIsAnAnswer) => {

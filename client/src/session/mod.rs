@@ -187,9 +187,18 @@ impl Session {
         self.redial.is_some()
     }
 
+    /// Whether its node knows this memory, or will: not that of a connection that was lost over shared
+    /// memory, which is never used again.
+    #[must_use]
+    pub fn reaches(&self, memory: &Memory) -> bool {
+        memory.lives_in(&self.home)
+            && memory.region().is_some_and(|region| !self.home.is_retired(region))
+    }
+
     /// Somebody wants something: if the node was given up, it is looked for again, and if nobody
-    /// wanted anything meanwhile, as if the connection had been lost now.
-    pub(crate) fn wake(&mut self) {
+    /// wanted anything meanwhile, as if the connection had been lost now. What submits an operation
+    /// does this by itself; [`Session::allocate`] does not.
+    pub fn wake(&mut self) {
         let Some(redial) = self.redial.as_mut().filter(|redial| redial.is_counting()) else {
             return;
         };

@@ -173,11 +173,16 @@ impl Node {
         answer
     }
 
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
     /// Asks it to stop; what it says last.
     pub(crate) fn stop(mut self) -> Value {
-        let pid = self.child.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        assert!(asked.success());
+        self.signal("TERM");
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("readable");
         let status = self.child.wait().expect("it ended");

@@ -1,6 +1,7 @@
 //! The two libraries, opened at run time.
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
 use extent::{Error, Kind, Result};
@@ -23,7 +24,7 @@ macro_rules! library {
                     $($(
                         // SAFETY: rdma-core has declared the function so since its first release
                         // with this version of its ABI.
-                        $name: unsafe { look_up($library, stringify!($name))? },
+                        $name: unsafe { look_up(&$library, stringify!($name))? },
                     )*)*
                 })
             }
@@ -97,23 +98,22 @@ pub(in crate::verbs) fn library() -> Result<&'static Library> {
 }
 
 /// Opens a library and keeps it open.
-fn open(name: &str) -> Result<&'static libloading::Library> {
+fn open(name: &str) -> Result<ManuallyDrop<libloading::Library>> {
     // SAFETY: rdma-core's libraries do nothing at load time but register themselves.
     let opened = unsafe { libloading::Library::new(name) };
-    let library = opened.map_err(|error| {
+    opened.map(ManuallyDrop::new).map_err(|error| {
         Kind::Unsupported.error(format!(
             "RDMA needs {name}, which cannot be loaded ({error}): install rdma-core (on Debian: \
              librdmacm1 and ibverbs-providers)"
         ))
-    })?;
-    Ok(Box::leak(Box::new(library)))
+    })
 }
 
 /// The address of a function.
 ///
 /// # Safety
 /// `T` is the type of that function.
-unsafe fn look_up<T: Copy>(library: &'static libloading::Library, name: &str) -> Result<T> {
+unsafe fn look_up<T: Copy>(library: &libloading::Library, name: &str) -> Result<T> {
     // SAFETY: the caller vouches for the type.
     let symbol = unsafe { library.get::<T>(name) };
     symbol.map(|symbol| *symbol).map_err(|error| {
