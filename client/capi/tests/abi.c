@@ -406,7 +406,7 @@ static void a_ring_may_be_handed_to_another_thread(void) {
 
 /* The node neither answers nor goes away. */
 static void nobody_waits_for_ever(void) {
-    forebay_ring *ring = open_ring(4, 400000, FOREBAY_NO_RECONNECT);
+    forebay_ring *ring = open_ring(4, 3000000, FOREBAY_NO_RECONNECT);
     forebay_file file = open_file(ring);
     unsigned char *memory = (unsigned char *)allocate(ring, 4096), own[64];
     const forebay_cqe *cqe;
