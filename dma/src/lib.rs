@@ -18,7 +18,7 @@ pub use heap::merge_heap;
 pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
 pub use prefetch::prefetch;
-pub use region::{HugePages, Region, RegionId};
+pub use region::{HugePages, Region, RegionId, machine_bytes};
 pub use run::Run;
 
 /// Every buffer and every region begins at a multiple of this, and so may hold direct I/O.

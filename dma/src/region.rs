@@ -182,6 +182,17 @@ fn out_of_memory(length: usize, error: io::Error) -> Error {
         .caused_by(error)
 }
 
+/// Bytes of memory that this machine has.
+#[must_use]
+pub fn machine_bytes() -> usize {
+    let [pages, bytes] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| {
+        // SAFETY: it reads a number.
+        let number = unsafe { libc::sysconf(name) };
+        usize::try_from(number).unwrap_or(0)
+    });
+    pages.saturating_mul(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -270,6 +270,10 @@ impl Session {
                 connecting_again()
             });
         };
+        // Shared memory is filled with pages at once, until there are none left for anybody.
+        if length > dma::machine_bytes() {
+            return Err(Kind::NoSpace.error("this machine does not have so much memory"));
+        }
         let wished = self.home.region_bytes(length);
         let region = match channel.allocate(wished) {
             Err(error) if error.kind() == Kind::NoSpace && wished > length => {

@@ -102,10 +102,6 @@ pub unsafe extern "C" fn forebay_alloc(
         // SAFETY: just checked.
         unsafe { memory.write(std::ptr::null_mut()) };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        // Shared memory is filled with pages at once, until there are none left for anybody.
-        if length > machine_bytes() {
-            return Err(Failure::of(abi::NO_SPACE, c"this machine does not have so much memory"));
-        }
         let allocated = core.allocate(length)?;
         let base = core.arena.insert(allocated).cast();
         // SAFETY: checked above.
@@ -114,15 +110,6 @@ pub unsafe extern "C" fn forebay_alloc(
     };
     // SAFETY: C promises a ring, or null.
     status(unsafe { handle::with(ring, allocate) })
-}
-
-fn machine_bytes() -> usize {
-    let [pages, bytes] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| {
-        // SAFETY: it reads a number.
-        let number = unsafe { libc::sysconf(name) };
-        usize::try_from(number).unwrap_or(0)
-    });
-    pages.saturating_mul(bytes)
 }
 
 /// Gives memory back, by the address that forebay_alloc returned.
