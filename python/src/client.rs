@@ -171,7 +171,9 @@ impl Client {
 type Again = (String, Py<PyDict>);
 
 fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let mut parsed = Options::default();
+    // A `Buffer` shows its address, and over shared memory a session that connects again may move it:
+    // so a session that is lost ends, and the caller connects again.
+    let mut parsed = Options { reconnect: None, ..Options::default() };
     for (key, value) in options {
         let seconds = || -> PyResult<Duration> {
             let seconds: f64 = value.extract()?;

@@ -75,7 +75,7 @@ impl State {
         }
     }
 
-    /// The node has not answered in time.
+    /// The node has not answered in time: all of the session ends, as it never connects again.
     pub(crate) fn give_up(&mut self) {
         let reason = format!("no answer within {:?}; connect again", self.timeout);
         self.session.tear_down(&Kind::Disconnected.error(reason));

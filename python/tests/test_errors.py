@@ -49,6 +49,7 @@ def test_a_node_that_dies_ends_reads(own_node: Node) -> None:
     for read in reads:
         with pytest.raises(forebay.Disconnected):
             read.result()
+    assert client.closed
     # Its devices may still write there: the memory stays readable, and is not used again.
     assert len(bytes(buffer)) == MIB
     with pytest.raises(forebay.Disconnected):
