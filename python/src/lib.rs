@@ -43,7 +43,7 @@ mod _forebay {
     #[pymodule_export]
     use crate::future::{Future, Watcher};
     #[pymodule_export]
-    use crate::hardware::rdma_devices;
+    use crate::hardware::{rdma_devices, shm_sockets};
     #[pymodule_export]
     use crate::writer::Writer;
 

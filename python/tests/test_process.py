@@ -233,6 +233,11 @@ def test_doctor(node: Node) -> None:
     assert caps["node"]["ok"]
     assert caps["node"]["fabric"] == "shm"
     assert all(part["ok"] or part["why"] for part in caps["libraries"].values())
+    assert caps["shared_memory"] == {"ok": True, "socket": node.ready["socket"]}
+    assert "no way through" in forebay.caps(node.tcp)["shared_memory"]["why"]
+    nobody = forebay.caps("auto:/no/such,127.0.0.1:1")
+    assert "/no/such/forebay.sock" in nobody["shared_memory"]["why"]
+    assert not nobody["node"]["ok"]
     assert caps["rdma"]["ok"] or caps["rdma"]["why"]
     command = [sys.executable, "-m", "forebay", "doctor", "--endpoint"]
     reached = subprocess.run([*command, node.tcp], capture_output=True, text=True)

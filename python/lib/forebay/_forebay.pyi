@@ -1,5 +1,6 @@
 import builtins
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -171,3 +172,4 @@ class Control:
     def silos(self) -> builtins.list[str]: ...
 
 def rdma_devices() -> list[tuple[str, bool, list[str]]]: ...
+def shm_sockets(endpoint: str) -> list[Path]: ...
