@@ -73,8 +73,8 @@ def _is_stopped(task: Path) -> bool:
         return True
 
 
-def start(directory: Path) -> Node:
-    """Starts a node and waits until it serves."""
+def start(directory: Path, more: str = "") -> Node:
+    """Starts a node, with more in its configuration, and waits until it serves."""
     (directory / "data").mkdir()
     config = directory / "forebay.toml"
     config.write_text(
@@ -90,6 +90,7 @@ scrub_every = "off"
 kind = "directory"
 path = "{directory / "data"}"
 quiet_s = 0.0
+{more}
 """
     )
     command = [str(BINARY), "serve", "--json", "--control", "127.0.0.1:0"]
