@@ -10,6 +10,7 @@ mod buffer;
 mod client;
 mod clock;
 mod control;
+mod dlpack;
 mod engine;
 mod errors;
 mod file;
