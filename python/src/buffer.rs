@@ -69,15 +69,13 @@ impl Buffer {
         dl_device: Option<(i32, i32)>,
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        // Any version may be answered by an earlier one.
-        let _ = max_version;
         if stream.is_some() {
             return Err(PyBufferError::new_err("memory of the host has no stream"));
         }
         if dl_device.is_some_and(|device| device != dlpack::HOST) || copy == Some(true) {
             return Err(PyBufferError::new_err("the memory is shown where it is, without a copy"));
         }
-        dlpack::show(py, self.slab.here().raise(py)?)
+        dlpack::show(py, self.slab.here().raise(py)?, max_version)
     }
 
     #[expect(unsafe_code, reason = "the buffer protocol hands out an address")]

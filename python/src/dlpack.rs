@@ -23,6 +23,8 @@ const PINNED: i32 = 3;
 const UNSIGNED: u8 = 1;
 /// `DLPACK_FLAG_BITMASK_READ_ONLY`.
 const READ_ONLY: u64 = 1;
+/// What is spoken here.
+const VERSION: (u32, u32) = (1, 0);
 
 /// What a capsule is named that nobody has taken over yet: before version 1, and from then on.
 const UNVERSIONED: &CStr = c"dltensor";
@@ -63,10 +65,46 @@ struct ManagedVersioned {
     tensor: Tensor,
 }
 
+/// What a capsule of a kind holds.
+trait Manager {
+    /// The capsule's name as long as nobody has taken it over.
+    const NAME: &CStr;
+
+    /// For a tensor that [`hide`] ends.
+    fn of(tensor: Tensor) -> Self;
+
+    fn tensor(&mut self) -> &mut Tensor;
+}
+
+impl Manager for Managed {
+    const NAME: &CStr = UNVERSIONED;
+
+    fn of(tensor: Tensor) -> Self {
+        Self { tensor, context: ptr::null_mut(), deleter: Some(hide::<Self>) }
+    }
+
+    fn tensor(&mut self) -> &mut Tensor {
+        &mut self.tensor
+    }
+}
+
+impl Manager for ManagedVersioned {
+    const NAME: &CStr = VERSIONED;
+
+    fn of(tensor: Tensor) -> Self {
+        let (context, deleter) = (ptr::null_mut(), Some(hide::<Self> as _));
+        Self { major: VERSION.0, minor: VERSION.1, context, deleter, flags: 0, tensor }
+    }
+
+    fn tensor(&mut self) -> &mut Tensor {
+        &mut self.tensor
+    }
+}
+
 /// A slab that is shown. Begins with what others see of it.
 #[repr(C)]
-struct Shown {
-    managed: Managed,
+struct Shown<M> {
+    managed: M,
     length: i64,
     slab: Here<Arc<Slab>>,
 }
@@ -74,14 +112,27 @@ struct Shown {
 /// `__dlpack_device__` of memory of this computer.
 pub(crate) const HOST: (i32, i32) = (CPU, 0);
 
-/// A capsule that shows a slab's bytes, and keeps it. Not versioned, which every consumer takes.
+/// A capsule that shows a slab's bytes, and keeps it, to somebody who knows DLPack up to a version.
 ///
 /// # Errors
 /// `MemoryError`.
+pub(crate) fn show<'py>(
+    py: Python<'py>,
+    slab: &Arc<Slab>,
+    known: Option<(u32, u32)>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // To NumPy, what has no version is read-only.
+    if known.is_some_and(|known| known >= VERSION) {
+        show_as::<ManagedVersioned>(py, slab)
+    } else {
+        show_as::<Managed>(py, slab)
+    }
+}
+
 #[expect(unsafe_code, reason = "an interface of C structures")]
-pub(crate) fn show<'py>(py: Python<'py>, slab: &Arc<Slab>) -> PyResult<Bound<'py, PyAny>> {
+fn show_as<'py, M: Manager>(py: Python<'py>, slab: &Arc<Slab>) -> PyResult<Bound<'py, PyAny>> {
     let length = i64::try_from(slab.len())?;
-    let tensor = Tensor {
+    let managed = M::of(Tensor {
         data: slab.base().as_ptr().cast(),
         device: HOST.0,
         device_id: HOST.1,
@@ -92,41 +143,42 @@ pub(crate) fn show<'py>(py: Python<'py>, slab: &Arc<Slab>) -> PyResult<Bound<'py
         shape: ptr::null(),
         strides: ptr::null(),
         byte_offset: 0,
-    };
-    let managed = Managed { tensor, context: ptr::null_mut(), deleter: Some(hide) };
+    });
     let shown = Box::new(Shown { managed, length, slab: Here::new(Arc::clone(slab)) });
     let shown = Box::into_raw(shown);
     // SAFETY: the box was made above, and nobody else has it yet.
     let length = unsafe { &raw const (*shown).length };
     // SAFETY: as above.
-    unsafe { (*shown).managed.tensor.shape = length };
+    let managed = unsafe { &mut (*shown).managed };
+    managed.tensor().shape = length;
+    let (name, end) = (M::NAME.as_ptr(), Some(unused::<M> as ffi::PyCapsule_Destructor));
     // SAFETY: the interpreter's lock is held; the name is static, and the pointer not null.
-    let capsule = unsafe { ffi::PyCapsule_New(shown.cast(), UNVERSIONED.as_ptr(), Some(unused)) };
+    let capsule = unsafe { ffi::PyCapsule_New(shown.cast(), name, end) };
     // SAFETY: a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, capsule) }.inspect_err(|_| {
         // SAFETY: there is no capsule that could do it.
-        unsafe { hide(shown.cast()) };
+        unsafe { hide::<M>(shown.cast()) };
     })
 }
 
 /// Whoever took a capsule over calls this once, from any thread.
 #[expect(unsafe_code, reason = "an interface of C structures")]
-unsafe extern "C" fn hide(managed: *mut Managed) {
+unsafe extern "C" fn hide<M>(managed: *mut M) {
     // SAFETY: `show` made the box, whose first field this is; consumers call a deleter once.
-    drop(unsafe { Box::from_raw(managed.cast::<Shown>()) });
+    drop(unsafe { Box::from_raw(managed.cast::<Shown<M>>()) });
 }
 
 /// The end of a capsule. One that was taken over has another name by now.
 #[expect(unsafe_code, reason = "an interface of C structures")]
-unsafe extern "C" fn unused(capsule: *mut ffi::PyObject) {
+unsafe extern "C" fn unused<M: Manager>(capsule: *mut ffi::PyObject) {
     // SAFETY: the interpreter calls this with the capsule, and its lock held.
-    if unsafe { ffi::PyCapsule_IsValid(capsule, UNVERSIONED.as_ptr()) } == 0 {
+    if unsafe { ffi::PyCapsule_IsValid(capsule, M::NAME.as_ptr()) } == 0 {
         return;
     }
     // SAFETY: as above, and the name is right.
-    let managed = unsafe { ffi::PyCapsule_GetPointer(capsule, UNVERSIONED.as_ptr()) };
+    let managed = unsafe { ffi::PyCapsule_GetPointer(capsule, M::NAME.as_ptr()) };
     // SAFETY: nobody took it over, so nobody else calls this.
-    unsafe { hide(managed.cast()) };
+    unsafe { hide::<M>(managed.cast()) };
 }
 
 /// The memory of a tensor of another library. It stays for as long as the capsule does, which is
@@ -175,7 +227,7 @@ pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Seen>> {
     let Ok(method) = object.getattr("__dlpack__") else { return Ok(None) };
     let py = object.py();
     let versioned = PyDict::new(py);
-    versioned.set_item("max_version", (1, 0))?;
+    versioned.set_item("max_version", VERSION)?;
     let capsule = match method.call((), Some(&versioned)) {
         // Libraries from before version 1 know no arguments.
         Err(error) if error.is_instance_of::<PyTypeError>(py) => method.call0(),
@@ -212,7 +264,7 @@ fn tensor<'a>(capsule: &'a Bound<'_, PyCapsule>) -> Option<(&'a Tensor, bool)> {
     if let Some(managed) = pointer(VERSIONED) {
         // SAFETY: that is what a capsule of this name holds, for as long as it lives.
         let managed = unsafe { managed.cast::<ManagedVersioned>().as_ref() };
-        let known = managed.major == 1;
+        let known = managed.major == VERSION.0;
         return known.then_some((&managed.tensor, managed.flags & READ_ONLY != 0));
     }
     // SAFETY: as above.

@@ -183,7 +183,8 @@ def test_memory_of_devices(file: forebay.File, client: forebay.Client) -> None:
     array = np.zeros(100, np.uint8)
 
     class Cupy:
-        __cuda_array_interface__ = {"shape": (100,), "typestr": "|u1", "version": 3}
+        def __init__(self) -> None:
+            self.__cuda_array_interface__ = {"shape": (100,), "typestr": "|u1", "version": 3}
 
     class Torch(Tensor):
         is_cuda = True
@@ -212,8 +213,8 @@ def test_own_memory_by_dlpack(client: forebay.Client, file: forebay.File) -> Non
     assert read.result() == MIB // 2
     assert array[: MIB // 2].tobytes() == CONTENT[: MIB // 2]
     assert not read.copied
-    unused = client.alloc(10).__dlpack__()
-    assert "dltensor" in repr(unused)
+    assert '"dltensor"' in repr(client.alloc(10).__dlpack__())
+    assert '"dltensor_versioned"' in repr(client.alloc(10).__dlpack__(max_version=(1, 3)))
     with pytest.raises(BufferError, match="without a copy"):
         client.alloc(10).__dlpack__(copy=True)
     with pytest.raises(BufferError, match="without a copy"):
