@@ -1,5 +1,6 @@
 """A real node for the tests, and files on it."""
 
+import importlib.util
 import json
 import os
 import random
@@ -101,6 +102,14 @@ quiet_s = 0.0
     )
     assert process.stdout is not None
     return Node(process, directory, json.loads(process.stdout.readline()))
+
+
+def shipped(package: str, path: str) -> Path:
+    """A file of real data that a package ships, which need not be importable."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    return Path(found.submodule_search_locations[0], path)
 
 
 def noise(size: int, seed: int = 1) -> bytes:
