@@ -112,6 +112,13 @@ def shipped(package: str, path: str) -> Path:
     return Path(found.submodule_search_locations[0], path)
 
 
+def settle(file: forebay.File) -> None:
+    """Has all of a file on the node: a read may be answered while its bytes still arrive."""
+    file.pread(0, file.size)
+    while (stat := file.stat())["resident_extents"] < stat["total_extents"]:
+        pass
+
+
 def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 

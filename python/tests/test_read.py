@@ -6,7 +6,7 @@ import pickle
 import forebay
 import numpy as np
 import pytest
-from conftest import MIB, Node, noise
+from conftest import MIB, Node, noise, settle
 
 SIZE = 5 * MIB + 12345
 CONTENT = noise(SIZE)
@@ -36,7 +36,7 @@ def test_file_says_what_it_is(file: forebay.File) -> None:
 
 
 def test_own_memory_is_written_by_the_node(client: forebay.Client, file: forebay.File) -> None:
-    file.pread(0, SIZE)  # so that it is on the node
+    settle(file)
     buffer = client.alloc(MIB)
     read = file.read_into(buffer, MIB)
     assert read.result() == MIB
@@ -69,7 +69,7 @@ def test_other_memory_costs_a_copy_and_says_so(
 
 
 def test_views_of_own_memory_are_own_memory(client: forebay.Client, file: forebay.File) -> None:
-    file.pread(0, SIZE)
+    settle(file)
     buffer = client.alloc(4 * MIB)
     array = np.frombuffer(buffer, np.float32).reshape(4, -1)
     reads = file.readv([(row * MIB, array[row]) for row in (3, 0, 2, 1)])
@@ -201,7 +201,7 @@ def test_memory_of_devices(file: forebay.File, client: forebay.Client) -> None:
 
 
 def test_own_memory_by_dlpack(client: forebay.Client, file: forebay.File) -> None:
-    file.pread(0, SIZE)
+    settle(file)
     buffer = client.alloc(MIB)
     array = np.from_dlpack(buffer)
     assert (array.shape, array.dtype) == ((MIB,), np.uint8)

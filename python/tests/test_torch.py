@@ -11,7 +11,7 @@ from pathlib import Path
 
 import forebay
 import pytest
-from conftest import MIB, Node, noise, shipped
+from conftest import MIB, Node, noise, settle, shipped
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -82,7 +82,7 @@ def test_tensors_are_read_into(node: Node, client: forebay.Client, key: str) -> 
 
 def test_a_buffer_is_a_tensor(node: Node, client: forebay.Client, key: str) -> None:
     file = client.open(node.put(key, CONTENT))
-    file.pread(0, 2 * MIB)
+    settle(file)
     tensor = torch.from_dlpack(client.alloc(MIB))
     assert (tensor.dtype, tensor.shape) == (torch.uint8, (MIB,))
     read = file.read_into(tensor.view(torch.bfloat16)[: MIB // 4])
@@ -345,6 +345,55 @@ def test_batches_for_the_cpu_pass_through() -> None:
         ours.DevicePrefetcher([pair], "cpu", depth=0)
     moved = list(ours.DevicePrefetcher([pair], "meta"))
     assert moved[0][1]["a"][0].device.type == "meta"
+
+
+class Stream:
+    """A stream on which everything takes until somebody waits for it."""
+
+    def __init__(self, told: list[object]) -> None:
+        self.told, self.recorded = told, 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def record_event(self) -> int:
+        self.recorded += 1
+        return self.recorded - 1
+
+    def wait_event(self, event: int) -> None:
+        self.told.append(event)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 9])
+def test_batches_are_waited_for_in_turn(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    """Without a GPU: what is asked of streams, and how far ahead."""
+    waited: list[object] = []
+    current, side = Stream(waited), Stream([])
+    taken, marked = [], []
+
+    def batches() -> object:
+        for n in range(6):
+            taken.append(n)
+            yield {"n": torch.tensor(n)}
+
+    for name, fake in (
+        ("Stream", lambda device: side),
+        ("stream", lambda stream: stream),
+        ("current_stream", lambda device: current),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone())
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: self.clone())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, s: marked.append((s, self)))
+    for n, batch in enumerate(ours.DevicePrefetcher(batches(), "cuda", depth=depth)):
+        assert int(batch["n"]) == n
+        assert waited == list(range(n + 1))
+        assert (marked[-1][0], int(marked[-1][1]), len(marked)) == (current, n, n + 1)
+        assert len(taken) == min(n + 1 + depth, 6)
+    assert n == 5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
