@@ -122,6 +122,36 @@ def test_kinds_of_tars(node: Node, key: str, how: int) -> None:
     assert [sample["__key__"] for sample in samples] == keys
 
 
+def test_headers_are_what_the_standard_library_makes_of_them(node: Node, key: str) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, kind, content in (
+            ("folder", tarfile.DIRTYPE, b""),
+            ("folder/link.txt", tarfile.SYMTYPE, b""),
+            ("folder/a.old", tarfile.AREGTYPE, b"old"),
+            ("folder/a.new", tarfile.REGTYPE, b"new"),
+            ("folder/b.odd", b"?", b"of a kind that nobody knows"),
+            ("ü.txt", tarfile.REGTYPE, b"text"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size, info.type, info.linkname = len(content), kind, "a.new"
+            tar.addfile(info, io.BytesIO(content))
+    content = bytearray(out.getvalue())
+    # A size in base 256, and the signed checksum of old tars, where the name has such bytes.
+    header = content.index("ü.txt".encode())
+    content[header + 124 : header + 136] = b"\x80" + (4).to_bytes(11, "big")
+    block = content[header : header + 512]
+    block[148:156] = b" " * 8
+    signed = sum(byte - 256 * (byte >= 128) for byte in block)
+    content[header + 148 : header + 156] = b"%06o\0 " % signed
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        assert tar.extractfile("ü.txt").read() == b"text"
+    url = node.put(f"{key}.tar", bytes(content))
+    samples = list(ours.ShardDataset([url], endpoint=node.shm))
+    assert [sample["__key__"] for sample in samples] == ["folder/a", "ü"]
+    assert (samples[0]["old"], samples[0]["new"], samples[1]["txt"]) == (b"old", b"new", b"text")
+
+
 def test_decoders(node: Node, urls: list[str]) -> None:
     dataset = ours.ShardDataset(urls, endpoint=node.shm, decode=DECODE)
     assert labels(dataset) == LABELS
