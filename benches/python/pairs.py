@@ -67,7 +67,9 @@ def compare(
 
 @contextmanager
 def node(binary: Path, file_bytes: int) -> Iterator[dict[str, str]]:
-    """A node with one promoted file, `data/file`: what it says of itself when it is ready."""
+    """A node with one promoted file, `data/file`: what it says of itself when it is ready, and its
+    silo's place as `data`.
+    """
     with tempfile.TemporaryDirectory(prefix="forebay-bench-") as home:
         data = Path(home, "data")
         data.mkdir()
@@ -87,7 +89,7 @@ def node(binary: Path, file_bytes: int) -> Iterator[dict[str, str]]:
             try:
                 ready = json.loads(process.stdout.readline())
                 run(binary, "--control", ready["control"], "promote", "data/file")
-                yield ready
+                yield ready | {"data": str(data)}
             finally:
                 process.terminate()
 

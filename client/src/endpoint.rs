@@ -59,11 +59,10 @@ impl Endpoint {
                 options.rdma,
                 proof::next(options.proof.as_ref())?.as_ref(),
             )?)),
-            Self::Auto { state_dir, tcp: address } => {
-                let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);
+            Self::Auto { tcp: address, .. } => {
                 let mut reasons = Vec::new();
-                for place in places {
-                    match shared_memory(&place.join(Self::SOCKET_NAME), options) {
+                for socket in self.sockets() {
+                    match shared_memory(&socket, options) {
                         Ok(channel) => return Ok(channel),
                         Err(error) => reasons.push(error.to_string()),
                     }
@@ -88,6 +87,20 @@ impl Endpoint {
         let (rail, session) = first(self.rails(), connect)
             .map_err(|error| error.while_doing(format_args!("connecting to {self}")))?;
         Ok(session.reconnecting(Box::new(EndpointConnector::new(self, options)), rail))
+    }
+
+    /// The UNIX sockets at which shared memory is looked for, in this order.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Unix(path) => vec![path.clone()],
+            Self::Tcp(_) | Self::Rdma(_) => Vec::new(),
+            Self::Auto { state_dir, .. } => {
+                let places = state_dir.clone().map_or_else(usual_state_dirs, |place| vec![place]);
+                places.iter().map(|place| place.join(Self::SOCKET_NAME)).collect()
+            }
+            Self::Rails(rails) => rails.iter().flat_map(Self::sockets).collect(),
+        }
     }
 
     /// The ways to the node.
@@ -233,6 +246,11 @@ mod tests {
         let auto: Endpoint = "auto".parse().expect("auto");
         let tcp = Endpoint::DEFAULT_TCP.to_owned();
         assert_eq!(auto, Endpoint::Auto { state_dir: None, tcp });
+        let places: Vec<Endpoint> =
+            ["unix:/a", "auto:/b,h:5", "tcp://h:5"].map(|text| text.parse().expect(text)).into();
+        let sockets = Endpoint::Rails(places).sockets();
+        assert_eq!(sockets, [PathBuf::from("/a"), PathBuf::from("/b/forebay.sock")]);
+        assert_eq!(auto.sockets().last(), Some(&PathBuf::from("/var/lib/forebay/forebay.sock")));
         for bad in [
             "",
             "unix:",

@@ -3,19 +3,21 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
+use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::bound::Bound as Here;
+use crate::dlpack;
 use crate::errors::Raise;
 use crate::slab::Slab;
 
 /// Memory that the node writes itself, without a copy where the fabric allows it.
 ///
 /// It is a writable buffer of bytes: `memoryview(buffer)`, `numpy.frombuffer(buffer, dtype)` and
-/// `torch.frombuffer(buffer, dtype=...)` look at it without a copy, and reads into these views, or
-/// slices of them, are reads into the buffer.
+/// `torch.from_dlpack(buffer)` look at it without a copy, and reads into these views, or slices of
+/// them, are reads into the buffer.
 #[pyclass(frozen, module = "forebay")]
 pub(crate) struct Buffer {
     slab: Here<Arc<Slab>>,
@@ -50,6 +52,30 @@ impl Buffer {
         interface.set_item("typestr", "|u1")?;
         interface.set_item("version", 3)?;
         Ok(interface)
+    }
+
+    /// Where the memory is, for DLPack: this computer.
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        dlpack::HOST
+    }
+
+    /// The memory for other libraries: `torch.from_dlpack(buffer)` shares it.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        &self,
+        py: Python<'py>,
+        stream: Option<&Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if stream.is_some() {
+            return Err(PyBufferError::new_err("memory of the host has no stream"));
+        }
+        if dl_device.is_some_and(|device| device != dlpack::HOST) || copy == Some(true) {
+            return Err(PyBufferError::new_err("the memory is shown where it is, without a copy"));
+        }
+        dlpack::show(py, self.slab.here().raise(py)?, max_version)
     }
 
     #[expect(unsafe_code, reason = "the buffer protocol hands out an address")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::{Endpoint, Options, Session};
 use extent::wire::{OpenBody, OpenMode};
-use extent::{FileName, Generation};
+use extent::{FileName, Generation, Proof};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -171,7 +171,9 @@ impl Client {
 type Again = (String, Py<PyDict>);
 
 fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let mut parsed = Options::default();
+    // A `Buffer` shows its address, and over shared memory a session that connects again may move it:
+    // so a session that is lost ends, and the caller connects again.
+    let mut parsed = Options { reconnect: None, ..Options::default() };
     for (key, value) in options {
         let seconds = || -> PyResult<Duration> {
             let seconds: f64 = value.extract()?;
@@ -185,13 +187,21 @@ fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
             "timeout" => parsed.timeout = seconds()?,
             "connect_timeout" => parsed.connect_timeout = seconds()?,
             "spin" => parsed.spin = seconds()?,
+            "proof" => parsed.proof = Some(proof(&value)?.into()),
             other => {
                 return Err(PyTypeError::new_err(format!(
                     "there is no option {other:?}: there are credits, queue, verify, timeout, \
-                     connect_timeout and spin"
+                     connect_timeout, spin and proof"
                 )));
             }
         }
     }
     Ok(parsed)
+}
+
+/// A proof as text, or what a function returns that is called for each connection.
+fn proof(value: &Bound<'_, PyAny>) -> PyResult<Proof> {
+    let text: String =
+        if value.is_callable() { value.call0()?.extract()? } else { value.extract()? };
+    text.trim().parse().raise(value.py())
 }

@@ -107,6 +107,23 @@ impl Control {
         describe(py, &file)
     }
 
+    /// Asks for files to be written back to their silos and let go, and returns the job's id.
+    fn demote(&self, py: Python<'_>, names: Vec<String>) -> PyResult<String> {
+        let target = |name| v1::Target { what: Some(v1::target::What::File(name)) };
+        let targets = names.into_iter().map(target).collect();
+        let request = v1::DemoteRequest { mutation: None, targets };
+        let job = self.ask(py, |mut client| async move { client.demote(request).await })?;
+        Ok(job.id)
+    }
+
+    /// How far a job is, and the first of what went wrong.
+    fn job(&self, py: Python<'_>, id: String) -> PyResult<(String, Option<String>)> {
+        let job = self.ask(py, |mut client| async move { client.job(&id).await })?;
+        let state = job.state().as_str_name();
+        let state = state.strip_prefix("JOB_STATE_").unwrap_or(state).to_lowercase();
+        Ok((state, job.errors.first().map(|it| format!("{}: {}", it.file, it.error))))
+    }
+
     /// The names of the node's silos.
     fn silos(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let silos = self.ask(py, |mut client| async move { client.silos().await })?;

@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use crate::bound::Bound as Here;
 use crate::client::Client;
 use crate::engine::{Engine, Handle};
-use crate::errors::Raise;
+use crate::errors::{Raise, invalid};
 use crate::future::Future;
 use crate::lock::Mutex;
 use crate::ranges;
@@ -74,9 +74,13 @@ impl File {
         object: &Bound<'_, PyAny>,
         offset: u64,
         size: Option<usize>,
+        stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Future> {
         let (handle, engine, length) = self.open_handle(py)?;
         let target = Target::of(engine, object, Flow::Read)?;
+        if stream.is_some() {
+            return Err(invalid(py, "a stream is for memory of a device, and this is the host's"));
+        }
         let size = size.unwrap_or(target.len());
         if size > target.len() {
             return Err(PyValueError::new_err(format!(
@@ -139,16 +143,18 @@ impl File {
     /// of its first `size` bytes. It is over when the future says so.
     ///
     /// The node writes into memory from `Client.alloc`, and into views of it. Into other memory
-    /// the bytes are copied once, and the future's `path` says so.
-    #[pyo3(signature = (buffer, offset=0, size=None))]
+    /// the bytes are copied once, and the future's `path` says so. Memory of a device is not read
+    /// into, and `stream` is for that alone.
+    #[pyo3(signature = (buffer, offset=0, size=None, *, stream=None))]
     fn read_into(
         &self,
         py: Python<'_>,
         buffer: &Bound<'_, PyAny>,
         offset: u64,
         size: Option<usize>,
+        stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Future> {
-        let future = self.prepare(py, buffer, offset, size)?;
+        let future = self.prepare(py, buffer, offset, size, stream)?;
         future.start(py)?;
         Ok(future)
     }
@@ -161,7 +167,7 @@ impl File {
     ) -> PyResult<Bound<'py, PyList>> {
         let futures: Vec<Future> = parts
             .into_iter()
-            .map(|(offset, buffer)| self.prepare(py, &buffer, offset, None))
+            .map(|(offset, buffer)| self.prepare(py, &buffer, offset, None, None))
             .collect::<PyResult<_>>()?;
         let (_, engine, _) = self.open_handle(py)?;
         let transfers: Vec<_> =

@@ -1,5 +1,8 @@
 //! What this machine offers to a client.
 
+use std::path::PathBuf;
+
+use client::Endpoint;
 use pyo3::prelude::*;
 use rdma::RdmaDevice;
 
@@ -16,4 +19,11 @@ pub(crate) fn rdma_devices(py: Python<'_>) -> PyResult<Vec<(String, bool, Vec<St
         })
     });
     Ok(ports.collect())
+}
+
+/// Where an endpoint looks for shared memory, in this order.
+#[pyfunction]
+pub(crate) fn shm_sockets(py: Python<'_>, endpoint: &str) -> PyResult<Vec<PathBuf>> {
+    let endpoint: Endpoint = endpoint.parse().raise(py)?;
+    Ok(endpoint.sockets())
 }

@@ -10,6 +10,7 @@ mod buffer;
 mod client;
 mod clock;
 mod control;
+mod dlpack;
 mod engine;
 mod errors;
 mod file;
@@ -43,7 +44,7 @@ mod _forebay {
     #[pymodule_export]
     use crate::future::{Future, Watcher};
     #[pymodule_export]
-    use crate::hardware::rdma_devices;
+    use crate::hardware::{rdma_devices, shm_sockets};
     #[pymodule_export]
     use crate::writer::Writer;
 

@@ -75,7 +75,7 @@ impl State {
         }
     }
 
-    /// The node has not answered in time.
+    /// The node has not answered in time: all of the session ends, as it never connects again.
     pub(crate) fn give_up(&mut self) {
         let reason = format!("no answer within {:?}; connect again", self.timeout);
         self.session.tear_down(&Kind::Disconnected.error(reason));
@@ -84,11 +84,11 @@ impl State {
     /// Drives the session, and hands out what has completed.
     pub(crate) fn poll(&mut self) {
         let mut completed = std::mem::take(&mut self.scratch);
-        self.end_if_late();
         self.session.poll(&mut completed);
         for done in completed.drain(..) {
             self.take_in(done);
         }
+        self.end_if_late();
         self.scratch = completed;
         if !self.resting.is_empty() && clock::now() >= self.rested_at {
             for (transfer, chunk) in std::mem::take(&mut self.resting) {
@@ -116,7 +116,12 @@ impl State {
         if now < self.looked_at + PATIENCE_STEP {
             return;
         }
+        // Whoever has not looked for so long was stopped, and the node perhaps with it.
+        let was_stopped = now >= self.looked_at + 4 * PATIENCE_STEP;
         self.looked_at = now;
+        if was_stopped {
+            return;
+        }
         let late = |flight: &Flight| match flight {
             Flight::Call { .. } => false,
             Flight::Chunk(transfer, _) => now >= transfer.begun() + self.timeout,

@@ -8,6 +8,7 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::dlpack::{self, Seen};
 use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, invalid};
 use crate::slab::Slab;
@@ -15,10 +16,17 @@ use crate::transfer::{Flow, Foreign, Transfer};
 
 /// An object's bytes, which stay exported, and so where they are, for as long as this lives.
 pub(crate) struct Target {
-    view: PyUntypedBuffer,
+    view: View,
+    base: Foreign,
     /// If they belong to a buffer of the client's: which, and where in it they begin.
     slab: Option<(Arc<Slab>, usize)>,
     length: usize,
+}
+
+/// Keeps the bytes where they are.
+enum View {
+    Buffer(PyUntypedBuffer),
+    Tensor(Seen),
 }
 
 impl Target {
@@ -26,32 +34,28 @@ impl Target {
     ///
     /// # Errors
     /// `TypeError` if it has no bytes to show; `forebay.Invalid` if they are not in one piece, or
-    /// may not be changed although that is wanted.
+    /// may not be changed although that is wanted; `forebay.Unsupported` if they are a device's.
     pub(crate) fn of(engine: &Engine, object: &Bound<'_, PyAny>, flow: Flow) -> PyResult<Self> {
         let py = object.py();
-        let view = match PyUntypedBuffer::get(object) {
-            Ok(view) => view,
-            // Tensors have no buffer, but arrays over the same memory.
-            Err(error) => match object.getattr("numpy") {
-                Ok(numpy) => PyUntypedBuffer::get(&numpy.call0()?)?,
-                Err(_) if error.is_instance_of::<PyTypeError>(py) => {
-                    let name = object.get_type().name()?;
-                    return Err(PyTypeError::new_err(format!(
-                        "a {name} shows no memory: pass a buffer, an array or a tensor of the CPU"
-                    )));
+        let view = View::of(object)?;
+        let (base, length, is_read_only) = match &view {
+            View::Buffer(view) => {
+                if !view.is_c_contiguous() {
+                    return Err(invalid(
+                        py,
+                        "the memory is not in one piece: pass a contiguous one",
+                    ));
                 }
-                Err(_) => return Err(error),
-            },
+                let base = NonNull::new(view.buf_ptr().cast()).unwrap_or(NonNull::dangling());
+                (base, view.len_bytes(), view.readonly())
+            }
+            View::Tensor(seen) => (seen.base, seen.length, seen.is_read_only),
         };
-        if flow == Flow::Read && view.readonly() {
+        if flow == Flow::Read && is_read_only {
             return Err(invalid(py, "the memory is read-only"));
         }
-        if !view.is_c_contiguous() {
-            return Err(invalid(py, "the memory is not in one piece: pass a contiguous one"));
-        }
-        let length = view.len_bytes();
-        let slab = engine.buffer_at(view.buf_ptr().addr(), length).filter(|_| length != 0);
-        Ok(Self { view, slab, length })
+        let slab = engine.buffer_at(base.addr().get(), length).filter(|_| length != 0);
+        Ok(Self { view, base: Foreign(base), slab, length })
     }
 
     /// Bytes that it shows.
@@ -78,8 +82,7 @@ impl Target {
                 Transfer::of_slab(flow, handle, offset, slab, range).raise(py)?
             }
             None => {
-                let base = NonNull::new(self.view.buf_ptr().cast()).unwrap_or(NonNull::dangling());
-                let foreign = Foreign(at(base, range.start));
+                let foreign = Foreign(at(self.base.0, range.start));
                 Transfer::of_foreign(flow, handle, offset, foreign, range.len())
             }
         };
@@ -88,7 +91,34 @@ impl Target {
 
     /// Lets the object go.
     pub(crate) fn release(self, py: Python<'_>) {
-        self.view.release(py);
+        match self.view {
+            View::Buffer(view) => view.release(py),
+            View::Tensor(seen) => seen.release(py),
+        }
+    }
+}
+
+impl View {
+    /// By the buffer protocol, or else by DLPack, or else of the array that shows the same memory.
+    fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let refused = match PyUntypedBuffer::get(object) {
+            Ok(view) => return Ok(Self::Buffer(view)),
+            Err(refused) => refused,
+        };
+        dlpack::refuse_devices(object)?;
+        if let Some(seen) = dlpack::see(object)? {
+            return Ok(Self::Tensor(seen));
+        }
+        match object.getattr("numpy") {
+            Ok(numpy) => Ok(Self::Buffer(PyUntypedBuffer::get(&numpy.call0()?)?)),
+            Err(_) if refused.is_instance_of::<PyTypeError>(object.py()) => {
+                let name = object.get_type().name()?;
+                Err(PyTypeError::new_err(format!(
+                    "a {name} shows no memory: pass a buffer, an array or a tensor of the CPU"
+                )))
+            }
+            Err(_) => Err(refused),
+        }
     }
 }
 

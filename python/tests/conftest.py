@@ -1,5 +1,6 @@
 """A real node for the tests, and files on it."""
 
+import importlib.util
 import json
 import os
 import random
@@ -73,8 +74,8 @@ def _is_stopped(task: Path) -> bool:
         return True
 
 
-def start(directory: Path) -> Node:
-    """Starts a node and waits until it serves."""
+def start(directory: Path, more: str = "") -> Node:
+    """Starts a node, with more in its configuration, and waits until it serves."""
     (directory / "data").mkdir()
     config = directory / "forebay.toml"
     config.write_text(
@@ -90,6 +91,7 @@ scrub_every = "off"
 kind = "directory"
 path = "{directory / "data"}"
 quiet_s = 0.0
+{more}
 """
     )
     command = [str(BINARY), "serve", "--json", "--control", "127.0.0.1:0"]
@@ -100,6 +102,21 @@ quiet_s = 0.0
     )
     assert process.stdout is not None
     return Node(process, directory, json.loads(process.stdout.readline()))
+
+
+def shipped(package: str, path: str) -> Path:
+    """A file of real data that a package ships, which need not be importable."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    return Path(found.submodule_search_locations[0], path)
+
+
+def settle(file: forebay.File) -> None:
+    """Has all of a file on the node: a read may be answered while its bytes still arrive."""
+    file.pread(0, file.size)
+    while (stat := file.stat())["resident_extents"] < stat["total_extents"]:
+        pass
 
 
 def noise(size: int, seed: int = 1) -> bytes:

@@ -49,6 +49,7 @@ def test_a_node_that_dies_ends_reads(own_node: Node) -> None:
     for read in reads:
         with pytest.raises(forebay.Disconnected):
             read.result()
+    assert client.closed
     # Its devices may still write there: the memory stays readable, and is not used again.
     assert len(bytes(buffer)) == MIB
     with pytest.raises(forebay.Disconnected):
@@ -68,10 +69,20 @@ def test_a_silent_node_is_given_up(own_node: Node) -> None:
     assert client.closed
 
 
-def test_one_bad_range_spoils_no_other(node: Node, client: forebay.Client, key: str) -> None:
+def test_ranges_stop_at_the_end_and_want_open_files(
+    node: Node, client: forebay.Client, key: str
+) -> None:
     file = client.open(node.put(key, b"0123456789"))
     closed = client.open(f"data/{key}")
     assert client.read_ranges([(file, 2, 3), (file, 8, 100)]) == [b"234", b"89"]
     closed.close()
     with pytest.raises(ValueError, match="closed"):
         client.read_ranges([(closed, 0, 1)])
+
+
+def test_one_bad_range_spoils_no_other(node: Node, client: forebay.Client, key: str) -> None:
+    good, gone = client.open(node.put(key, b"0123456789")), client.open(node.put(key + "-2", b"9"))
+    (node.data / f"{key}-2").unlink()
+    first, failed, last = client.read_ranges([(good, 0, 2), (gone, 0, 1), (good, 8, 2)])
+    assert isinstance(failed, forebay.Error), failed
+    assert (first, last) == (b"01", b"89")

@@ -9,10 +9,11 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import forebay
 import pytest
-from conftest import MIB, Node, noise
+from conftest import BINARY, MIB, Node, noise, start
 
 CONTENT = noise(2 * MIB)
 
@@ -233,6 +234,11 @@ def test_doctor(node: Node) -> None:
     assert caps["node"]["ok"]
     assert caps["node"]["fabric"] == "shm"
     assert all(part["ok"] or part["why"] for part in caps["libraries"].values())
+    assert caps["shared_memory"] == {"ok": True, "socket": node.ready["socket"]}
+    assert "no way through" in forebay.caps(node.tcp)["shared_memory"]["why"]
+    nobody = forebay.caps("auto:/no/such,127.0.0.1:1")
+    assert "/no/such/forebay.sock" in nobody["shared_memory"]["why"]
+    assert not nobody["node"]["ok"]
     assert caps["rdma"]["ok"] or caps["rdma"]["why"]
     command = [sys.executable, "-m", "forebay", "doctor", "--endpoint"]
     reached = subprocess.run([*command, node.tcp], capture_output=True, text=True)
@@ -241,3 +247,35 @@ def test_doctor(node: Node) -> None:
     missed = subprocess.run([*command, "tcp://127.0.0.1:1"], capture_output=True, text=True)
     assert missed.returncode == 1
     assert "127.0.0.1:1" in missed.stdout
+
+
+def test_proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FOREBAY_PROOF", raising=False)
+    node = start(tmp_path, more='[sessions]\nproof = "required"')
+    drawn = []
+
+    def draw() -> str:
+        command = [str(BINARY), "--control", node.control, "session", "grant"]
+        grant = subprocess.run(command, check=True, capture_output=True, text=True)
+        drawn.append(grant.stdout)
+        return grant.stdout
+
+    try:
+        name = node.put("proven", CONTENT)
+        with pytest.raises(forebay.Denied):
+            forebay.connect(node.tcp)
+        with forebay.connect(node.tcp, proof=draw().strip()) as client:
+            assert client.open(name).pread(0, 10) == CONTENT[:10]
+        for proof in (drawn[0], "0" * 32, "short"):
+            with pytest.raises(forebay.Error) as refused:
+                forebay.connect(node.tcp, proof=proof)
+            assert proof.strip() not in str(refused.value)
+        # Each connection asks for its own.
+        for count in (2, 3):
+            with forebay.connect(node.tcp, proof=draw) as client:
+                assert client.ping() > 0
+            assert len(drawn) == count
+        with pytest.raises(TypeError):
+            forebay.connect(node.tcp, proof=7)
+    finally:
+        node.kill()

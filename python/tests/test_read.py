@@ -6,7 +6,7 @@ import pickle
 import forebay
 import numpy as np
 import pytest
-from conftest import MIB, Node, noise
+from conftest import MIB, Node, noise, settle
 
 SIZE = 5 * MIB + 12345
 CONTENT = noise(SIZE)
@@ -36,7 +36,7 @@ def test_file_says_what_it_is(file: forebay.File) -> None:
 
 
 def test_own_memory_is_written_by_the_node(client: forebay.Client, file: forebay.File) -> None:
-    file.pread(0, SIZE)  # so that it is on the node
+    settle(file)
     buffer = client.alloc(MIB)
     read = file.read_into(buffer, MIB)
     assert read.result() == MIB
@@ -69,7 +69,7 @@ def test_other_memory_costs_a_copy_and_says_so(
 
 
 def test_views_of_own_memory_are_own_memory(client: forebay.Client, file: forebay.File) -> None:
-    file.pread(0, SIZE)
+    settle(file)
     buffer = client.alloc(4 * MIB)
     array = np.frombuffer(buffer, np.float32).reshape(4, -1)
     reads = file.readv([(row * MIB, array[row]) for row in (3, 0, 2, 1)])
@@ -134,6 +134,95 @@ def test_memory_that_will_not_do(file: forebay.File) -> None:
         file.read_into(np.zeros((8, 8), np.uint8)[:, ::2])
 
 
+class Tensor:
+    """What shows an array's memory by DLPack alone, or says that it is elsewhere."""
+
+    def __init__(self, array: np.ndarray, device: int = 1) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (self.device, 0)
+
+    def __dlpack__(self, **how: object) -> object:
+        return self.array.__dlpack__(**how)
+
+
+class OldTensor(Tensor):
+    """From before version 1, whose capsules cannot say that memory is read-only."""
+
+    def __dlpack__(self, stream: object = None) -> object:
+        return self.array.__dlpack__()
+
+
+@pytest.mark.parametrize("kind", [Tensor, OldTensor])
+def test_tensors_by_dlpack(file: forebay.File, kind: type[Tensor]) -> None:
+    array = np.zeros((3, 5, 7), np.float64)
+    assert file.read_into(kind(array), 100).result() == array.nbytes
+    assert array.tobytes() == CONTENT[100 : 100 + array.nbytes]
+    part = array[1:, :, :]
+    part[:] = 0
+    assert file.read_into(kind(part)).result() == part.nbytes
+    assert part.tobytes() == CONTENT[: part.nbytes]
+    assert array[0].tobytes() == CONTENT[100 : 100 + array[0].nbytes]
+    assert file.read_into(kind(np.zeros((0, 4)))).result() == 0
+    for strided in (array[:, ::2], array[:, :, 1:], array.T):
+        with pytest.raises(forebay.Invalid, match="one piece"):
+            file.read_into(kind(strided))
+    with pytest.raises(ValueError, match="do not fit"):
+        file.read_into(kind(array), size=array.nbytes + 1)
+
+
+def test_tensors_that_may_not_be_changed(file: forebay.File) -> None:
+    array = np.zeros(100, np.uint8)
+    array.flags.writeable = False
+    with pytest.raises(forebay.Invalid, match="read-only"):
+        file.read_into(Tensor(array))
+
+
+def test_memory_of_devices(file: forebay.File, client: forebay.Client) -> None:
+    array = np.zeros(100, np.uint8)
+
+    class Cupy:
+        def __init__(self) -> None:
+            self.__cuda_array_interface__ = {"shape": (100,), "typestr": "|u1", "version": 3}
+
+    class Torch(Tensor):
+        is_cuda = True
+
+    for elsewhere in (Tensor(array, device=2), Cupy(), Torch(array)):
+        for stream in (None, 1):
+            with pytest.raises(forebay.Unsupported, match="DevicePrefetcher"):
+                file.read_into(elsewhere, stream=stream)
+    # Pinned memory is the host's.
+    assert file.read_into(Tensor(array, device=3)).result() == 100
+    assert array.tobytes() == CONTENT[:100]
+    with pytest.raises(forebay.Invalid, match="stream"):
+        file.read_into(client.alloc(100), stream=1)
+
+
+def test_own_memory_by_dlpack(client: forebay.Client, file: forebay.File) -> None:
+    settle(file)
+    buffer = client.alloc(MIB)
+    array = np.from_dlpack(buffer)
+    assert (array.shape, array.dtype) == ((MIB,), np.uint8)
+    assert array.ctypes.data == np.frombuffer(buffer, np.uint8).ctypes.data
+    del buffer
+    gc.collect()
+    # The array keeps the memory, and reads into it are the node's.
+    read = file.read_into(array[: MIB // 2])
+    assert read.result() == MIB // 2
+    assert array[: MIB // 2].tobytes() == CONTENT[: MIB // 2]
+    assert not read.copied
+    assert '"dltensor"' in repr(client.alloc(10).__dlpack__())
+    assert '"dltensor_versioned"' in repr(client.alloc(10).__dlpack__(max_version=(1, 3)))
+    with pytest.raises(BufferError, match="without a copy"):
+        client.alloc(10).__dlpack__(copy=True)
+    with pytest.raises(BufferError, match="without a copy"):
+        client.alloc(10).__dlpack__(dl_device=(2, 0))
+    with pytest.raises(BufferError, match="stream"):
+        client.alloc(10).__dlpack__(stream=1)
+
+
 def test_memory_in_use_is_not_used_again(own_node: Node) -> None:
     name = own_node.put("busy", CONTENT)
     client = forebay.connect(own_node.shm)
@@ -175,13 +264,13 @@ def test_dropped_futures_harm_nobody(own_node: Node) -> None:
     gc.collect()
     own_node.thaw()
     assert file.pread(0, SIZE) == CONTENT
-    assert bytes(client.alloc(100)) is not None
+    assert len(client.alloc(100)) == 100
 
 
 def test_reads_go_on_while_nobody_waits(client: forebay.Client, file: forebay.File) -> None:
     target = bytearray(SIZE)
     read = file.read_into(target)
-    while not read.done():
+    while read.bytes is None:
         pass
     assert target == CONTENT
 

@@ -60,7 +60,9 @@ def connect(endpoint: str = "auto", **options: Any) -> Client:
 
     ``endpoint`` is ``auto``, ``unix:/path``, ``tcp://host:port`` or ``rdma://host:port``. Options:
     ``timeout`` and ``connect_timeout`` in seconds, ``credits`` and ``queue`` (requests in flight,
-    and waiting), ``verify`` (checksums over the wire), ``spin`` (seconds to poll before sleeping).
+    and waiting), ``verify`` (checksums over the wire), ``spin`` (seconds to poll before sleeping),
+    ``proof`` (what ``forebay session grant`` prints, or a function that returns it, called for each
+    connection; without it, the variable ``FOREBAY_PROOF``).
     """
     return Client(endpoint, **options)
 

@@ -5,10 +5,8 @@ import os
 from typing import Any
 
 from ._errors import Error
-from ._forebay import VERSION, Client, rdma_devices
+from ._forebay import VERSION, Client, rdma_devices, shm_sockets
 
-_SOCKET = "forebay.sock"
-_SYSTEM_STATE = "/var/lib/forebay"
 _LIBRARIES = {
     "rdma": ("libibverbs.so.1", "librdmacm.so.1"),
     "gpu": ("libcuda.so.1", "libcufile.so.0"),
@@ -20,7 +18,7 @@ def caps(endpoint: str = "auto") -> dict[str, Any]:
     return {
         "version": VERSION,
         "node": _node(endpoint),
-        "shared_memory": _shared_memory(),
+        "shared_memory": _shared_memory(endpoint),
         "rdma": _rdma(),
         "libraries": {name: _library(name) for names in _LIBRARIES.values() for name in names},
         "cpus": len(os.sched_getaffinity(0)),
@@ -35,19 +33,17 @@ def _node(endpoint: str) -> dict[str, Any]:
         return {"ok": False, "why": str(error)}
 
 
-def _state_directories() -> list[str]:
-    own = os.environ.get("XDG_STATE_HOME")
-    if not own and os.environ.get("HOME"):
-        own = os.path.join(os.environ["HOME"], ".local/state")
-    return ([os.path.join(own, "forebay")] if own else []) + [_SYSTEM_STATE]
-
-
-def _shared_memory() -> dict[str, Any]:
+def _shared_memory(endpoint: str) -> dict[str, Any]:
     try:
         os.close(os.memfd_create("forebay-doctor"))
     except OSError as error:
         return {"ok": False, "why": f"memory cannot be shared: {error}"}
-    sockets = [os.path.join(place, _SOCKET) for place in _state_directories()]
+    try:
+        sockets = [str(socket) for socket in shm_sockets(endpoint)]
+    except Error as error:
+        return {"ok": False, "why": str(error)}
+    if not sockets:
+        return {"ok": False, "why": f"{endpoint} is no way through shared memory"}
     found = [socket for socket in sockets if os.path.exists(socket)]
     if not found:
         return {"ok": False, "why": f"no node's socket at {' or '.join(sockets)}"}

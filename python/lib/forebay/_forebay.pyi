@@ -1,5 +1,6 @@
 import builtins
 from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -12,8 +13,16 @@ class _Array(Protocol):
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
 
+class _Dlpack(Protocol):
+    """A tensor of any library."""
+
+    def __dlpack__(self) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
 class _Bytes(Protocol):
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+_Memory = _Bytes | _Array | _Tensor | _Dlpack
 
 VERSION: str
 
@@ -24,6 +33,15 @@ class Buffer:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
 
 class Future:
     """A read that has been started."""
@@ -82,11 +100,13 @@ class File:
         """What the node says of it now."""
 
     def read_into(
-        self, buffer: _Bytes | _Array | _Tensor, offset: int = 0, size: int | None = None
+        self, buffer: _Memory, offset: int = 0, size: int | None = None, *, stream: Any = None
     ) -> Future:
-        """Starts a read of the buffer's length, or of ``size`` bytes."""
+        """Starts a read of the buffer's length, or of ``size`` bytes. ``stream`` is for memory of
+        a device, which this version does not read into.
+        """
 
-    def readv(self, parts: Sequence[tuple[int, _Bytes | _Array | _Tensor]]) -> list[Future]:
+    def readv(self, parts: Sequence[tuple[int, _Memory]]) -> list[Future]:
         """Starts many reads at once: offsets, and what is to be filled."""
 
     def pread(self, offset: int, size: int) -> bytes:
@@ -107,7 +127,7 @@ class Writer:
 
     @property
     def name(self) -> str: ...
-    def write(self, offset: int, data: _Bytes | _Array | _Tensor) -> int:
+    def write(self, offset: int, data: _Memory) -> int:
         """Writes and waits until the node has the bytes."""
 
     def commit(self, length: int | None = None) -> File:
@@ -168,6 +188,9 @@ class Control:
         self, prefix: str, page_token: str = "", page_size: int = 1000
     ) -> tuple[builtins.list[dict[str, Any]], str]: ...
     def get(self, name: str) -> dict[str, Any]: ...
+    def demote(self, names: Sequence[str]) -> str: ...
+    def job(self, id: str) -> tuple[str, str | None]: ...
     def silos(self) -> builtins.list[str]: ...
 
 def rdma_devices() -> list[tuple[str, bool, list[str]]]: ...
+def shm_sockets(endpoint: str) -> list[Path]: ...

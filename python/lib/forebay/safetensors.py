@@ -1,14 +1,15 @@
 """Tensors of ``.safetensors`` files, read straight to where they stay.
 
-``load_file(url)`` is the dictionary that ``safetensors.numpy.load_file`` makes of a local file.
-``safe_open(url)`` reads one tensor at a time. Beyond the tensors themselves, little memory is used:
-a bounded number of reads is on the way, and nothing is mapped or cached.
+``load_file(url)`` is the dictionary that ``safetensors.numpy.load_file`` makes of a local file, and
+``load_file(url, "pt")`` that of ``safetensors.torch``. ``safe_open(url)`` reads tensors one by one.
+Beyond the tensors themselves, little memory is used: a bounded number of reads is on the way, and
+nothing is mapped or cached.
 """
 
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -25,25 +26,28 @@ _MOST_HEADER = 100_000_000
 _UNDER_WAY = 64
 _BYTES_UNDER_WAY = 256 << 20
 
-_DTYPES = {
-    "BOOL": "?",
-    "U8": "u1",
-    "I8": "i1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "F16": "<f2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "F32": "<f4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F64": "<f8",
-    "C64": "<c8",
+# The types' names in files: what NumPy, ml_dtypes and torch call them, and bytes of an item.
+_TYPES = {
+    "BOOL": ("bool", 1),
+    "U8": ("uint8", 1),
+    "I8": ("int8", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "U16": ("uint16", 2),
+    "I16": ("int16", 2),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "U32": ("uint32", 4),
+    "I32": ("int32", 4),
+    "F32": ("float32", 4),
+    "U64": ("uint64", 8),
+    "I64": ("int64", 8),
+    "F64": ("float64", 8),
+    "C64": ("complex64", 8),
 }
-_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
-
-Array = np.ndarray[Any, np.dtype[Any]]
+# Memory, and a type and a shape to see it by.
+_View = Callable[[Any, str, tuple[int, ...]], Any]
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,7 @@ class safe_open:
         endpoint: str = "auto",
         **options: Any,
     ) -> None:
-        if framework not in ("numpy", "np"):
-            raise Unsupported(f"there is no framework {framework!r}: there is numpy")
+        self._view = _view(framework)
         place, name = split(url)
         self._client: Client = connect_again(place or endpoint, options)
         self._file: File = self._client.open(name)
@@ -86,30 +89,30 @@ class safe_open:
         """What the file says of itself."""
         return self._metadata
 
-    def get_tensor(self, name: str) -> Array:
+    def get_tensor(self, name: str) -> Any:
         """Reads one tensor."""
         return next(array for _, array in self.tensors([name]))
 
-    def tensors(self, names: list[str] | None = None) -> Iterator[tuple[str, Array]]:
+    def tensors(self, names: list[str] | None = None) -> Iterator[tuple[str, Any]]:
         """Tensors by name, or all in the order of the file, the next ones on their way already."""
         if names is None:
             names = sorted(self._entries, key=lambda name: self._entries[name].begin)
         left = deque(names)
-        reads: deque[tuple[str, Array, Future, int]] = deque()
+        reads: deque[tuple[str, Any, Future, int]] = deque()
         waiting = 0
         while left or reads:
             while left and len(reads) < _UNDER_WAY and (waiting < _BYTES_UNDER_WAY or not reads):
                 name = left.popleft()
                 entry = self._entry(name)
-                array = self._room(entry)
-                read = self._file.read_into(array.reshape(-1).view(np.uint8), entry.begin)
-                reads.append((name, array, read, entry.size))
+                memory = self._room(entry.size)
+                tensor = self._view(memory, entry.dtype, entry.shape)
+                reads.append((name, tensor, self._file.read_into(memory, entry.begin), entry.size))
                 waiting += entry.size
-            name, array, read, size = reads.popleft()
+            name, tensor, read, size = reads.popleft()
             if read.result() != size:
                 raise DataLoss(f"{self._file.name}: tensor {name!r} is cut off")
             waiting -= size
-            yield name, array
+            yield name, tensor
 
     def _entry(self, name: str) -> _Entry:
         try:
@@ -117,17 +120,14 @@ class safe_open:
         except KeyError:
             raise KeyError(f"{self._file.name} has no tensor {name!r}") from None
 
-    def _room(self, entry: _Entry) -> Array:
+    def _room(self, size: int) -> Any:
         """Memory for a tensor: the node's to write, as long as it maps more of that."""
-        dtype = _dtype(entry.dtype)
-        if entry.size:
+        if size:
             try:
-                buffer = self._client.alloc(entry.size)
-                array: Array = np.frombuffer(memoryview(buffer), dtype).reshape(entry.shape)
-                return array
+                return self._client.alloc(size)
             except (Busy, NoSpace):
                 pass
-        return np.empty(entry.shape, dtype)
+        return np.empty(size, np.uint8)
 
     def close(self) -> None:
         """Gives the file back."""
@@ -145,27 +145,62 @@ class safe_open:
         self.close()
 
 
-def load_file(url: str, *, endpoint: str = "auto", **options: Any) -> dict[str, Array]:
-    """All tensors of a file, by name."""
-    with safe_open(url, endpoint=endpoint, **options) as file:
+def load_file(
+    url: str, framework: str = "numpy", *, endpoint: str = "auto", **options: Any
+) -> dict[str, Any]:
+    """All tensors of a file, by name: NumPy's (``np``) or torch's (``pt``)."""
+    with safe_open(url, framework, endpoint=endpoint, **options) as file:
         return dict(file.tensors())
 
 
-def _dtype(name: str) -> np.dtype[Any]:
-    if name in _DTYPES:
-        return np.dtype(_DTYPES[name])
-    if name in _ML_DTYPES:
+def _view(framework: str) -> _View:
+    if framework in ("numpy", "np"):
+        return _as_numpy
+    if framework in ("pt", "torch"):
         try:
-            import ml_dtypes
+            import torch  # noqa: F401
         except ImportError:
-            raise Unsupported(f"NumPy has no {name} by itself: install ml_dtypes") from None
-        made: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
-        return made
-    raise Unsupported(f"tensors of type {name} are not known to this version")
+            raise Unsupported("torch is not installed: install it, or ask for numpy") from None
+        return _as_torch
+    raise Unsupported(f"there is no framework {framework!r}: there are numpy and pt")
 
 
-_ITEM_BYTES = {name: np.dtype(code).itemsize for name, code in _DTYPES.items()}
-_ITEM_BYTES |= {"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+def _as_numpy(memory: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    return np.frombuffer(memory, _numpy_dtype(dtype)).reshape(shape)
+
+
+def _as_torch(memory: Any, dtype: str, shape: tuple[int, ...]) -> Any:
+    import torch
+
+    known = getattr(torch, _name(dtype), None)
+    if known is None:
+        raise Unsupported(f"torch {torch.__version__} has no {dtype}: use a newer one, or numpy")
+    if len(memory) == 0:
+        return torch.empty(shape, dtype=known)
+    return torch.frombuffer(memory, dtype=known).reshape(shape)
+
+
+def _name(dtype: str) -> str:
+    try:
+        return _TYPES[dtype][0]
+    except KeyError:
+        raise Unsupported(f"tensors of type {dtype} are not known to this version") from None
+
+
+def _numpy_dtype(dtype: str) -> np.dtype[Any]:
+    name = _name(dtype)
+    try:
+        return np.dtype(name).newbyteorder("<")
+    except TypeError:
+        pass
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise Unsupported(
+            f"NumPy has no {dtype} by itself: install ml_dtypes, or use torch"
+        ) from None
+    made: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return made
 
 
 def _header(file: File) -> tuple[dict[str, str] | None, dict[str, _Entry]]:
@@ -199,7 +234,6 @@ def _parse(entry: dict[str, Any], first: int) -> _Entry:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)) or begin > end:
         raise ValueError("offsets and shapes are whole numbers")
-    item = _ITEM_BYTES.get(dtype)
-    if item is not None and math.prod(shape) * item != end - begin:
+    if dtype in _TYPES and math.prod(shape) * _TYPES[dtype][1] != end - begin:
         raise ValueError(f"{end - begin} bytes are no {dtype} of shape {list(shape)}")
     return _Entry(dtype, shape, first + begin, end - begin)
