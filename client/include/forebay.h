@@ -481,7 +481,7 @@ int forebay_abort(forebay_ring *ring, forebay_writer writer);
 
 /**
  * What went wrong in this thread's last call that failed, and what to do about it. Never NULL. Good
- * until the thread's next call that fails.
+ * until the thread's next call that fails, or that hands out a completion that failed.
  */
 const char *forebay_last_error(void);
 

@@ -100,10 +100,11 @@ impl Memory {
             piece,
             offset: self.offset + at,
             length: self.length - at,
-            reserved: self.reserved - at,
+            // A view gives nothing back, and so has nothing to share out.
+            reserved: self.reserved.saturating_sub(at),
             fixed: self.fixed,
         };
-        (self.length, self.reserved) = (at, at);
+        (self.length, self.reserved) = (at, self.reserved.min(at));
         rest
     }
 
@@ -249,7 +250,9 @@ mod tests {
         assert!(view.is_fixed() && !memory.is_fixed());
         assert_eq!((view.len(), view.offset()), (1000, 1000));
         view.as_mut_slice().fill(2);
-        drop(view);
+        let rest = view.split_off(300);
+        assert_eq!((view.len(), rest.len(), rest.offset()), (300, 700, 1300));
+        drop((view, rest));
         assert!(home.take_unused().is_empty());
         assert!(memory.as_slice()[1000..2000].iter().all(|byte| *byte == 2));
         assert_eq!((memory.as_slice()[999], memory.as_slice()[2000]), (1, 1));

@@ -32,7 +32,7 @@ pub struct NodeOptions {
     pub spin_ns: Option<u64>,
     /// Bytes of buffers of each shard.
     pub shard_buffer_bytes: usize,
-    /// How much of a shard's buffers one session's reads may keep busy, in bytes.
+    /// How much one session's reads may have on its way in a shard's buffers, or as zeroes, in bytes.
     pub session_share_bytes: u64,
     /// Extents that may be on their way from silos because a client waits.
     pub demand_fetches: usize,

@@ -23,8 +23,8 @@ pub(crate) fn out(span: &DeviceSpan) -> Result<Vec<u8>> {
         let from = span.pointer().after(index * CHUNK_BYTES);
         let to = Span { region: &region, offset: 0, length: chunk.len() };
         // SAFETY: nobody else knows the region; if the copy does not end, it is kept for ever below.
-        unsafe { span.device().api.copy_out(from, to, stream.handle())? };
-        if let Err(error) = stream.finish(PATIENCE) {
+        let queued = unsafe { span.device().api.copy_out(from, to, stream.handle()) };
+        if let Err(error) = queued.and_then(|()| stream.finish(PATIENCE)) {
             std::mem::forget(region);
             return Err(error.while_doing("reading device memory back"));
         }

@@ -202,15 +202,19 @@ pub(crate) fn refuse_devices(object: &Bound<'_, PyAny>) -> PyResult<()> {
     let is_cuda = object.hasattr("__cuda_array_interface__")?
         || object.getattr("is_cuda").is_ok_and(|it| it.is_truthy().unwrap_or(false));
     if is_cuda || device(object)?.is_some_and(|kind| kind != CPU && kind != PINNED) {
-        return Err(exception(
-            object.py(),
-            &Kind::Unsupported.error(
-                "this memory is a device's, and this version moves bytes to and from the host's: \
-                 use a tensor of the CPU and copy it, as forebay.torch.DevicePrefetcher does",
-            ),
-        ));
+        return Err(of_a_device(object.py()));
     }
     Ok(())
+}
+
+fn of_a_device(py: Python<'_>) -> PyErr {
+    exception(
+        py,
+        &Kind::Unsupported.error(
+            "this memory is a device's, and this version moves bytes to and from the host's: \
+             use a tensor of the CPU and copy it, as forebay.torch.DevicePrefetcher does",
+        ),
+    )
 }
 
 fn device(object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
@@ -222,7 +226,8 @@ fn device(object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
 /// such as a tensor of a type that DLPack has not.
 ///
 /// # Errors
-/// `forebay.Invalid` if the memory is not in one piece, or of a kind that has no bytes.
+/// `forebay.Invalid` if the memory is not in one piece, or of a kind that has no bytes;
+/// `forebay.Unsupported` if it is a device's.
 pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Seen>> {
     let Ok(method) = object.getattr("__dlpack__") else { return Ok(None) };
     let py = object.py();
@@ -236,7 +241,13 @@ pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Seen>> {
     let Ok(capsule) = capsule else { return Ok(None) };
     let Ok(capsule) = capsule.cast_into::<PyCapsule>() else { return Ok(None) };
     let Some((tensor, is_read_only)) = tensor(&capsule) else { return Ok(None) };
+    if tensor.device != CPU && tensor.device != PINNED {
+        return Err(of_a_device(py));
+    }
     let length = bytes_of(py, tensor)?;
+    if tensor.data.is_null() && length != 0 {
+        return Err(invalid(py, "the memory is at no address"));
+    }
     let offset = usize::try_from(tensor.byte_offset)?;
     let base = NonNull::new(tensor.data.cast::<u8>().wrapping_add(offset));
     let base = base.unwrap_or(NonNull::dangling());

@@ -110,7 +110,17 @@ impl View {
             return Ok(Self::Tensor(seen));
         }
         match object.getattr("numpy") {
-            Ok(numpy) => Ok(Self::Buffer(PyUntypedBuffer::get(&numpy.call0()?)?)),
+            Ok(numpy) => {
+                let array = PyUntypedBuffer::get(&numpy.call0()?)?;
+                // What shows its memory does so at the same address each time.
+                if PyUntypedBuffer::get(&numpy.call0()?)?.buf_ptr() != array.buf_ptr() {
+                    return Err(invalid(
+                        object.py(),
+                        "its numpy() is a copy: pass memory itself, such as an array or a tensor",
+                    ));
+                }
+                Ok(Self::Buffer(array))
+            }
             Err(_) if refused.is_instance_of::<PyTypeError>(object.py()) => {
                 let name = object.get_type().name()?;
                 Err(PyTypeError::new_err(format!(

@@ -74,7 +74,7 @@ def test_a_checkpoint_comes_back(node: Node, client: forebay.Client, key: str) -
     # Into memory of another type, and not in one piece.
     other = {"half": torch.zeros(700, 1000, dtype=torch.float32).t()}
     assert torch.equal(load(reader, other)[".half"], saved["half"].to(torch.float32))
-    assert {place.file for place in reader._places.values()} == {f"{writer._save}-0.distcp"}
+    assert {place.file for place in reader._places.values()} == {f"{writer._save}.distcp"}
 
 
 def test_a_checkpoint_is_there_or_not(node: Node, key: str) -> None:
@@ -125,7 +125,7 @@ def test_a_checkpoint_is_demoted(node: Node, key: str) -> None:
     while (job := control.job(writer.demotion))[0] in ("queued", "running"):
         pass
     assert job == ("done", None)
-    for name in (f"{writer._save}-0.distcp", ".metadata"):
+    for name in (f"{writer._save}.distcp", ".metadata"):
         assert control.get(f"data/{key}/{name}")["resident_bytes"] == 0
         assert (node.data / key / name).stat().st_size > 0
     reader = ours.StorageReader(f"forebay://data/{key}", endpoint=node.shm)

@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, TryLockError};
 
 use crate::abi;
 use crate::core::Core;
@@ -95,7 +95,15 @@ pub(crate) unsafe fn close(ring: *mut Ring) -> Outcome<()> {
     });
     // SAFETY: it came from `open`, and only one close gets here.
     let ring = unsafe { Box::from_raw(ring) };
-    let mut closed = CLOSED_RINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    // Held by nobody for long, but for one that was in here when the process forked: then it is leaked.
+    let mut closed = match CLOSED_RINGS.try_lock() {
+        Ok(closed) => closed,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            std::mem::forget(ring);
+            return Ok(());
+        }
+    };
     closed.push_back(ring);
     if closed.len() > REMEMBERED {
         drop(closed.pop_front());

@@ -15,12 +15,24 @@ pub(crate) struct Pool {
     large: Vec<Memory>,
     /// Bytes that may still be asked for, half of them for either length.
     left: [usize; 2],
+    /// What they were at first.
+    half: usize,
 }
 
 impl Pool {
     pub(crate) fn new(bytes: usize) -> Self {
         let half = bytes.max(LEAST_BYTES) / 2;
-        Self { small: Vec::new(), large: Vec::new(), left: [half, half] }
+        Self { small: Vec::new(), large: Vec::new(), left: [half, half], half }
+    }
+
+    /// Which of the two lengths a piece for so many bytes has.
+    pub(crate) fn class(length: usize) -> usize {
+        usize::from(length > SMALL_BYTES)
+    }
+
+    /// Whether there are pieces for so many bytes, in use or not.
+    pub(crate) fn has_any(&self, length: usize) -> bool {
+        self.left[Self::class(length)] < self.half
     }
 
     /// A piece of at least so many bytes, at most [`LARGE_BYTES`]; `None` if all are in use.

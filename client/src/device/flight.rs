@@ -222,6 +222,8 @@ impl<'a> Flight<'a> {
                 if let Some(memory) = memory {
                     self.pass_on(piece, lent, memory, completed.bytes);
                 } else {
+                    let lost = Kind::Disconnected.error("the memory of a read was lost");
+                    self.fetches[piece.fetch].fail(lost);
                     self.reader.ring.lose(lent);
                 }
                 return;

@@ -18,7 +18,6 @@ const DEFAULT_GENERATION_BYTES: u64 = 1 << 30;
 const ALIGN_BYTES: usize = 4096;
 /// How long one sleep may take before the clock is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
-
 /// How long a thread sleeps at most that has several sessions, and waits for one of them.
 const NAP: Duration = Duration::from_millis(1);
 

@@ -14,7 +14,7 @@ use crate::{Memory, clock};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Polls without an answer that have one look at the clock.
-const POLLS_PER_LOOK: u32 = 64;
+const POLLS_PER_LOOK: u32 = 8;
 
 /// When something was heard, or asked for.
 #[derive(Default)]

@@ -60,7 +60,7 @@ impl Shard {
         let Some(state) = self.drafts.get_mut(key) else { return };
         if let Some(commit) = state.commit {
             // One that waits for something else than its own writes is among the stalled.
-            if state.is_quiet() {
+            if state.is_quiet() && !self.stalled.contains(&commit) {
                 self.pump_commit(commit);
             }
         } else if state.is_over() {

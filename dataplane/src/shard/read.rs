@@ -44,8 +44,8 @@ pub(super) struct ReadRequest {
     stalled: bool,
 }
 
-/// An operation of a READ. `at` counts from the start of the request's range; `held` is how much
-/// node memory it keeps, in bytes, and counts against its session's share.
+/// An operation of a READ. `at` counts from the start of the request's range; `held` is how
+/// many bytes it has on their way, and counts against its session's share.
 pub(super) enum ReadOp {
     /// A device reads whole blocks of an extent.
     Chunk {

@@ -41,7 +41,7 @@ impl Hasher for NumberHasher {
 /// One client's session.
 pub(super) struct Session {
     pub(super) fabric: Fabric,
-    /// Node memory that its reads keep busy.
+    /// Bytes of its reads on their way: node memory that they keep busy, and zeroes.
     pub(super) held_bytes: u64,
     /// Zero until HELLO.
     credits: u16,

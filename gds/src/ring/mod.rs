@@ -196,6 +196,7 @@ impl<M: HostMemory> Ring<M> {
             if error.kind() == Kind::Disconnected {
                 self.lost = Some(error.duplicate());
                 self.leak(index, memory);
+                mem::forget(to);
             } else {
                 self.give_back(lent, memory);
             }
@@ -210,7 +211,11 @@ impl<M: HostMemory> Ring<M> {
         if let Err(error) = self.places[index].event.record(&self.stream) {
             // Nobody will ever know when it has ended.
             self.stats.failures += 1;
+            if error.kind() == Kind::Disconnected {
+                self.lost = Some(error.duplicate());
+            }
             self.leak(index, memory);
+            mem::forget(to);
             return Err(error);
         }
         self.places[index].state = State::Copying { memory, to, id };

@@ -11,9 +11,7 @@ from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 
 from ._errors import DataLoss, Invalid
 from ._forebay import Client, File, Future
-
-_UNDER_WAY = 64
-_BYTES_UNDER_WAY = 256 << 20
+from ._room import BYTES_UNDER_WAY, UNDER_WAY, room
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Read:
             # As bytes, which have an equivalent in every library.
             memory: Any = target.view(-1).view(torch.uint8).numpy() if self.size else None
         else:
-            memory = client.alloc(self.size) if self.size else None
+            memory = room(client, self.size) if self.size else None
             whole = (
                 torch.frombuffer(memory, dtype=place.dtype)
                 if self.size
@@ -84,7 +82,7 @@ def ahead(reads: Iterable[Read]) -> Iterator[Read]:
     for read in reads:
         under_way.append(read)
         waiting += read.size
-        while len(under_way) > _UNDER_WAY or (waiting > _BYTES_UNDER_WAY and len(under_way) > 1):
+        while len(under_way) > UNDER_WAY or (waiting > BYTES_UNDER_WAY and len(under_way) > 1):
             first = under_way.popleft()
             waiting -= first.size
             yield first

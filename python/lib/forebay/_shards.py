@@ -67,6 +67,10 @@ class Pipeline:
             self._spare.append(read.buffer)
             raise
 
+    def keep(self, buffer: Buffer) -> None:
+        """Lets a buffer be read into again, when something is read next."""
+        self._spare.append(buffer)
+
     def give_back(self, buffer: Buffer) -> None:
         """Lets a buffer be read into again."""
         self._spare.append(buffer)
@@ -149,6 +153,8 @@ class Shard:
             self._buffer = None
 
     def close(self) -> None:
-        """Gives up what is left."""
-        self._drop()
-        self._pipeline.close(self._number)
+        """Gives up what is left, without beginning any read."""
+        self._left = memoryview(b"")
+        if self._buffer is not None:
+            self._pipeline.keep(self._buffer)
+            self._buffer = None

@@ -103,32 +103,31 @@ class StorageWriter(_Storage, storage.StorageWriter):
         """Another save begins, under another URL if there is one."""
         if checkpoint_id:
             self._go(checkpoint_id)
-        self._save, self.demotion = uuid.uuid4().hex, None
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do, as directories are names, but to refuse what cannot be done.
+        """A save begins, in a file of this rank's own that no save before it wrote.
 
         A checkpoint whose ranks do not gather is not there at once.
         """
         if not kwargs.get("use_collectives", True):
             raise Unsupported("ranks gather what they saved: leave use_collectives on")
+        # Not only after a reset: one writer may save again and again.
+        self._save, self.demotion = uuid.uuid4().hex, None
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """The plan as it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Each rank has a file of its own, which no save before this one wrote."""
-        return [
-            replace(plan, storage_data=f"{self._save}-{rank}.distcp")
-            for rank, plan in enumerate(plans)
-        ]
+        """The plans as they are."""
+        return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> "TorchFuture[list[WriteResult]]":
         """Writes this rank's items, and commits them."""
         written: list[tuple[WriteItem, Place]] = []
+        name = f"{self._save}.distcp"
         if plan.items:
-            with self._client.create(f"{self._name}/{plan.storage_data}") as writer:
+            with self._client.create(f"{self._name}/{name}") as writer:
                 end = 0
                 for item in plan.items:
                     place, content = _content(item, planner.resolve_data(item))
@@ -144,7 +143,7 @@ class StorageWriter(_Storage, storage.StorageWriter):
                 WriteResult(
                     index=item.index,
                     size_in_bytes=place.size,
-                    storage_data=replace(place, file=str(plan.storage_data), generation=generation),
+                    storage_data=replace(place, file=name, generation=generation),
                 )
                 for item, place in written
             ]
@@ -247,6 +246,8 @@ class StorageReader(_Storage, storage.StorageReader):
         for item, content in zip(items, client.read_ranges(ranges), strict=True):
             if isinstance(content, Exception):
                 raise content
+            if len(content) != self._places[item.storage_index].size:
+                raise DataLoss(f"{item.storage_index.fqn!r} of {self.url} is cut off")
             planner.load_bytes(item, io.BytesIO(content))
 
     def _reads(

@@ -17,14 +17,13 @@ from typing import Any, Self
 import numpy as np
 
 from ._again import connect_again
-from ._errors import Busy, DataLoss, NoSpace, Unsupported
+from ._errors import DataLoss, Unsupported
 from ._forebay import Client, File, Future
+from ._room import BYTES_UNDER_WAY, UNDER_WAY, room
 from ._url import split
 
 _LENGTH_BYTES = 8
 _MOST_HEADER = 100_000_000
-_UNDER_WAY = 64
-_BYTES_UNDER_WAY = 256 << 20
 
 # The types' names in files: what NumPy, ml_dtypes and torch call them, and bytes of an item.
 _TYPES = {
@@ -101,10 +100,10 @@ class safe_open:
         reads: deque[tuple[str, Any, Future, int]] = deque()
         waiting = 0
         while left or reads:
-            while left and len(reads) < _UNDER_WAY and (waiting < _BYTES_UNDER_WAY or not reads):
+            while left and len(reads) < UNDER_WAY and (waiting < BYTES_UNDER_WAY or not reads):
                 name = left.popleft()
                 entry = self._entry(name)
-                memory = self._room(entry.size)
+                memory = room(self._client, entry.size)
                 tensor = self._view(memory, entry.dtype, entry.shape)
                 reads.append((name, tensor, self._file.read_into(memory, entry.begin), entry.size))
                 waiting += entry.size
@@ -119,15 +118,6 @@ class safe_open:
             return self._entries[name]
         except KeyError:
             raise KeyError(f"{self._file.name} has no tensor {name!r}") from None
-
-    def _room(self, size: int) -> Any:
-        """Memory for a tensor: the node's to write, as long as it maps more of that."""
-        if size:
-            try:
-                return self._client.alloc(size)
-            except (Busy, NoSpace):
-                pass
-        return np.empty(size, np.uint8)
 
     def close(self) -> None:
         """Gives the file back."""
@@ -217,7 +207,7 @@ def _header(file: File) -> tuple[dict[str, str] | None, dict[str, _Entry]]:
         head = json.loads(file.pread(_LENGTH_BYTES, length))
         metadata = head.pop("__metadata__", None)
         entries = {name: _parse(entry, first) for name, entry in head.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise wrong(f"its head cannot be read ({error})") from error
     end = first
     for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].begin, pair[1].size)):

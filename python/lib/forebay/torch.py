@@ -94,6 +94,7 @@ class ShardDataset(IterableDataset[Any]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._state: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
+        self._decoding = False
 
     def set_epoch(self, epoch: int) -> None:
         """Names the epoch whose order the next iterations have, in workers, too."""
@@ -101,6 +102,7 @@ class ShardDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         state, self._resume = self._resume or self._beginning(), None
+        self._decoding = False
         self._check(state)
         self._state = state
         return self._from(state)
@@ -118,7 +120,8 @@ class ShardDataset(IterableDataset[Any]):
             try:
                 yield from self._samples(pipeline, place, state | {"shard": first + place})
             except Error as error:
-                if self._on_error == "raise" or not isinstance(error, _OF_A_SHARD):
+                raised = self._on_error == "raise" or self._decoding
+                if raised or not isinstance(error, _OF_A_SHARD):
                     error.add_note(f"reading {start.url}")
                     raise
                 _log.warning("the rest of %s is left out: %s", start.url, error)
@@ -142,15 +145,20 @@ class ShardDataset(IterableDataset[Any]):
 
     def _decoded(self, url: str, key: str, members: dict[str, bytes]) -> Any:
         sample: Sample = {"__key__": key, "__url__": url, **members}
+        # Whatever a decoder raises is no damage of the shard.
+        self._decoding = True
         try:
             if callable(self._decode):
-                return self._decode(sample)
+                sample = self._decode(sample)
+                self._decoding = False
+                return sample
             for extension, decode in (self._decode or {}).items():
                 if extension in members:
                     sample[extension] = decode(members[extension])
         except Exception as error:
             error.add_note(f"decoding sample {key!r} of {url}")
             raise
+        self._decoding = False
         return sample
 
     # Where an iteration is.

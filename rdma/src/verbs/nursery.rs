@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma::Region;
@@ -83,12 +84,18 @@ impl<P: Provider> Nursery<P> {
         let (made, regions) = (Arc::clone(&self.made), regions.to_vec());
         let (by, called) = (adapter.clone(), name.clone());
         adapter.aside(Box::new(move || {
-            let tenant =
-                Tenant::new(by.clone(), called.clone()).and_then(|mut tenant: Tenant<P>| {
-                    regions.iter().try_for_each(|region| tenant.register(region).map(drop))?;
-                    Ok(tenant)
-                });
-            made.list().push((by, called, tenant));
+            let make = || {
+                let mut tenant: Tenant<P> = Tenant::new(by.clone(), called.clone())?;
+                regions.iter().try_for_each(|region| tenant.register(region).map(drop))?;
+                Ok(tenant)
+            };
+            // Clients wait for an answer, whatever it is.
+            let tenant = catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+                Err(Kind::Io.error("a tenant could not be made: the node's log says why"))
+            });
+            let mut list = made.list();
+            list.push((by, called, tenant));
+            // Under the lock: a bell that is rung after the tenant was fetched would ring for ever.
             made.bell.signal();
         }))?;
         self.expected.push((adapter.clone(), name.clone()));

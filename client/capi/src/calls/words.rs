@@ -6,7 +6,7 @@ use std::ffi::c_char;
 use crate::failure;
 
 /// What went wrong in this thread's last call that failed, and what to do about it. Never NULL. Good until the thread's next call
-/// that fails.
+/// that fails, or that hands out a completion that failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn forebay_last_error() -> *const c_char {
     failure::last()

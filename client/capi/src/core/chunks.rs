@@ -8,6 +8,7 @@ use crate::arena::Place;
 use crate::bugs::{self, Bug};
 use crate::clock;
 use crate::failure::Outcome;
+use crate::pool::Pool;
 use crate::transfer::{Chunk, Flow, Transfer};
 
 impl Core {
@@ -57,21 +58,32 @@ impl Core {
                 Ok(Some(memory))
             }
             Ok(None) => Ok(None),
-            Err(error) if error.kind() == Kind::Busy => Ok(None),
+            // Whoever connects again, or has some, gets some later. Else the node maps no more.
+            Err(error)
+                if error.kind() == Kind::Busy
+                    && (!self.session.is_connected() || self.pool.has_any(chunk.length)) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Goes once round those that wait for memory to copy through: who is first of those that need a
+    /// piece of one length gets it first.
     pub(super) fn feed_hungry(&mut self) {
+        let mut is_out = [false; 2];
         for _ in 0..self.hungry.len() {
             let Some(number) = self.hungry.pop_front() else { return };
-            self.transfer(number).is_hungry = false;
-            self.feed(number);
-            // Those behind it need the same.
-            if self.hungry.back() == Some(&number) {
-                self.hungry.rotate_right(1);
-                return;
+            let transfer = self.transfer(number);
+            let class = transfer.next().map_or(0, |(_, length)| Pool::class(length));
+            if is_out[class] {
+                self.hungry.push_back(number);
+                continue;
             }
+            transfer.is_hungry = false;
+            self.feed(number);
+            is_out[class] = self.hungry.back() == Some(&number);
         }
     }
 
