@@ -104,6 +104,25 @@ def test_a_checkpoint_is_there_or_not(node: Node, key: str) -> None:
     assert load(reader, state(0))[".step"] == 3
 
 
+def test_one_writer_saves_again_without_touching_what_it_saved(node: Node, key: str) -> None:
+    url = f"forebay://data/{key}"
+    writer = ours.StorageWriter(url, endpoint=node.shm)
+    save(writer, state(1))
+    finish, writer.finish = writer.finish, _dies
+    with pytest.raises(dcp.api.CheckpointException, match="the last step"):
+        save(writer, state(2))
+    reader = ours.StorageReader(url, endpoint=node.shm)
+    loaded = load(reader, state(0))
+    assert all(same(loaded[name], value) for name, value in leaves(state(1)).items())
+    writer.finish = finish
+    save(writer, state(3))
+    assert load(reader, state(0))[".step"] == 3
+
+
+def _dies(*_: object, **__: object) -> None:
+    raise RuntimeError("the last step")
+
+
 def test_other_checkpoints_are_refused(node: Node, key: str, tmp_path: Path) -> None:
     with pytest.raises(forebay.Invalid, match="silo"):
         ours.StorageWriter("forebay://data")
