@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Range, RangeBounds};
 use std::slice;
 use std::sync::Arc;
 
@@ -158,28 +158,14 @@ impl Memory {
     /// # Errors
     /// [`Kind::Invalid`] if it is not inside.
     pub(crate) fn resolve(&self, bounds: &impl RangeBounds<usize>) -> Result<Range<usize>> {
-        let start = match bounds.start_bound() {
-            Bound::Included(start) => Some(*start),
-            Bound::Excluded(start) => start.checked_add(1),
-            Bound::Unbounded => Some(0),
-        };
-        let end = match bounds.end_bound() {
-            Bound::Included(end) => end.checked_add(1),
-            Bound::Excluded(end) => Some(*end),
-            Bound::Unbounded => Some(self.length),
-        };
-        match (start, end) {
-            (Some(start), Some(end)) if start <= end && end <= self.length => Ok(start..end),
-            _ => Err(Kind::Invalid.error(format!(
+        dma::range_within(bounds, self.length).ok_or_else(|| {
+            let lost = ", whose session is over: allocate it again";
+            Kind::Invalid.error(format!(
                 "the range is not inside memory of {} bytes{}",
                 self.length,
-                if self.piece.is_none() {
-                    ", whose session is over: allocate it again"
-                } else {
-                    ""
-                }
-            ))),
-        }
+                if self.piece.is_none() { lost } else { "" }
+            ))
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 //! is for the processor alone: tables too large for anything but huge pages.
 
 mod arena;
+mod bounds;
 mod heap;
 mod memory;
 mod pool;
@@ -14,6 +15,7 @@ mod region;
 mod run;
 mod verify;
 
+pub use bounds::range_within;
 pub use heap::merge_heap;
 pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
 use extent::{Kind, Result};
@@ -152,21 +152,7 @@ impl fmt::Debug for DeviceSpan {
 }
 
 fn resolve(bounds: &impl RangeBounds<usize>, length: usize) -> Result<Range<usize>> {
-    let start = match bounds.start_bound() {
-        Bound::Included(start) => Some(*start),
-        Bound::Excluded(start) => start.checked_add(1),
-        Bound::Unbounded => Some(0),
-    };
-    let end = match bounds.end_bound() {
-        Bound::Included(end) => end.checked_add(1),
-        Bound::Excluded(end) => Some(*end),
-        Bound::Unbounded => Some(length),
-    };
-    match (start, end) {
-        (Some(start), Some(end)) if start <= end && end <= length => Ok(start..end),
-        _ => {
-            Err(Kind::Invalid
-                .error(format!("the range is not inside device memory of {length} bytes")))
-        }
-    }
+    dma::range_within(bounds, length).ok_or_else(|| {
+        Kind::Invalid.error(format!("the range is not inside device memory of {length} bytes"))
+    })
 }

@@ -34,6 +34,8 @@ pub(super) struct Flight<'a> {
     copying: HashMap<CopyId, usize>,
     /// The device does not go on: copies are not waited for.
     has_stalled: bool,
+    /// A piece that was lost could not be replaced.
+    has_failed_to_refill: bool,
 }
 
 impl<'a> Flight<'a> {
@@ -71,6 +73,7 @@ impl<'a> Flight<'a> {
             reading: HashMap::new(),
             copying: HashMap::new(),
             has_stalled: false,
+            has_failed_to_refill: false,
             client,
             reader,
         }
@@ -132,6 +135,10 @@ impl<'a> Flight<'a> {
 
     /// Replaces pieces of the ring that were lost with a connection.
     fn refill(&mut self) {
+        let is_last = self.reader.ring.available() + self.in_use() == 0;
+        if self.has_failed_to_refill && !is_last {
+            return;
+        }
         while self.reader.ring.missing() > 0 && self.has_more() {
             let more = self.client.alloc(self.reader.options.slot_bytes);
             match more.and_then(|memory| self.reader.ring.replace(memory)) {
@@ -140,8 +147,12 @@ impl<'a> Flight<'a> {
                     self.fail_all(&error);
                     return;
                 }
-                // The rest of the ring does.
-                Err(_) => return,
+                // The rest of the ring does, and is not kept waiting for the same refusal again,
+                // unless that was of a session that is connecting.
+                Err(error) => {
+                    self.has_failed_to_refill = error.kind() != Kind::Busy;
+                    return;
+                }
             }
         }
     }

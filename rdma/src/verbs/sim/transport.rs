@@ -14,7 +14,7 @@ use super::super::listener::VerbsListener;
 use super::super::transport::VerbsTransport;
 use super::SimVerbsChannel;
 use super::handles::Simulated;
-use super::world::{Shared, lock, step};
+use super::world::{Shared, finish_errands, lock, step};
 
 /// A shard's end of a [`super::SimVerbs`]: a listener, and the transport that a node has.
 pub struct SimVerbsTransport {
@@ -125,6 +125,12 @@ impl Transport for SimVerbsTransport {
     /// Nothing: simulated time passes by polling.
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+impl Drop for SimVerbsTransport {
+    fn drop(&mut self) {
+        finish_errands(&self.world);
     }
 }
 

@@ -86,6 +86,12 @@ pub(super) fn step(world: &Mutex<World>) {
     }
 }
 
+/// Does at once whatever was put aside: it holds the world, which would else hold it for ever.
+pub(super) fn finish_errands(world: &Mutex<World>) {
+    let errands = std::mem::take(&mut lock(world).errands);
+    errands.into_iter().for_each(|(_, Errand(work))| work());
+}
+
 /// Memory that a device knows.
 #[derive(Debug)]
 pub(super) struct Registered {
