@@ -320,12 +320,29 @@ int forebay_close(forebay_ring *ring);
 int forebay_alloc(forebay_ring *ring, uint64_t length, void **memory);
 
 /**
- * Gives memory back, by the address that forebay_alloc returned.
+ * Has the node read and write memory of the program's own where it is, over RDMA and TCP: it is
+ * registered once, here and with each later connection, until forebay_free. Any number of reads
+ * into different parts of it may be under way at a time, and no byte is copied once more. Fast
+ * reads come of registering once what is read into often: over RDMA this locks its pages.
+ *
+ * Errors: FOREBAY_UNSUPPORTED over shared memory, where a node maps only what was made for it: read
+ * into it without registering it, or take forebay_alloc's. FOREBAY_NO_SPACE over the limit on
+ * locked memory (ulimit -l); FOREBAY_INVALID if a part of it is registered, or forebay_alloc's;
+ * FOREBAY_DISCONNECTED.
+ *
+ * The caller sees to it: there are so many bytes at memory, and they stay until forebay_free of
+ * that address or forebay_close has returned 0.
+ */
+int forebay_register(forebay_ring *ring, void *memory, uint64_t length);
+
+/**
+ * Gives memory back, by the address that forebay_alloc returned or forebay_register got. When this
+ * has returned 0, no device reaches it any more by this ring.
  *
  * Errors: FOREBAY_INVALID if none of this ring's begins there; FOREBAY_BUSY if reads into it are
  * under way: it is still there then.
  *
- * The caller sees to it: nobody looks into it any more.
+ * The caller sees to it: nobody looks any more into memory that forebay_alloc returned.
  */
 int forebay_free(forebay_ring *ring, void *memory);
 
@@ -387,8 +404,9 @@ forebay_sqe *forebay_get_sqe(forebay_ring *ring);
  * Makes a read of a request: length bytes of the file from offset on, into buffer. Sets all but
  * user_data.
  *
- * Into memory from forebay_alloc the node writes itself. Into any other the library copies the
- * bytes when they have come, as FOREBAY_PATH_CLIENT_COPY in the completion says.
+ * Into memory from forebay_alloc, or that forebay_register got, the node writes itself. Into any
+ * other the library copies the bytes when they have come, as FOREBAY_PATH_CLIENT_COPY in the
+ * completion says.
  *
  * Errors: FOREBAY_INVALID for a null pointer. All else is told by the completion.
  *

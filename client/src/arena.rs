@@ -46,7 +46,9 @@ impl Home {
         let reserved = length.checked_next_multiple_of(ALIGN_BYTES)?;
         let mut state = self.state.lock();
         state.blocks.iter_mut().find_map(|block| {
-            let range = (!block.retired).then(|| block.carve(reserved))??;
+            // Lent memory is its owner's alone.
+            let is_ours = !block.retired && !block.region.is_lent();
+            let range = is_ours.then(|| block.carve(reserved))??;
             Some(Memory::new(Arc::clone(&block.region), range, length, self))
         })
     }
@@ -69,7 +71,10 @@ impl Home {
         let end = length.next_multiple_of(ALIGN_BYTES).min(region.length());
         let rest = end..region.length();
         let free = if rest.is_empty() { Vec::new() } else { vec![rest] };
-        let memory = Memory::new(Arc::clone(&region), 0..end, length, self);
+        let mut memory = Memory::new(Arc::clone(&region), 0..end, length, self);
+        if region.is_lent() {
+            memory.fix();
+        }
         self.state.lock().blocks.push(Block { region, free, retired: false });
         memory
     }
@@ -211,6 +216,22 @@ mod tests {
             drop(live);
             prop_assert!(home.state.lock().blocks.is_empty());
         }
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "memory of somebody else's is known by its address")]
+    fn what_is_left_of_lent_memory_is_given_to_nobody() {
+        let home = Arc::new(Home::default());
+        let mut owner = vec![0_u8; 100_001];
+        // SAFETY: the vector outlives everything here, and is not looked at meanwhile.
+        let region = unsafe { Region::lent(std::ptr::NonNull::from(&mut owner[1]), 100_000) };
+        let mut memory = home.adopt(region.expect("memory"), 100_000);
+        assert!(memory.is_fixed());
+        drop(memory.split_off(10));
+        assert!(home.carve(4096).is_none());
+        assert!(home.take_unused().is_empty());
+        drop(memory);
+        assert_eq!(home.take_unused().len(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dma::Region;
 use extent::wire::{OpenBody, OpenMode};
 use extent::{Error, FileName, Generation, Kind, Result};
 use parking_lot::{Mutex, MutexGuard};
@@ -107,6 +108,15 @@ impl Client {
     /// As [`Session::allocate`].
     pub fn alloc(&self, length: usize) -> Result<Memory> {
         self.when_connected(|state| state.session.allocate(length))
+    }
+
+    /// Has the node read and write memory of the caller's, where it is. See [`Session::register`], which
+    /// this is, over RDMA and TCP.
+    ///
+    /// # Errors
+    /// As [`Session::register`].
+    pub fn register(&self, region: &Arc<Region>) -> Result<Memory> {
+        self.when_connected(|state| state.session.register(region))
     }
 
     /// Does what needs a connection, and waits for that if it is being made again.

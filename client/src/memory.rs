@@ -130,6 +130,11 @@ impl Memory {
         }
     }
 
+    /// From now on a request that has it stays in it: somebody knows it by its address.
+    pub(crate) fn fix(&mut self) {
+        self.fixed = true;
+    }
+
     /// Whether a request that has it must stay in it.
     pub(crate) fn is_fixed(&self) -> bool {
         self.fixed && !bugs::is(Bug::FixedMemoryMoved)

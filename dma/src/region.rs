@@ -29,7 +29,8 @@ pub enum HugePages {
     Require,
 }
 
-/// A mapped, page-aligned area of memory, unmapped when the last owner lets go.
+/// An area of memory: mapped here, page-aligned, and unmapped when the last owner lets go, or
+/// somebody else's.
 #[derive(Debug)]
 pub struct Region {
     base: NonNull<u8>,
@@ -37,6 +38,8 @@ pub struct Region {
     id: RegionId,
     huge: bool,
     shared: bool,
+    /// Whether it is somebody else's memory, which they unmap.
+    lent: bool,
 }
 
 // SAFETY: a region is an address and a length; whoever reads or writes through it upholds
@@ -103,10 +106,22 @@ impl Region {
         Ok(Self::new(base, length, false, true))
     }
 
+    /// Memory of somebody else's, which may begin anywhere.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] for a length of zero.
+    ///
+    /// # Safety
+    /// It stays mapped, writable and nobody else's to use for as long as the region lives.
+    pub unsafe fn lent(base: NonNull<u8>, length: usize) -> Result<Arc<Self>> {
+        if length == 0 {
+            return Err(Kind::Invalid.error("memory of zero bytes"));
+        }
+        Ok(Arc::new(Self { base, length, id: next_id(), huge: false, shared: false, lent: true }))
+    }
+
     fn new(base: NonNull<u8>, length: usize, huge: bool, shared: bool) -> Arc<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let id = RegionId(NEXT.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Self { base, length, id, huge, shared })
+        Arc::new(Self { base, length, id: next_id(), huge, shared, lent: false })
     }
 
     /// The region's number.
@@ -134,6 +149,12 @@ impl Region {
         self.shared
     }
 
+    /// Whether it is somebody else's memory.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        self.lent
+    }
+
     /// The address of its first byte, for registration with a device or fabric.
     #[must_use]
     pub fn base(&self) -> NonNull<u8> {
@@ -155,9 +176,17 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        if self.lent {
+            return;
+        }
         // SAFETY: `new` took over exactly this mapping, and operations in flight own an `Arc`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
     }
+}
+
+fn next_id() -> RegionId {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    RegionId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> io::Result<NonNull<u8>> {
@@ -206,6 +235,21 @@ mod tests {
             Region::anonymous(0, HugePages::Never).expect_err("empty").kind(),
             Kind::NoSpace
         );
+    }
+
+    #[test]
+    fn lent_memory_is_left_to_its_owner() {
+        let mut owner = [7_u8; 100];
+        let base = NonNull::from(&mut owner[3]);
+        // SAFETY: the array outlives the region, and is not looked at meanwhile.
+        let region = unsafe { Region::lent(base, 90) }.expect("memory");
+        assert_eq!((region.base(), region.length(), region.is_lent()), (base, 90, true));
+        // SAFETY: it is inside, and nobody else uses it.
+        unsafe { region.at(89, 1).write(8) };
+        drop(region);
+        assert_eq!((owner[92], owner[93]), (8, 7));
+        // SAFETY: there is nothing to use.
+        assert_eq!(unsafe { Region::lent(base, 0) }.expect_err("none").kind(), Kind::Invalid);
     }
 
     #[test]

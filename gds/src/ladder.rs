@@ -1,6 +1,7 @@
 use std::fmt;
+use std::str::FromStr;
 
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
 
 use crate::DeviceInfo;
 
@@ -40,6 +41,17 @@ impl fmt::Display for Path {
     }
 }
 
+impl FromStr for Path {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|path| path.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Kind::Invalid.error(format!("there is no way {text:?}: there are {names}"))
+        })
+    }
+}
+
 /// Which ways are good enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Policy {
@@ -60,6 +72,32 @@ impl Policy {
             Self::Auto => true,
             Self::AtLeast(worst) => path <= worst,
             Self::Exactly(only) => path == only,
+        }
+    }
+}
+
+/// After a way's name: that one, or one above it.
+const OR_BETTER: &str = "-or-better";
+
+/// `auto`, `staged`, `staged-or-better`: the same that [`Policy::from_str`] reads.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::AtLeast(worst) => write!(f, "{worst}{OR_BETTER}"),
+            Self::Exactly(only) => write!(f, "{only}"),
+        }
+    }
+}
+
+impl FromStr for Policy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.strip_suffix(OR_BETTER) {
+            _ if text == "auto" => Ok(Self::Auto),
+            Some(worst) => Ok(Self::AtLeast(worst.parse()?)),
+            None => Ok(Self::Exactly(text.parse()?)),
         }
     }
 }
@@ -144,7 +182,7 @@ impl Ladder {
             }
         }
         Err(Kind::Unsupported.error(format!(
-            "no way into device memory that {policy:?} allows ({}): mend that, or allow more",
+            "no way into device memory that the policy {policy} allows ({}): mend that, or allow more",
             reasons.join("; ")
         )))
     }
@@ -193,6 +231,21 @@ mod tests {
         assert!(direct(&exporting, Wire::Other("shared memory")).contains("over shared memory"));
         assert!(direct(&exporting, Wire::Rdma).contains("registers no dma-buf"));
         assert_eq!(ladder(&exporting, Wire::Rdma).choose(Policy::Auto).expect("one"), Path::Staged);
+    }
+
+    #[test]
+    fn policies_are_written_as_they_are_read() {
+        let mut policies = vec![Policy::Auto];
+        policies.extend(Path::ALL.map(Policy::AtLeast));
+        policies.extend(Path::ALL.map(Policy::Exactly));
+        for policy in policies {
+            assert_eq!(policy.to_string().parse::<Policy>().expect("its own"), policy);
+        }
+        let policy: Policy = "staged-or-better".parse().expect("a policy");
+        assert_eq!(policy, Policy::AtLeast(Path::Staged));
+        for wrong in ["", "Auto", "auto-or-better", "-or-better", "staged-or", "gds"] {
+            assert_eq!(wrong.parse::<Policy>().expect_err("no policy").kind(), Kind::Invalid);
+        }
     }
 
     #[test]

@@ -88,7 +88,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct { char *base; size_t bytes; } memory[MOST], pins[MOST];
 static struct CUstream_st *streams[MOST];
 static size_t used, retained, alive_events;
-static int has_gpu = 1, initialised, lost;
+// What is named by no handle: the default stream.
+static struct CUstream_st by_default = {.alive = 1, .last = &by_default.first};
+static int has_gpu = 1, initialised, lost, stalled;
 static CUresult next_copy;
 static struct CUctx_st *const context = (struct CUctx_st *)&memory;
 static __thread int depth;
@@ -97,6 +99,7 @@ static __thread int depth;
 void fake_cuda_has_gpu(int has) { has_gpu = has; }
 void fake_cuda_next_copy(unsigned int answer) { next_copy = (CUresult)answer; }
 void fake_cuda_lose(int it) { lost = it; }
+void fake_cuda_stall(int it) { stalled = it; }
 // What is left: bytes of memory, pinned ranges, streams, events, contexts, and contexts of this thread.
 void fake_cuda_left(size_t left[6]) {
     pthread_mutex_lock(&lock);
@@ -138,7 +141,7 @@ static char *device(CUdeviceptr at, size_t bytes) {
 
 static void step(struct CUstream_st *stream) {
     struct op *op = stream->first;
-    if (!op) return;
+    if (!op || stalled) return;
     if (op->kind == WAIT && op->event->passed < op->mark) {
         step(op->event->stream);
         return;
@@ -151,7 +154,8 @@ static void step(struct CUstream_st *stream) {
 }
 
 static CUresult queue(CUstream stream, struct op wanted) {
-    if (!stream || !stream->alive) return CUDA_ERROR_INVALID_HANDLE;
+    if (!stream) stream = &by_default;
+    if (!stream->alive) return CUDA_ERROR_INVALID_HANDLE;
     struct op *op = malloc(sizeof *op);
     *op = wanted;
     op->next = NULL;
@@ -362,7 +366,7 @@ CUresult CUDAAPI cuEventCreate(CUevent *out, unsigned int flags) {
 CUresult CUDAAPI cuEventRecord(CUevent event, CUstream stream) {
     ENTER;
     if (!event || !event->alive) return leave(CUDA_ERROR_INVALID_HANDLE);
-    event->stream = stream;
+    event->stream = stream ? stream : &by_default;
     event->recorded++;
     return leave(queue(stream, (struct op){.kind = RECORD, .event = event, .mark = event->recorded}));
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::device::DeviceOptions;
 use client::{Endpoint, Options, Session};
 use extent::wire::{OpenBody, OpenMode};
-use extent::{FileName, Generation, Proof};
+use extent::{FileName, Generation, Kind, Proof};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -16,7 +17,9 @@ use crate::clock;
 use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, exception};
 use crate::file::File;
+use crate::gpu;
 use crate::ranges::{self, Wanted};
+use crate::registration::Registration;
 use crate::wait;
 use crate::writer::Writer;
 
@@ -56,9 +59,11 @@ impl Client {
     fn new(py: Python<'_>, endpoint: &str, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let kept = options.map_or_else(|| Ok(PyDict::new(py)), |options| options.copy())?;
         let parsed = parse_options(&kept)?;
+        let (parsed, gpus) = parsed;
         let timeout = parsed.timeout;
         let place: Endpoint = endpoint.parse().raise(py)?;
-        let engine = wait::apart(py, move || Engine::start(place.session(&parsed)?, timeout))?;
+        let start = move || Engine::start(place.session(&parsed)?, timeout, gpus);
+        let engine = wait::apart(py, start)?;
         let options = kept.unbind();
         Ok(Self { engine: Here::new(engine), endpoint: endpoint.to_owned(), options })
     }
@@ -100,6 +105,37 @@ impl Client {
         let engine = self.engine(py)?;
         let engine = Arc::clone(engine);
         Ok(Buffer::new(wait::apart(py, move || engine.allocate(size))?))
+    }
+
+    /// Has the node write memory of a buffer, an array or a tensor of the CPU where it is, over RDMA and
+    /// TCP, until the registration is closed. Reads into it cost no copy then.
+    fn register(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<Registration> {
+        Registration::new(self.engine(py)?, buffer)
+    }
+
+    /// How a GPU's memory is reached: the GPU's name and memory, the `path` that reads into it take,
+    /// why not a better one, and what the ring did. Makes the ring, if no read has.
+    #[pyo3(signature = (number=0))]
+    fn gpu<'py>(&self, py: Python<'py>, number: usize) -> PyResult<Bound<'py, PyDict>> {
+        let engine = self.engine(py)?;
+        let here = Arc::clone(engine);
+        let (device, (path, ladder, stats)) = wait::apart(py, move || {
+            let device = here.gpu(number)?;
+            let looked = here.look_at(number);
+            looked.map(|looked| (device, looked)).ok_or_else(|| Kind::Io.error("it has no ring"))
+        })?;
+        let said = PyDict::new(py);
+        said.set_item("name", &device.info().name)?;
+        said.set_item("memory_bytes", device.info().memory_bytes)?;
+        said.set_item("path", path.name())?;
+        said.set_item("ladder", gpu::rungs(&ladder))?;
+        said.set_item("ring_bytes", stats.slots * stats.slot_bytes)?;
+        said.set_item("pinned_bytes", stats.pinned_bytes)?;
+        said.set_item("peak_pinned_bytes", stats.peak_pinned_bytes)?;
+        said.set_item("copies", stats.copies)?;
+        said.set_item("copied_bytes", stats.copied_bytes)?;
+        said.set_item("failures", stats.failures)?;
+        Ok(said)
     }
 
     /// Reads ranges, triples of a file, an offset and a size, all of them on the way together, and
@@ -170,10 +206,11 @@ impl Client {
 /// The arguments of `forebay._again.connect_again`.
 type Again = (String, Py<PyDict>);
 
-fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
+fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<(Options, DeviceOptions)> {
     // A `Buffer` shows its address, and over shared memory a session that connects again may move it:
     // so a session that is lost ends, and the caller connects again.
     let mut parsed = Options { reconnect: None, ..Options::default() };
+    let mut gpus = DeviceOptions::default();
     for (key, value) in options {
         let seconds = || -> PyResult<Duration> {
             let seconds: f64 = value.extract()?;
@@ -188,15 +225,18 @@ fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<Options> {
             "connect_timeout" => parsed.connect_timeout = seconds()?,
             "spin" => parsed.spin = seconds()?,
             "proof" => parsed.proof = Some(proof(&value)?.into()),
+            "gpu_ring" => gpus.ring_bytes = value.extract()?,
+            "gpu_piece" => gpus.slot_bytes = value.extract()?,
+            "gpu_policy" => gpus.policy = value.extract::<String>()?.parse().raise(value.py())?,
             other => {
                 return Err(PyTypeError::new_err(format!(
                     "there is no option {other:?}: there are credits, queue, verify, timeout, \
-                     connect_timeout, spin and proof"
+                     connect_timeout, spin, proof, gpu_ring, gpu_piece and gpu_policy"
                 )));
             }
         }
     }
-    Ok(parsed)
+    Ok((parsed, gpus))
 }
 
 /// A proof as text, or what a function returns that is called for each connection.

@@ -5,24 +5,29 @@ use std::ffi::{CStr, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use extent::Kind;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 
 use crate::bound::Bound as Here;
-use crate::errors::{exception, invalid};
+use crate::errors::invalid;
 use crate::slab::Slab;
 
 /// `kDLCPU`.
 const CPU: i32 = 1;
+/// `kDLCUDA`.
+const CUDA: i32 = 2;
 /// `kDLCUDAHost`: memory of the host, pinned.
 const PINNED: i32 = 3;
+/// `kDLCUDAManaged`: memory that the driver moves between the host and GPUs.
+const MANAGED: i32 = 13;
 /// `kDLUInt`.
 const UNSIGNED: u8 = 1;
 /// `DLPACK_FLAG_BITMASK_READ_ONLY`.
 const READ_ONLY: u64 = 1;
+/// A consumer that orders its work by itself.
+const NO_STREAM: i64 = -1;
 /// What is spoken here.
 const VERSION: (u32, u32) = (1, 0);
 
@@ -194,56 +199,48 @@ pub(crate) struct Seen {
 // SAFETY: the address is used as that of any foreign memory is, under the transfer's lock.
 unsafe impl Send for Seen {}
 
-/// Refuses objects that say that their memory is a device's.
+/// The kind of device whose memory an object has, and the device's number, if it says so.
 ///
 /// # Errors
-/// `forebay.Unsupported`.
-pub(crate) fn refuse_devices(object: &Bound<'_, PyAny>) -> PyResult<()> {
-    let is_cuda = object.hasattr("__cuda_array_interface__")?
-        || object.getattr("is_cuda").is_ok_and(|it| it.is_truthy().unwrap_or(false));
-    if is_cuda || device(object)?.is_some_and(|kind| kind != CPU && kind != PINNED) {
-        return Err(of_a_device(object.py()));
-    }
-    Ok(())
-}
-
-fn of_a_device(py: Python<'_>) -> PyErr {
-    exception(
-        py,
-        &Kind::Unsupported.error(
-            "this memory is a device's, and this version moves bytes to and from the host's: \
-             use a tensor of the CPU and copy it, as forebay.torch.DevicePrefetcher does",
-        ),
-    )
-}
-
-fn device(object: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+/// What the object raises.
+pub(crate) fn device(object: &Bound<'_, PyAny>) -> PyResult<Option<(i32, i32)>> {
     let Ok(device) = object.getattr("__dlpack_device__") else { return Ok(None) };
-    Ok(Some(device.call0()?.get_item(0)?.extract()?))
+    let (kind, number) = (device.call0()?.get_item(0)?, device.call0()?.get_item(1)?);
+    Ok(Some((kind.extract()?, number.extract()?)))
 }
 
-/// What an object of the host's memory shows by DLPack; `None` if it does not, or not this time,
-/// such as a tensor of a type that DLPack has not.
+/// Whether memory of this kind is the host's.
+pub(crate) fn is_host(kind: i32) -> bool {
+    kind == CPU || kind == PINNED
+}
+
+/// Whether memory of this kind is such that CUDA's driver copies to it.
+pub(crate) fn is_gpu(kind: i32) -> bool {
+    kind == CUDA || kind == MANAGED
+}
+
+/// What an object shows by DLPack; `None` if it does not, or not this time, such as a tensor of a type that
+/// DLPack has not. Of a GPU's memory nothing is waited for.
 ///
 /// # Errors
-/// `forebay.Invalid` if the memory is not in one piece, or of a kind that has no bytes;
-/// `forebay.Unsupported` if it is a device's.
+/// `forebay.Invalid` if the memory is not in one piece, or of a kind that has no bytes.
 pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Seen>> {
     let Ok(method) = object.getattr("__dlpack__") else { return Ok(None) };
     let py = object.py();
-    let versioned = PyDict::new(py);
+    let known = PyDict::new(py);
+    if device(object)?.is_some_and(|(kind, _)| is_gpu(kind)) {
+        known.set_item("stream", NO_STREAM)?;
+    }
+    let versioned = known.copy()?;
     versioned.set_item("max_version", VERSION)?;
     let capsule = match method.call((), Some(&versioned)) {
-        // Libraries from before version 1 know no arguments.
-        Err(error) if error.is_instance_of::<PyTypeError>(py) => method.call0(),
+        // Libraries from before version 1 know no version.
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => method.call((), Some(&known)),
         other => other,
     };
     let Ok(capsule) = capsule else { return Ok(None) };
     let Ok(capsule) = capsule.cast_into::<PyCapsule>() else { return Ok(None) };
     let Some((tensor, is_read_only)) = tensor(&capsule) else { return Ok(None) };
-    if tensor.device != CPU && tensor.device != PINNED {
-        return Err(of_a_device(py));
-    }
     let length = bytes_of(py, tensor)?;
     if tensor.data.is_null() && length != 0 {
         return Err(invalid(py, "the memory is at no address"));

@@ -8,19 +8,25 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use client::{Completed, Session};
+use client::device::{Device, DeviceOptions, Ladder, Path, RingStats, Staging};
+use client::{Completed, Memory, Session};
+use dma::Region;
 use extent::{Kind, Result};
 use rdma::Fabric;
 
 use crate::clock;
+use crate::gpu::missing;
 use crate::lock::Mutex;
 use crate::pump::{self, Bell};
 use crate::slab::Slab;
+use crate::staged::Staged;
 use crate::state::State;
 use crate::transfer::Transfer;
 
 /// The longest that a thread keeps the session to itself while it sleeps on it.
 const LONGEST_SLEEP: Duration = Duration::from_millis(1);
+/// The same while a GPU copies, which wakes nobody.
+const COPY_SLEEP: Duration = Duration::from_micros(50);
 /// Dead entries in the table of buffers before it is tidied up.
 const DEAD_BUFFERS: usize = 64;
 
@@ -38,8 +44,13 @@ pub(crate) struct Engine {
     /// Handles to give back.
     closing: Mutex<Vec<u64>>,
     buffers: Mutex<Buffers>,
+    /// GPUs that have a ring.
+    gpus: Mutex<BTreeMap<usize, Device>>,
+    /// Held while one is made.
+    making: Mutex<()>,
     fabric: Fabric,
     timeout: Duration,
+    device_options: DeviceOptions,
 }
 
 /// Buffers by the addresses that they begin at.
@@ -47,6 +58,26 @@ pub(crate) struct Engine {
 struct Buffers {
     by_base: BTreeMap<usize, Weak<Slab>>,
     tidy_at: usize,
+}
+
+impl Buffers {
+    /// From now on it is found by the addresses of its bytes.
+    fn add(&mut self, slab: Slab) -> Arc<Slab> {
+        let slab = Arc::new(slab);
+        if self.by_base.len() >= self.tidy_at {
+            self.by_base.retain(|_, slab| slab.strong_count() != 0);
+            self.tidy_at = 2 * self.by_base.len() + DEAD_BUFFERS;
+        }
+        self.by_base.insert(slab.base().addr().get(), Arc::downgrade(&slab));
+        slab
+    }
+
+    /// Whether any byte between two addresses belongs to one.
+    fn touches(&self, begin: usize, end: usize) -> bool {
+        let before = self.by_base.range(..end).rev();
+        let alive = before.filter_map(|(base, slab)| Some((*base, slab.upgrade()?))).next();
+        alive.is_some_and(|(base, slab)| base + slab.len() > begin)
+    }
 }
 
 /// A handle of the node's, given back on drop.
@@ -79,7 +110,11 @@ impl Engine {
     /// # Errors
     /// [`Kind::NoSpace`] or [`Kind::Busy`] if there is no memory to copy through; [`Kind::Io`] if no
     /// thread can be started.
-    pub(crate) fn start(session: Session, timeout: Duration) -> Result<Arc<Self>> {
+    pub(crate) fn start(
+        session: Session,
+        timeout: Duration,
+        device_options: DeviceOptions,
+    ) -> Result<Arc<Self>> {
         let bell = Arc::new(Bell::default());
         let engine = Arc::new(Self {
             fabric: session.fabric(),
@@ -91,7 +126,10 @@ impl Engine {
             bell: Arc::clone(&bell),
             closing: Mutex::default(),
             buffers: Mutex::default(),
+            gpus: Mutex::default(),
+            making: Mutex::default(),
             timeout,
+            device_options,
         });
         pump::start(&engine, bell)?;
         Ok(engine)
@@ -116,14 +154,71 @@ impl Engine {
     /// As [`Session::allocate`].
     pub(crate) fn allocate(&self, length: usize) -> Result<Arc<Slab>> {
         let memory = self.lock().session.allocate(length)?;
-        let slab = Arc::new(Slab::new(memory)?);
         let mut buffers = self.buffers.lock();
-        if buffers.by_base.len() >= buffers.tidy_at {
-            buffers.by_base.retain(|_, slab| slab.strong_count() != 0);
-            buffers.tidy_at = 2 * buffers.by_base.len() + DEAD_BUFFERS;
+        Ok(buffers.add(Slab::new(memory)?))
+    }
+
+    /// Memory of Python's that the node uses itself from now on.
+    ///
+    /// # Errors
+    /// As [`Session::register`]; [`Kind::Invalid`] if the node uses some of it already.
+    pub(crate) fn register(&self, region: &Arc<Region>) -> Result<Arc<Slab>> {
+        let (begin, length) = (region.base().addr().get(), region.length());
+        let taken = |buffers: &Buffers| {
+            let taken = buffers.touches(begin, begin + length);
+            taken.then(|| Kind::Invalid.error("the node uses some of this memory already"))
+        };
+        if let Some(error) = taken(&self.buffers.lock()) {
+            return Err(error);
         }
-        buffers.by_base.insert(slab.base().addr().get(), Arc::downgrade(&slab));
-        Ok(slab)
+        let memory = self.lock().session.register(region)?;
+        let mut buffers = self.buffers.lock();
+        // Another thread may have come first.
+        taken(&buffers).map_or(Ok(()), Err)?;
+        Ok(buffers.add(Slab::new(memory)?))
+    }
+
+    /// A buffer is found by the addresses of its bytes no longer.
+    pub(crate) fn hide(&self, slab: &Slab) {
+        self.buffers.lock().by_base.remove(&slab.base().addr().get());
+    }
+
+    /// Has the node forget memory that was registered.
+    pub(crate) fn release(&self, memory: Vec<Memory>) {
+        let mut state = self.lock();
+        memory.into_iter().for_each(|memory| state.session.release(memory));
+    }
+
+    /// A GPU that has a ring already.
+    pub(crate) fn known_gpu(&self, ordinal: usize) -> Option<Device> {
+        self.gpus.lock().get(&ordinal).cloned()
+    }
+
+    /// A GPU, with a ring. The first call for each may take seconds.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if there is no such GPU, or no way into its memory that is good enough; as
+    /// [`Session::allocate`].
+    pub(crate) fn gpu(&self, ordinal: usize) -> Result<Device> {
+        let _making = self.making.lock();
+        if let Some(gpu) = self.known_gpu(ordinal) {
+            return Ok(gpu);
+        }
+        let gpu = Device::cuda(ordinal).map_err(missing)?;
+        let allocate = |bytes| self.lock().session.allocate(bytes);
+        let options = &self.device_options;
+        let staging = Staging::new(self.fabric, allocate, &gpu, options)?;
+        let staged = Staged::new(staging, options.slot_bytes);
+        self.lock().rooms.staged.insert(ordinal, staged);
+        self.gpus.lock().insert(ordinal, gpu.clone());
+        Ok(gpu)
+    }
+
+    /// How a GPU that has a ring is reached, and what the ring did.
+    pub(crate) fn look_at(&self, ordinal: usize) -> Option<(Path, Ladder, RingStats)> {
+        let state = self.lock();
+        let staging = &state.rooms.staged.get(&ordinal)?.staging;
+        Some((staging.path, staging.ladder.clone(), staging.ring.stats()))
     }
 
     /// The buffer that holds these bytes, and where in it they begin.
@@ -141,7 +236,7 @@ impl Engine {
     pub(crate) fn submit(&self, transfers: &[Arc<Transfer>], limit: Duration) -> Option<()> {
         let mut state = self.lock_for(limit)?;
         for transfer in transfers.iter().filter(|transfer| !transfer.is_settled()) {
-            state.start(transfer);
+            state.begin(transfer);
         }
         state.session.kick();
         drop(state);
@@ -170,7 +265,8 @@ impl Engine {
             if self.waiting.load(Ordering::Relaxed) != 0 {
                 Mutex::make_way(state);
             } else {
-                state.session.wait(LONGEST_SLEEP.min(end - now));
+                let longest = if state.is_copying() { COPY_SLEEP } else { LONGEST_SLEEP };
+                state.session.wait(longest.min(end - now));
             }
         };
         self.drivers.fetch_sub(1, Ordering::Relaxed);
@@ -181,6 +277,12 @@ impl Engine {
     pub(crate) fn wait(&self, transfer: &Transfer, limit: Duration) -> bool {
         transfer.is_settled()
             || self.drive(limit, |_| transfer.is_settled().then_some(())).is_some()
+    }
+
+    /// Waits until no GPU writes on a transfer's behalf any more. False if one does after `limit`.
+    pub(crate) fn wait_for_copies(&self, transfer: &Transfer, limit: Duration) -> bool {
+        let is_done = || (!transfer.is_copying()).then_some(());
+        is_done().is_some() || self.drive(limit, |_| is_done()).is_some()
     }
 
     /// Whether the session is over.

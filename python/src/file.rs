@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use crate::bound::Bound as Here;
 use crate::client::Client;
 use crate::engine::{Engine, Handle};
-use crate::errors::{Raise, invalid};
+use crate::errors::Raise;
 use crate::future::Future;
 use crate::lock::Mutex;
 use crate::ranges;
@@ -77,10 +77,7 @@ impl File {
         stream: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Future> {
         let (handle, engine, length) = self.open_handle(py)?;
-        let target = Target::of(engine, object, Flow::Read)?;
-        if stream.is_some() {
-            return Err(invalid(py, "a stream is for memory of a device, and this is the host's"));
-        }
+        let target = Target::of(engine, object, Flow::Read, stream)?;
         let size = size.unwrap_or(target.len());
         if size > target.len() {
             return Err(PyValueError::new_err(format!(
@@ -139,12 +136,16 @@ impl File {
         Ok(stat)
     }
 
-    /// Starts a read from `offset` into a buffer, an array or a tensor of the CPU: of all of it, or
-    /// of its first `size` bytes. It is over when the future says so.
+    /// Starts a read from `offset` into a buffer, an array or a tensor: of all of it, or of its
+    /// first `size` bytes. It is over when the future says so.
     ///
-    /// The node writes into memory from `Client.alloc`, and into views of it. Into other memory
-    /// the bytes are copied once, and the future's `path` says so. Memory of a device is not read
-    /// into, and `stream` is for that alone.
+    /// The node writes into memory from `Client.alloc`, and into views of it. Into other memory of
+    /// the host the bytes are copied once, and the future's `path` says so.
+    ///
+    /// Into memory of a GPU they go through the client's pinned ring. The copies come after what
+    /// is in the stream now that the memory's library works in, and the read is over when they
+    /// are done. With a `stream` they come after what is in that one now, and the read is over as
+    /// soon as what comes into it later waits for them.
     #[pyo3(signature = (buffer, offset=0, size=None, *, stream=None))]
     fn read_into(
         &self,
@@ -160,14 +161,16 @@ impl File {
     }
 
     /// Starts many reads at once: pairs of an offset and a buffer, array or tensor to be filled.
+    #[pyo3(signature = (parts, *, stream=None))]
     fn readv<'py>(
         &self,
         py: Python<'py>,
         parts: Vec<(u64, Bound<'py, PyAny>)>,
+        stream: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let futures: Vec<Future> = parts
             .into_iter()
-            .map(|(offset, buffer)| self.prepare(py, &buffer, offset, None, None))
+            .map(|(offset, buffer)| self.prepare(py, &buffer, offset, None, stream))
             .collect::<PyResult<_>>()?;
         let (_, engine, _) = self.open_handle(py)?;
         let transfers: Vec<_> =

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::device::Path;
 use extent::wire::{Landing, Served};
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -17,6 +18,9 @@ use crate::target::Target;
 use crate::transfer::{Done, Transfer};
 use crate::wait::{self, STEP, interruptible};
 use crate::watch::Watch;
+
+/// How long a read into a GPU's memory that nobody wants any more is waited for.
+const LAST_COPIES: Duration = Duration::from_secs(5);
 
 /// A read that has been started, and goes on whether it is waited for or not.
 ///
@@ -38,6 +42,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Before the memory may go.
         self.transfer.let_go();
+        if self.transfer.is_copying() && !self.engine.wait_for_copies(&self.transfer, LAST_COPIES) {
+            // A GPU that does not go on may write to it at any time.
+            std::mem::forget(self.target.get_mut().take());
+        }
     }
 }
 
@@ -63,7 +71,8 @@ impl Future {
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<extent::Result<Done>>> {
         let inner = self.inner.here().raise(py)?;
         let outcome = inner.transfer.outcome();
-        if outcome.is_some() {
+        // One that failed may have copies to a GPU under way.
+        if outcome.is_some() && !inner.transfer.is_copying() {
             let target = inner.target.lock().take();
             if let Some(target) = target {
                 target.release(py);
@@ -130,7 +139,8 @@ impl Future {
     }
 
     /// Which way the bytes took: "shm-direct", "shm-copied", "rdma", "rdma-copied", "tcp" or
-    /// "tcp-copied"; "nothing" if there were none; `None` while the read is under way.
+    /// "tcp-copied"; into a GPU's memory, "staged", or "host" where the ring was not pinned;
+    /// "nothing" if there were none; `None` while the read is under way.
     #[getter]
     fn path(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
         let fabric = self.inner.here().raise(py)?.engine.fabric();
@@ -140,7 +150,10 @@ impl Future {
     /// Whether a processor of this host copied the bytes on their way.
     #[getter]
     fn copied(&self, py: Python<'_>) -> PyResult<Option<bool>> {
-        Ok(self.done_so(py)?.map(|done| done.copied || done.landing == Landing::Copied))
+        let copied = |done: Done| {
+            done.copied || done.landing == Landing::Copied || done.way == Some(Path::Host)
+        };
+        Ok(self.done_so(py)?.map(copied))
     }
 
     /// Where the bytes came from: "tier", "arriving", "silo", "repair" or "nothing".
@@ -201,6 +214,9 @@ impl Future {
 }
 
 fn path(fabric: Fabric, done: Done) -> &'static str {
+    if let Some(way) = done.way {
+        return way.name();
+    }
     match (fabric, done.copied || done.landing == Landing::Copied) {
         _ if done.landing == Landing::Nothing => "nothing",
         (Fabric::SharedMemory, false) => "shm-direct",

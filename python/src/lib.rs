@@ -15,13 +15,18 @@ mod engine;
 mod errors;
 mod file;
 mod future;
+mod gpu;
 mod hardware;
 mod lock;
 mod pool;
 mod pump;
 mod ranges;
+mod registration;
+mod rooms;
 mod slab;
+mod staged;
 mod state;
+mod stream;
 mod target;
 mod transfer;
 mod wait;
@@ -44,7 +49,11 @@ mod _forebay {
     #[pymodule_export]
     use crate::future::{Future, Watcher};
     #[pymodule_export]
+    use crate::gpu::gpu_ladder;
+    #[pymodule_export]
     use crate::hardware::{rdma_devices, shm_sockets};
+    #[pymodule_export]
+    use crate::registration::Registration;
     #[pymodule_export]
     use crate::writer::Writer;
 

@@ -99,6 +99,23 @@ impl Slab {
         Ok(taken)
     }
 
+    /// Takes all of the memory out of it, for good.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] if some of it is being read into or written from.
+    pub(crate) fn close(&self) -> Result<Vec<Memory>> {
+        let mut pieces = self.pieces.lock();
+        if pieces.iter().any(|piece| matches!(piece.held, Held::Lent)) {
+            let sentence = "requests still use this memory: wait for their results";
+            return Err(Kind::Busy.error(sentence));
+        }
+        let take = |piece: &mut Piece| match std::mem::replace(&mut piece.held, Held::Lost) {
+            Held::Here(memory) => Some(memory),
+            Held::Lent | Held::Lost => None,
+        };
+        Ok(pieces.iter_mut().filter_map(take).collect())
+    }
+
     /// Takes a piece back; empty memory means that it is lost.
     pub(crate) fn give_back(&self, start: usize, memory: Memory) {
         let mut pieces = self.pieces.lock();

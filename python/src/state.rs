@@ -1,6 +1,6 @@
 //! What is behind an engine's lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use extent::{Error, Kind, Result};
 use crate::clock;
 use crate::engine::Call;
 use crate::pool::Pool;
+use crate::rooms::Rooms;
+use crate::staged::Staged;
 use crate::transfer::{Chunk, Next, Transfer};
 
 /// How long requests rest that the node was too busy for.
@@ -22,20 +24,24 @@ pub(crate) struct State {
     pub(crate) session: Session,
     timeout: Duration,
     flights: HashMap<Ticket, Flight>,
-    /// Transfers that have more to ask for.
+    /// Transfers of the host's memory that have more to ask for.
     hungry: VecDeque<Arc<Transfer>>,
     /// What the node was too busy for, and when it is sent again.
     resting: Vec<(Arc<Transfer>, Chunk)>,
     rested_at: Instant,
     looked_at: Instant,
-    pool: Pool,
+    pub(crate) rooms: Rooms,
     scratch: Vec<Completed>,
 }
 
 /// Who wants to know how an operation ended.
 enum Flight {
-    Call { call: Arc<Call>, opens: bool },
-    Chunk(Arc<Transfer>, Chunk),
+    Call {
+        call: Arc<Call>,
+        opens: bool,
+    },
+    /// And when it was sent.
+    Chunk(Arc<Transfer>, Chunk, Instant),
 }
 
 impl State {
@@ -43,7 +49,7 @@ impl State {
     /// As [`Pool::new`].
     pub(crate) fn new(mut session: Session, timeout: Duration) -> Result<Self> {
         Ok(Self {
-            pool: Pool::new(&mut session)?,
+            rooms: Rooms { pool: Pool::new(&mut session)?, staged: BTreeMap::new() },
             session,
             timeout,
             flights: HashMap::new(),
@@ -57,7 +63,16 @@ impl State {
 
     /// Whether anything is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        self.session.outstanding() != 0 || !self.hungry.is_empty() || !self.resting.is_empty()
+        let is_staging = |staged: &Staged| staged.under_way() != 0 || !staged.hungry.is_empty();
+        self.session.outstanding() != 0
+            || !self.hungry.is_empty()
+            || !self.resting.is_empty()
+            || self.rooms.staged.values().any(is_staging)
+    }
+
+    /// Whether a GPU copies, of whose progress no session tells.
+    pub(crate) fn is_copying(&self) -> bool {
+        self.rooms.staged.values().any(|staged| staged.under_way() != 0)
     }
 
     /// From now on somebody waits for this operation.
@@ -67,11 +82,27 @@ impl State {
         call
     }
 
+    /// Begins a transfer. What goes wrong with that, the transfer tells.
+    pub(crate) fn begin(&mut self, transfer: &Arc<Transfer>) {
+        match transfer.begin(&mut self.rooms) {
+            Ok(()) => self.start(transfer),
+            Err(error) => transfer.fail(&error, &mut self.rooms),
+        }
+    }
+
     /// Asks for as much of a transfer as may be; the rest follows by [`State::poll`].
-    pub(crate) fn start(&mut self, transfer: &Arc<Transfer>) {
+    fn start(&mut self, transfer: &Arc<Transfer>) {
         // In turn, lest one of many requests starves those before it.
-        if !self.hungry.is_empty() || !self.feed(transfer) {
-            self.hungry.push_back(Arc::clone(transfer));
+        if !self.hungry(transfer.ordinal()).is_empty() || !self.feed(transfer) {
+            self.hungry(transfer.ordinal()).push_back(Arc::clone(transfer));
+        }
+    }
+
+    /// Those that wait for the same memory, in their order: a GPU that is slow keeps nobody else waiting.
+    fn hungry(&mut self, ordinal: Option<usize>) -> &mut VecDeque<Arc<Transfer>> {
+        match ordinal {
+            Some(ordinal) => &mut self.rooms.of(ordinal).hungry,
+            None => &mut self.hungry,
         }
     }
 
@@ -88,6 +119,7 @@ impl State {
         for done in completed.drain(..) {
             self.take_in(done);
         }
+        self.rooms.staged.values_mut().for_each(Staged::poll);
         self.end_if_late();
         self.scratch = completed;
         if !self.resting.is_empty() && clock::now() >= self.rested_at {
@@ -96,21 +128,38 @@ impl State {
             }
             self.session.kick();
         }
-        let mut fed = false;
-        while let Some(transfer) = self.hungry.pop_front() {
-            fed = true;
-            if !self.feed(&transfer) {
-                self.hungry.push_front(transfer);
-                break;
-            }
+        let mut fed = self.feed_hungry(None);
+        for ordinal in self.rooms.staged.keys().copied().collect::<Vec<_>>() {
+            fed |= self.feed_hungry(Some(ordinal));
         }
         if fed {
             self.session.kick();
         }
     }
 
-    /// A transfer that takes longer than the timeout ends the session, because the node might still
-    /// be writing into its memory.
+    /// Whether something may have been asked for.
+    fn feed_hungry(&mut self, ordinal: Option<usize>) -> bool {
+        let mut fed = false;
+        while let Some(transfer) = self.hungry(ordinal).pop_front() {
+            fed = true;
+            if self.feed(&transfer) {
+                continue;
+            }
+            // A session that is over brings no memory back that was lost with it.
+            if self.session.outstanding() == 0
+                && let Some(error) = self.session.failure().map(Error::duplicate)
+            {
+                transfer.fail(&error, &mut self.rooms);
+                continue;
+            }
+            self.hungry(ordinal).push_front(transfer);
+            break;
+        }
+        fed
+    }
+
+    /// A request that takes longer than the timeout ends the session, because the node might still be
+    /// writing into its memory. A GPU that copies nothing ends what waits for it.
     fn end_if_late(&mut self) {
         let now = clock::now();
         if now < self.looked_at + PATIENCE_STEP {
@@ -124,10 +173,15 @@ impl State {
         }
         let late = |flight: &Flight| match flight {
             Flight::Call { .. } => false,
-            Flight::Chunk(transfer, _) => now >= transfer.begun() + self.timeout,
+            Flight::Chunk(_, _, sent) => now >= *sent + self.timeout,
         };
         if self.flights.values().any(late) {
             self.give_up();
+        }
+        let stalled = |staged: &Staged| staged.stalled(self.timeout);
+        let stalled: Vec<_> = self.rooms.staged.values().filter_map(stalled).collect();
+        for (error, transfers) in stalled {
+            transfers.iter().for_each(|transfer| transfer.fail(&error, &mut self.rooms));
         }
     }
 
@@ -158,18 +212,17 @@ impl State {
                 }
                 *call.ended.lock() = Some(done);
             }
-            Some(Flight::Chunk(transfer, mut chunk)) => {
+            Some(Flight::Chunk(transfer, mut chunk, _)) => {
                 chunk.memory = done.memory.take().unwrap_or_default();
                 let busy = done.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
-                let patient = clock::now() < transfer.begun() + self.timeout;
-                if busy && patient && transfer.is_wanted() {
+                if busy && transfer.is_wanted(self.timeout) {
                     if self.resting.is_empty() {
                         self.rested_at = clock::now() + BUSY_PAUSE;
                     }
                     self.resting.push((transfer, chunk));
                     return;
                 }
-                transfer.take_in(chunk, Ok(done), &mut self.pool);
+                transfer.take_in(chunk, Ok(done), &mut self.rooms);
                 if !transfer.is_settled() {
                     self.start(&transfer);
                 }
@@ -177,10 +230,10 @@ impl State {
         }
     }
 
-    /// Asks for what a transfer wants now. False if the pool has no more.
+    /// Asks for what a transfer wants now. False if there is no memory for it.
     fn feed(&mut self, transfer: &Arc<Transfer>) -> bool {
         loop {
-            match transfer.next(&mut self.pool) {
+            match transfer.next(&mut self.rooms) {
                 Next::Chunk(chunk) => {
                     if !self.send(transfer, chunk) {
                         return true;
@@ -196,7 +249,8 @@ impl State {
     fn send(&mut self, transfer: &Arc<Transfer>, chunk: Chunk) -> bool {
         match transfer.submit(&mut self.session, chunk) {
             Ok((ticket, chunk)) => {
-                self.flights.insert(ticket, Flight::Chunk(Arc::clone(transfer), chunk));
+                let flight = Flight::Chunk(Arc::clone(transfer), chunk, clock::now());
+                self.flights.insert(ticket, flight);
                 true
             }
             Err((error, chunk)) if error.kind() == Kind::Busy => {
@@ -205,7 +259,7 @@ impl State {
                 true
             }
             Err((error, chunk)) => {
-                transfer.take_in(chunk, Err::<Completed, Error>(error), &mut self.pool);
+                transfer.take_in(chunk, Err::<Completed, Error>(error), &mut self.rooms);
                 false
             }
         }

@@ -4,40 +4,66 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use client::device::{DeviceSpan, Stream};
+use extent::Kind;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::dlpack::{self, Seen};
 use crate::engine::{Engine, Handle};
-use crate::errors::{Raise, invalid};
+use crate::errors::{Raise, exception, invalid};
+use crate::gpu::{self, Keeper, Shown};
 use crate::slab::Slab;
-use crate::transfer::{Flow, Foreign, Transfer};
+use crate::transfer::{Flow, Foreign, Onto, Transfer};
+use crate::{stream, wait};
 
 /// An object's bytes, which stay exported, and so where they are, for as long as this lives.
 pub(crate) struct Target {
     view: View,
-    base: Foreign,
-    /// If they belong to a buffer of the client's: which, and where in it they begin.
-    slab: Option<(Arc<Slab>, usize)>,
+    place: Place,
     length: usize,
+}
+
+/// Where the bytes are.
+enum Place {
+    /// Here. If they belong to a buffer of the client's: which, and where in it they begin.
+    Host(Foreign, Option<(Arc<Slab>, usize)>),
+    /// A GPU's, which is used as [`Onto`] says, by the streams' numbers.
+    Gpu { ordinal: usize, into: DeviceSpan, after: u64, before: Option<u64> },
 }
 
 /// Keeps the bytes where they are.
 enum View {
     Buffer(PyUntypedBuffer),
     Tensor(Seen),
+    Gpu(Keeper),
 }
 
 impl Target {
-    /// The bytes of a buffer, an array, or a tensor in this computer's memory.
+    /// The bytes of a buffer, an array, or a tensor.
     ///
     /// # Errors
     /// `TypeError` if it has no bytes to show; `forebay.Invalid` if they are not in one piece, or
-    /// may not be changed although that is wanted; `forebay.Unsupported` if they are a device's.
-    pub(crate) fn of(engine: &Engine, object: &Bound<'_, PyAny>, flow: Flow) -> PyResult<Self> {
+    /// may not be changed although that is wanted; `forebay.Unsupported` if they are a GPU's and
+    /// are to be written from, or there is no way into its memory.
+    pub(crate) fn of(
+        engine: &Arc<Engine>,
+        object: &Bound<'_, PyAny>,
+        flow: Flow,
+        stream: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
         let py = object.py();
-        let view = View::of(object)?;
+        let view = match PyUntypedBuffer::get(object) {
+            Ok(view) => View::Buffer(view),
+            Err(refused) => match gpu::see(object)? {
+                Some(shown) => return Self::of_gpu(engine, object, shown, flow, stream),
+                None => View::without_buffer(object, refused)?,
+            },
+        };
+        if stream.is_some() {
+            return Err(invalid(py, "a stream is for memory of a GPU, and this is the host's"));
+        }
         let (base, length, is_read_only) = match &view {
             View::Buffer(view) => {
                 if !view.is_c_contiguous() {
@@ -50,17 +76,72 @@ impl Target {
                 (base, view.len_bytes(), view.readonly())
             }
             View::Tensor(seen) => (seen.base, seen.length, seen.is_read_only),
+            View::Gpu(_) => unreachable!("it has been returned"),
         };
         if flow == Flow::Read && is_read_only {
-            return Err(invalid(py, "the memory is read-only"));
+            return Err(read_only(py));
         }
         let slab = engine.buffer_at(base.addr().get(), length).filter(|_| length != 0);
-        Ok(Self { view, base: Foreign(base), slab, length })
+        Ok(Self { view, place: Place::Host(Foreign(base), slab), length })
+    }
+
+    /// Memory of a GPU, to be read into.
+    #[expect(unsafe_code, reason = "addresses and streams of a GPU's driver")]
+    fn of_gpu(
+        engine: &Arc<Engine>,
+        object: &Bound<'_, PyAny>,
+        shown: Shown,
+        flow: Flow,
+        stream: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = object.py();
+        if flow == Flow::Write {
+            return Err(exception(
+                py,
+                &Kind::Unsupported.error(
+                    "this memory is a GPU's, and files are written from the host's: pass tensor.cpu()",
+                ),
+            ));
+        }
+        let Shown { keeper, ordinal, pointer, length, is_read_only } = shown;
+        if is_read_only {
+            return Err(read_only(py));
+        }
+        let before = stream.map(stream::named).transpose()?;
+        let view = View::Gpu(keeper);
+        if length == 0 {
+            // It is at no address.
+            return Ok(Self {
+                view,
+                place: Place::Host(Foreign(NonNull::dangling()), None),
+                length,
+            });
+        }
+        let gpu = match engine.known_gpu(ordinal) {
+            Some(gpu) => gpu,
+            None => {
+                let engine = Arc::clone(engine);
+                wait::apart(py, move || engine.gpu(ordinal))?
+            }
+        };
+        let after = before.map_or_else(|| stream::of_owner(object, ordinal), Ok)?;
+        // SAFETY: the object is kept until no copy is under way, or the stream that the caller named
+        // has them in its order, by which the caller has to go as with any work in a stream.
+        let into = unsafe { gpu.borrow(pointer, length) }.raise(py)?;
+        Ok(Self { view, place: Place::Gpu { ordinal, into, after, before }, length })
     }
 
     /// Bytes that it shows.
     pub(crate) fn len(&self) -> usize {
         self.length
+    }
+
+    /// Where its bytes are and how many, if they are the host's and the node does not write there itself.
+    pub(crate) fn foreign(&self) -> Option<(NonNull<u8>, usize)> {
+        match &self.place {
+            Place::Host(base, None) => Some((base.0, self.length)),
+            Place::Host(..) | Place::Gpu { .. } => None,
+        }
     }
 
     /// A transfer of its first bytes.
@@ -76,14 +157,21 @@ impl Target {
         range: Range<usize>,
     ) -> PyResult<Arc<Transfer>> {
         assert!(range.end <= self.length, "the range is inside");
-        let transfer = match &self.slab {
-            Some((slab, first)) => {
+        let transfer = match &self.place {
+            Place::Host(_, Some((slab, first))) => {
                 let range = first + range.start..first + range.end;
                 Transfer::of_slab(flow, handle, offset, slab, range).raise(py)?
             }
-            None => {
-                let foreign = Foreign(at(self.base.0, range.start));
+            Place::Host(base, None) => {
+                let foreign = Foreign(at(base.0, range.start));
                 Transfer::of_foreign(flow, handle, offset, foreign, range.len())
+            }
+            Place::Gpu { ordinal, into, after, before } => {
+                let into = into.part(range).raise(py)?;
+                let (after, before) =
+                    (borrowed(&into, *after), before.map(|it| borrowed(&into, it)));
+                let onto = Onto { ordinal: *ordinal, into, after, before };
+                Transfer::of_device(handle, offset, onto)
             }
         };
         Ok(Arc::new(transfer))
@@ -94,18 +182,24 @@ impl Target {
         match self.view {
             View::Buffer(view) => view.release(py),
             View::Tensor(seen) => seen.release(py),
+            View::Gpu(keeper) => keeper.release(py),
         }
     }
 }
 
+#[expect(unsafe_code, reason = "streams of a GPU's driver are known by their addresses")]
+fn borrowed(of: &DeviceSpan, stream: u64) -> Stream {
+    // SAFETY: Python's libraries keep the streams that they work in, and who names one keeps it.
+    unsafe { of.device().borrow_stream(stream) }
+}
+
+fn read_only(py: Python<'_>) -> PyErr {
+    invalid(py, "the memory is read-only")
+}
+
 impl View {
-    /// By the buffer protocol, or else by DLPack, or else of the array that shows the same memory.
-    fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let refused = match PyUntypedBuffer::get(object) {
-            Ok(view) => return Ok(Self::Buffer(view)),
-            Err(refused) => refused,
-        };
-        dlpack::refuse_devices(object)?;
+    /// By DLPack, or else of the array that shows the same memory.
+    fn without_buffer(object: &Bound<'_, PyAny>, refused: PyErr) -> PyResult<Self> {
         if let Some(seen) = dlpack::see(object)? {
             return Ok(Self::Tensor(seen));
         }
@@ -124,7 +218,7 @@ impl View {
             Err(_) if refused.is_instance_of::<PyTypeError>(object.py()) => {
                 let name = object.get_type().name()?;
                 Err(PyTypeError::new_err(format!(
-                    "a {name} shows no memory: pass a buffer, an array or a tensor of the CPU"
+                    "a {name} shows no memory: pass a buffer, an array or a tensor"
                 )))
             }
             Err(_) => Err(refused),

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use client::device::{DeviceSpan, Lent, Path, Stream, within};
 use client::{Completed, Memory, Session};
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
@@ -14,7 +15,8 @@ use extent::{Error, Kind, Result};
 use crate::clock;
 use crate::engine::Handle;
 use crate::lock::Mutex;
-use crate::pool::{LARGE_BYTES, Pool};
+use crate::pool::LARGE_BYTES;
+use crate::rooms::Rooms;
 use crate::slab::Slab;
 use crate::watch::Watch;
 
@@ -37,6 +39,27 @@ pub(crate) struct Foreign(pub(crate) NonNull<u8>);
 // made it keeps the bytes there.
 unsafe impl Send for Foreign {}
 
+/// Memory of a GPU, from its first byte on. Whoever made this keeps it allocated until the transfer is over
+/// and has no copies under way.
+pub(crate) struct Onto {
+    pub(crate) ordinal: usize,
+    pub(crate) into: DeviceSpan,
+    /// The copies come after what is in this stream.
+    pub(crate) after: Stream,
+    /// A stream in which what comes after the read waits for its copies: then the caller does not.
+    pub(crate) before: Option<Stream>,
+}
+
+/// Where a transfer's bytes are.
+enum Place {
+    /// In memory of the node's to use, from so many bytes of it on.
+    Slab(Arc<Slab>, usize),
+    /// In memory of this process, from and to which they are copied.
+    Foreign,
+    /// In memory of a GPU.
+    Device(Onto),
+}
+
 /// See the module.
 pub(crate) struct Transfer {
     flow: Flow,
@@ -44,9 +67,7 @@ pub(crate) struct Transfer {
     /// In the file.
     offset: u64,
     length: usize,
-    /// Memory of the node's to use, and where in it the transfer begins.
-    slab: Option<(Arc<Slab>, usize)>,
-    begun: Instant,
+    place: Place,
     progress: Mutex<Progress>,
     settled: AtomicBool,
 }
@@ -54,11 +75,17 @@ pub(crate) struct Transfer {
 struct Progress {
     /// Pieces of the slab that no request has had yet, each with its place there.
     pieces: VecDeque<(usize, Memory)>,
-    /// `None` if it is a slab, or if nobody waits any more.
+    /// `None` if it is none, or if nobody waits any more.
     foreign: Option<Foreign>,
-    /// How much of foreign memory was asked for.
+    /// Whether nobody waits any more.
+    is_let_go: bool,
+    /// How much of foreign memory, or a GPU's, was asked for.
     next: usize,
     in_flight: usize,
+    /// Copies to a GPU under way.
+    copying: usize,
+    /// When it began, or something of it last came.
+    moved_at: Instant,
     done: Done,
     error: Option<Error>,
     watch: Option<(Arc<Watch>, u64)>,
@@ -72,15 +99,20 @@ pub(crate) struct Done {
     pub(crate) landing: Landing,
     /// Whether this process copied the bytes.
     pub(crate) copied: bool,
+    /// The worst way that bytes took into a GPU's memory.
+    pub(crate) way: Option<Path>,
     pub(crate) service_us: u32,
 }
 
 /// What one request moves.
 pub(crate) struct Chunk {
-    /// In the slab, or in foreign memory.
+    /// In the slab, in foreign memory, or in a GPU's.
     start: usize,
-    length: usize,
+    /// Of the memory below.
+    within: Range<usize>,
     pub(crate) memory: Memory,
+    /// If that is a piece of a GPU's ring.
+    lent: Option<Lent>,
 }
 
 /// See [`Transfer::next`].
@@ -105,8 +137,8 @@ impl Transfer {
         range: Range<usize>,
     ) -> Result<Self> {
         let pieces = slab.take(&range)?.into();
-        let slab = Some((Arc::clone(slab), range.start));
-        Ok(Self::new(flow, handle, offset, range.len(), slab, pieces, None))
+        let place = Place::Slab(Arc::clone(slab), range.start);
+        Ok(Self::new(flow, handle, offset, range.len(), place, pieces, None))
     }
 
     /// To or from foreign memory of so many bytes.
@@ -117,7 +149,14 @@ impl Transfer {
         foreign: Foreign,
         length: usize,
     ) -> Self {
-        Self::new(flow, handle, offset, length, None, VecDeque::new(), Some(foreign))
+        let (place, foreign) = (Place::Foreign, Some(foreign));
+        Self::new(flow, handle, offset, length, place, VecDeque::new(), foreign)
+    }
+
+    /// Into all of a GPU's memory, whose ring there is.
+    pub(crate) fn of_device(handle: &Arc<Handle>, offset: u64, onto: Onto) -> Self {
+        let (length, place) = (onto.into.len(), Place::Device(onto));
+        Self::new(Flow::Read, handle, offset, length, place, VecDeque::new(), None)
     }
 
     fn new(
@@ -125,7 +164,7 @@ impl Transfer {
         handle: &Arc<Handle>,
         offset: u64,
         length: usize,
-        slab: Option<(Arc<Slab>, usize)>,
+        place: Place,
         pieces: VecDeque<(usize, Memory)>,
         foreign: Option<Foreign>,
     ) -> Self {
@@ -135,14 +174,16 @@ impl Transfer {
             handle: Arc::clone(handle),
             offset,
             length,
-            slab,
-            begun: clock::now(),
+            place,
             settled: AtomicBool::new(length == 0),
             progress: Mutex::new(Progress {
                 pieces,
                 foreign,
+                is_let_go: false,
                 next: 0,
                 in_flight: 0,
+                copying: 0,
+                moved_at: clock::now(),
                 done: Done { copied, ..Done::default() },
                 error: None,
                 watch: None,
@@ -150,9 +191,23 @@ impl Transfer {
         }
     }
 
-    /// When it was asked for.
-    pub(crate) fn begun(&self) -> Instant {
-        self.begun
+    /// The GPU into whose memory it goes.
+    pub(crate) fn ordinal(&self) -> Option<usize> {
+        match &self.place {
+            Place::Device(onto) => Some(onto.ordinal),
+            Place::Slab(..) | Place::Foreign => None,
+        }
+    }
+
+    /// Before anything of it is asked for, in the order in which Python's calls come.
+    ///
+    /// # Errors
+    /// What a GPU's driver answers.
+    pub(crate) fn begin(&self, rooms: &mut Rooms) -> Result<()> {
+        match &self.place {
+            Place::Device(onto) => rooms.of(onto.ordinal).begin(&onto.after),
+            Place::Slab(..) | Place::Foreign => Ok(()),
+        }
     }
 
     /// Whether it is over.
@@ -169,9 +224,20 @@ impl Transfer {
         Some(progress.error.as_ref().map_or(Ok(progress.done), |error| Err(error.duplicate())))
     }
 
-    /// Foreign memory is not touched any more once this returns.
+    /// Foreign memory is not touched any more once this returns, and no more copies to a GPU's begin.
     pub(crate) fn let_go(&self) {
-        self.progress.lock().foreign = None;
+        let mut progress = self.progress.lock();
+        progress.foreign = None;
+        progress.is_let_go = true;
+    }
+
+    /// Whether a GPU may still write to its memory on behalf of this, and no stream of the caller's knows.
+    pub(crate) fn is_copying(&self) -> bool {
+        let is_known = match &self.place {
+            Place::Device(onto) => onto.before.is_some() && self.is_settled(),
+            Place::Slab(..) | Place::Foreign => true,
+        };
+        !is_known && self.progress.lock().copying != 0
     }
 
     /// From now on the end of this is told to a watch. False if it has ended.
@@ -186,26 +252,51 @@ impl Transfer {
     }
 
     /// What to ask for next.
-    pub(crate) fn next(&self, pool: &mut Pool) -> Next {
+    pub(crate) fn next(&self, rooms: &mut Rooms) -> Next {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
         if let Some((start, memory)) = progress.pieces.pop_front() {
             progress.in_flight += 1;
-            return Next::Chunk(Chunk { start, length: memory.len(), memory });
+            let within = 0..memory.len();
+            return Next::Chunk(Chunk { start, within, memory, lent: None });
         }
-        let Some(foreign) = &progress.foreign else { return Next::Nothing };
-        let left = self.length - progress.next;
-        if left == 0 || progress.in_flight >= COPIES_IN_FLIGHT || progress.error.is_some() {
+        if !self.wants_more(progress) {
             return Next::Nothing;
         }
-        let (start, length) = (progress.next, left.min(LARGE_BYTES));
-        let Some(mut memory) = pool.take(length) else { return Next::NoMemory };
-        if self.flow == Flow::Write {
-            copy_in(foreign, start, &mut memory.as_mut_slice()[..length]);
-        }
-        progress.next += length;
+        let (start, left) = (progress.next, self.length - progress.next);
+        let chunk = match (&self.place, &progress.foreign) {
+            (Place::Device(onto), _) => {
+                let staged = rooms.of(onto.ordinal);
+                let Some((lent, memory)) = staged.lend() else { return Next::NoMemory };
+                let within = within(self.offset + start as u64, left, staged.slot_bytes);
+                Chunk { start, within, memory, lent: Some(lent) }
+            }
+            (_, Some(foreign)) => {
+                if progress.in_flight >= COPIES_IN_FLIGHT {
+                    return Next::Nothing;
+                }
+                let length = left.min(LARGE_BYTES);
+                let Some(mut memory) = rooms.pool.take(length) else { return Next::NoMemory };
+                if self.flow == Flow::Write {
+                    copy_in(foreign, start, &mut memory.as_mut_slice()[..length]);
+                }
+                Chunk { start, within: 0..length, memory, lent: None }
+            }
+            (_, None) => return Next::Nothing,
+        };
+        progress.next += chunk.within.len();
         progress.in_flight += 1;
-        Next::Chunk(Chunk { start, length, memory })
+        Next::Chunk(chunk)
+    }
+
+    /// Whether there are bytes that were never asked for, and that somebody wants.
+    fn wants_more(&self, progress: &Progress) -> bool {
+        match self.place {
+            Place::Slab(..) => !progress.pieces.is_empty(),
+            Place::Foreign | Place::Device(_) => {
+                !progress.is_let_go && progress.error.is_none() && progress.next < self.length
+            }
+        }
     }
 
     /// Submits a chunk.
@@ -217,74 +308,179 @@ impl Transfer {
         session: &mut Session,
         chunk: Chunk,
     ) -> Result<(client::Ticket, Chunk), (Error, Chunk)> {
-        let Chunk { start, length, memory } = chunk;
-        let first = self.slab.as_ref().map_or(0, |(_, first)| *first);
+        let Chunk { start, within, memory, lent } = chunk;
+        let first = match self.place {
+            Place::Slab(_, first) => first,
+            Place::Foreign | Place::Device(_) => 0,
+        };
         let offset = self.offset + (start - first) as u64;
         let number = self.handle.number();
         let submitted = match self.flow {
-            Flow::Read => session.submit_read(number, offset, memory, 0..length),
-            Flow::Write => session.submit_write(number, offset, memory, 0..length),
+            Flow::Read => session.submit_read(number, offset, memory, within.clone()),
+            Flow::Write => session.submit_write(number, offset, memory, within.clone()),
         };
         match submitted {
-            Ok(ticket) => Ok((ticket, Chunk { start, length, memory: Memory::default() })),
-            Err(refused) => Err((refused.error, Chunk { start, length, memory: refused.memory })),
+            Ok(ticket) => Ok((ticket, Chunk { start, within, memory: Memory::default(), lent })),
+            Err(refused) => {
+                Err((refused.error, Chunk { start, within, memory: refused.memory, lent }))
+            }
         }
     }
 
     /// Whether a chunk that the node was too busy for should be sent again.
-    pub(crate) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self, timeout: Duration) -> bool {
         let progress = self.progress.lock();
-        progress.error.is_none() && (self.slab.is_some() || progress.foreign.is_some())
+        let is_let_go = progress.is_let_go && !matches!(self.place, Place::Slab(..));
+        progress.error.is_none() && !is_let_go && clock::now() < progress.moved_at + timeout
     }
 
     /// Takes in how a chunk ended.
-    pub(crate) fn take_in(&self, chunk: Chunk, completed: Result<Completed>, pool: &mut Pool) {
+    pub(crate) fn take_in(
+        self: &Arc<Self>,
+        chunk: Chunk,
+        completed: Result<Completed>,
+        rooms: &mut Rooms,
+    ) {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
         progress.in_flight -= 1;
-        match completed.and_then(without_error) {
+        let came = match completed.and_then(without_error) {
             Ok(completed) => {
+                progress.moved_at = clock::now();
                 let done = &mut progress.done;
                 done.bytes += completed.bytes;
                 done.served = done.served.max(completed.served);
                 done.landing = done.landing.max(completed.landing);
                 done.service_us = done.service_us.max(completed.service_us);
-                if let Some(foreign) = &progress.foreign
-                    && self.flow == Flow::Read
-                {
-                    let length = usize::try_from(completed.bytes).unwrap_or(usize::MAX);
-                    let bytes = &chunk.memory.as_slice()[..length.min(chunk.length)];
-                    copy_out(bytes, foreign, chunk.start);
-                }
+                usize::try_from(completed.bytes).unwrap_or(usize::MAX).min(chunk.within.len())
             }
-            Err(error) => progress.error = progress.error.take().or(Some(error)),
-        }
-        match &self.slab {
-            Some((slab, _)) => {
-                slab.give_back(chunk.start, chunk.memory);
+            Err(error) => {
+                progress.error.get_or_insert(error);
+                0
+            }
+        };
+        let Chunk { start, within, memory, lent } = chunk;
+        let within = within.start..within.start + came;
+        match (&self.place, lent) {
+            (Place::Slab(slab, _), _) => {
+                slab.give_back(start, memory);
                 if progress.error.is_some() {
                     for (start, memory) in progress.pieces.drain(..) {
                         slab.give_back(start, memory);
                     }
                 }
             }
-            None => pool.give_back(chunk.memory),
+            (Place::Device(onto), Some(lent)) => {
+                self.pass_on(onto, start, within, (lent, memory), progress, rooms);
+            }
+            (_, _) => {
+                if let Some(foreign) = &progress.foreign
+                    && self.flow == Flow::Read
+                {
+                    copy_out(&memory.as_slice()[within], foreign, start);
+                }
+                rooms.pool.give_back(memory);
+            }
         }
-        self.settle(progress);
+        self.settle(progress, rooms);
     }
 
-    fn settle(&self, progress: &mut Progress) {
-        let more = match (&self.slab, &progress.foreign) {
-            (Some(_), _) => !progress.pieces.is_empty(),
-            (None, Some(_)) => progress.error.is_none() && progress.next < self.length,
-            (None, None) => false,
-        };
-        if more || progress.in_flight != 0 {
+    /// Hands what has come to the GPU.
+    fn pass_on(
+        self: &Arc<Self>,
+        onto: &Onto,
+        start: usize,
+        within: Range<usize>,
+        piece: (Lent, Memory),
+        progress: &mut Progress,
+        rooms: &mut Rooms,
+    ) {
+        let staged = rooms.of(onto.ordinal);
+        if within.is_empty() || progress.error.is_some() || progress.is_let_go {
+            staged.give_back(piece.0, piece.1);
             return;
         }
-        if progress.error.is_none() && self.slab.is_none() && progress.next < self.length {
+        let copied = onto
+            .into
+            .part(start..start + within.len())
+            .and_then(|into| staged.copy(self, piece, within, &into));
+        match copied {
+            Ok(way) => {
+                progress.copying += 1;
+                progress.done.way = progress.done.way.max(Some(way));
+            }
+            Err(error) => {
+                progress.error.get_or_insert(error);
+            }
+        }
+    }
+
+    /// A copy to the GPU has ended.
+    ///
+    /// # Errors
+    /// What went wrong with it, if nobody can hear of that from the transfer any more.
+    pub(crate) fn on_copied(&self, result: Result<()>) -> Result<()> {
+        let mut progress = self.progress.lock();
+        let progress = &mut *progress;
+        progress.copying -= 1;
+        progress.moved_at = clock::now();
+        if self.is_settled() {
+            return result;
+        }
+        if let Err(error) = result {
+            progress.error.get_or_insert(error);
+        }
+        if self.is_over(progress) {
+            self.end(progress);
+        }
+        Ok(())
+    }
+
+    /// Ends it, although copies may still be under way.
+    pub(crate) fn fail(&self, error: &Error, rooms: &mut Rooms) {
+        let mut progress = self.progress.lock();
+        let progress = &mut *progress;
+        if self.is_settled() {
+            return;
+        }
+        progress.error.get_or_insert_with(|| error.duplicate());
+        if progress.in_flight == 0 {
+            self.lead(progress, rooms);
+            self.end(progress);
+        }
+    }
+
+    fn settle(&self, progress: &mut Progress, rooms: &mut Rooms) {
+        if self.wants_more(progress) || progress.in_flight != 0 {
+            return;
+        }
+        let is_slab = matches!(self.place, Place::Slab(..));
+        if progress.error.is_none() && !is_slab && progress.next < self.length {
             progress.error = Some(Kind::Disconnected.error("nobody waited for this any more"));
         }
+        self.lead(progress, rooms);
+        if self.is_over(progress) {
+            self.end(progress);
+        }
+    }
+
+    /// Whether nothing of it is left to wait for.
+    fn is_over(&self, progress: &Progress) -> bool {
+        let is_handed_over = matches!(&self.place, Place::Device(onto) if onto.before.is_some());
+        let is_copied = progress.copying == 0 || is_handed_over;
+        !self.wants_more(progress) && progress.in_flight == 0 && is_copied
+    }
+
+    /// What comes into the caller's stream from now on waits for the copies that there are.
+    fn lead(&self, progress: &mut Progress, rooms: &mut Rooms) {
+        if let Place::Device(Onto { ordinal, before: Some(stream), .. }) = &self.place
+            && let Err(error) = rooms.of(*ordinal).staging.ring.lead(stream)
+        {
+            progress.error.get_or_insert(error);
+        }
+    }
+
+    fn end(&self, progress: &mut Progress) {
         self.settled.store(true, Ordering::Release);
         if let Some((watch, number)) = progress.watch.take() {
             watch.end(number);
@@ -295,7 +491,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         // Pieces that no request ever had.
-        if let Some((slab, _)) = &self.slab {
+        if let Place::Slab(slab, _) = &self.place {
             for (start, memory) in self.progress.get_mut().pieces.drain(..) {
                 slab.give_back(start, memory);
             }

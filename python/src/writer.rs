@@ -73,7 +73,7 @@ impl Writer {
     fn write(&self, py: Python<'_>, offset: u64, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let inner = self.here(py)?;
         let handle = inner.handle()?;
-        let target = Target::of(&inner.engine, data, Flow::Write)?;
+        let target = Target::of(&inner.engine, data, Flow::Write, None)?;
         let length = target.len();
         let end = offset
             .checked_add(length as u64)

@@ -99,8 +99,10 @@ def test_spawned_processes_connect_by_themselves(node: Node, shm: forebay.Client
         assert pool.apply(_read_in_process, (file,)) == CONTENT[:100]
 
 
+# In the background of a shell Ctrl-C is ignored, also by what the tests start.
 WAITS = """
-import sys, forebay
+import signal, sys, forebay
+signal.signal(signal.SIGINT, signal.default_int_handler)
 client = forebay.connect(sys.argv[1])
 file = client.open(sys.argv[2])
 buffer = client.alloc(1 << 20)

@@ -144,7 +144,8 @@ class Tensor:
         return (self.device, 0)
 
     def __dlpack__(self, **how: object) -> object:
-        return self.array.__dlpack__(**how)
+        # Memory of the host knows no stream.
+        return self.array.__dlpack__(**{key: how[key] for key in how if key != "stream"})
 
 
 class OldTensor(Tensor):
@@ -184,20 +185,83 @@ def test_memory_of_devices(file: forebay.File, client: forebay.Client) -> None:
 
     class Cupy:
         def __init__(self) -> None:
-            self.__cuda_array_interface__ = {"shape": (100,), "typestr": "|u1", "version": 3}
+            self.__cuda_array_interface__ = {
+                "shape": (100,),
+                "typestr": "|u1",
+                "data": (array.ctypes.data, False),
+                "version": 3,
+            }
 
     class Torch(Tensor):
         is_cuda = True
 
-    for elsewhere in (Tensor(array, device=2), Cupy(), Torch(array)):
+    class Amd(Tensor):
+        is_cuda = False
+
+    for elsewhere in (Torch(array), Amd(array, device=10)):
         for stream in (None, 1):
-            with pytest.raises(forebay.Unsupported, match="DevicePrefetcher"):
+            with pytest.raises(forebay.Unsupported, match="detach"):
                 file.read_into(elsewhere, stream=stream)
+    # Where there is a GPU, tests of its memory are in test_gpu.py.
+    if not forebay.caps()["gpu"]["ok"]:
+        for elsewhere in (Tensor(array, device=2), Cupy()):
+            with pytest.raises(forebay.Unsupported, match="libcuda"):
+                file.read_into(elsewhere)
     # Pinned memory is the host's.
     assert file.read_into(Tensor(array, device=3)).result() == 100
     assert array.tobytes() == CONTENT[:100]
     with pytest.raises(forebay.Invalid, match="stream"):
         file.read_into(client.alloc(100), stream=1)
+
+
+def test_registered_memory_is_written_where_it_is(node: Node, file: forebay.File) -> None:
+    settle(file)
+    array = np.zeros((8, MIB), np.uint8)
+    with forebay.connect(node.shm) as client, pytest.raises(forebay.Unsupported, match="made for"):
+        client.register(array)
+    client = forebay.connect(node.tcp)
+    file = client.open("data/read/whole")
+    with client.register(array[1:7]) as registered:
+        reads = file.readv([((n - 1) * MIB // 2, array[n]) for n in range(1, 7)])
+        assert [read.result() for read in reads] == [MIB] * 6
+        for n in range(1, 7):
+            assert array[n].tobytes() == CONTENT[(n - 1) * MIB // 2 :][:MIB]
+        assert {(read.path, read.copied) for read in reads} == {("tcp", False)}
+        # What is beside it costs a copy, as before.
+        read = file.read_into(array[0])
+        assert (read.result(), read.path, read.copied) == (MIB, "tcp-copied", True)
+        for taken in (array[6:], array, client.alloc(10)):
+            with pytest.raises(forebay.Invalid, match="already"):
+                client.register(taken)
+        with pytest.raises(forebay.Invalid, match="read-only"):
+            client.register(b"1234")
+    registered.close()
+    read = file.read_into(array[1])
+    assert (read.result(), read.path) == (MIB, "tcp-copied")
+    # What is dropped is let go, too, and its memory may be registered again.
+    again = client.register(array)
+    del again
+    gc.collect()
+    assert file.read_into(array[1]).result() == MIB
+    with client.register(array):
+        pass
+
+
+def test_memory_that_is_read_into_stays_registered(own_node: Node) -> None:
+    own_node.put("one", CONTENT)
+    client = forebay.connect(own_node.tcp, timeout=60.0)
+    file = client.open("data/one")
+    content = bytearray(SIZE)
+    registered = client.register(content)
+    own_node.freeze()
+    read = file.read_into(content)
+    with pytest.raises(forebay.Busy):
+        registered.close()
+    own_node.thaw()
+    assert read.result() == SIZE
+    registered.close()
+    assert content == CONTENT
+    content.extend(b"it is nobody else's any more")
 
 
 def test_own_memory_by_dlpack(client: forebay.Client, file: forebay.File) -> None:

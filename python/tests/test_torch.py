@@ -451,7 +451,10 @@ def test_weights_of_a_model(own_node: Node) -> None:
         assert torch.equal(loaded[name], tensor), name
 
 
-def test_safetensors(node: Node, key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_safetensors(
+    node: Node, key: str, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     known = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32"]
     known += ["float64", "float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64"]
@@ -463,14 +466,20 @@ def test_safetensors(node: Node, key: str, tmp_path: Path) -> None:
     assert "bfloat16" in tensors
     theirs.save_file(tensors, tmp_path / "all")
     url = node.put(key, (tmp_path / "all").read_bytes())
-    loaded = safetensors.load_file(url, "pt", endpoint=node.shm)
+    if not torch.cuda.is_available():
+        # Where there is no GPU, tensors of the CPU stand in its place.
+        empty = torch.empty
+        monkeypatch.setattr(torch, "empty", lambda *size, device=None, **how: empty(*size, **how))
+    loaded = safetensors.load_file(url, "pt", device, endpoint=node.shm)
     assert loaded.keys() == tensors.keys()
     for name, tensor in theirs.load_file(tmp_path / "all").items():
         assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape), name
         assert bytes_of(loaded[name]) == bytes_of(tensor), name
     with safetensors.safe_open(url, framework="pt", endpoint=node.shm) as file:
         assert file.get_tensor("float32").dtype == torch.float32
+    with pytest.raises(forebay.Unsupported, match="NumPy's arrays"):
+        safetensors.load_file(url, "np", "cuda", endpoint=node.shm)
 
 
 def bytes_of(tensor: object) -> bytes:
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore
+    return bytes(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore

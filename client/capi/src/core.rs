@@ -6,9 +6,11 @@
 mod chunks;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::{Completed, Memory, Session, Ticket};
+use dma::Region;
 use extent::{Error, Kind};
 
 use crate::abi::Cqe;
@@ -165,14 +167,29 @@ impl Core {
     /// # Errors
     /// As [`Session::allocate`].
     pub(crate) fn allocate(&mut self, length: usize) -> Outcome<Memory> {
+        self.when_connected(|session| session.allocate(length))
+    }
+
+    /// Memory of the program's that the node uses itself.
+    ///
+    /// # Errors
+    /// As [`Session::register`].
+    pub(crate) fn register(&mut self, region: &Arc<Region>) -> Outcome<Memory> {
+        self.when_connected(|session| session.register(region))
+    }
+
+    fn when_connected(
+        &mut self,
+        mut act: impl FnMut(&mut Session) -> extent::Result<Memory>,
+    ) -> Outcome<Memory> {
         self.session.wake();
-        let allocated = self.advance(self.settings.timeout, |core| {
-            let allocated = core.session.allocate(length);
-            let waits = allocated.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
+        let outcome = self.advance(self.settings.timeout, |core| {
+            let outcome = act(&mut core.session);
+            let waits = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Busy)
                 && !core.session.is_connected();
-            (!waits).then_some(allocated)
+            (!waits).then_some(outcome)
         });
-        Ok(allocated.unwrap_or_else(|| Err(self.late()))?)
+        Ok(outcome.unwrap_or_else(|| Err(self.late()))?)
     }
 
     /// Gives a file back without waiting for the node's answer.

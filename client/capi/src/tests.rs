@@ -143,12 +143,45 @@ fn memory_stays_while_it_is_read_into() {
     }
 }
 
+fn memory_of_the_programs_own_is_read_into_where_it_is() {
+    let content = bytes();
+    let mini = Mini::start(content.clone());
+    let mut own = vec![7u8; 2_000_001];
+    let rig = Rig::open(&format!("tcp://{}", mini.address), 4);
+    let memory = own[1..].as_mut_ptr();
+    assert_eq!(rig.register(&mut own[1..]), 0, "{}", last_error());
+    for overlapping in [0..10, 100..200, 2_000_000..2_000_001] {
+        assert_eq!(rig.register(&mut own[overlapping]), -abi::INVALID);
+    }
+    let cqe = rig.only(memory.wrapping_add(5), 1_500_000, 9);
+    assert_eq!(cqe.result, 1_500_000, "{}", last_error());
+    assert_eq!(cqe.flags & abi::PATH_CLIENT_COPY, 0);
+    assert!(at(memory.wrapping_add(5), 1_500_000) == &content[9..1_500_009]);
+    assert!(rig.read(memory, 1_000_000, 0, 1));
+    assert_eq!(rig.submit(), 1);
+    assert_eq!(rig.free(memory), -abi::BUSY);
+    assert_eq!(rig.next().result, 1_000_000);
+    assert_eq!(rig.free(memory), 0);
+    assert_eq!(rig.free(memory), -abi::INVALID);
+    let cqe = rig.only(memory, 10, 0);
+    assert_eq!((cqe.result, cqe.flags & abi::PATH_CLIENT_COPY), (10, abi::PATH_CLIENT_COPY));
+    assert_eq!(rig.register(&mut own), 0, "and once more");
+    drop(rig);
+    assert_eq!((own[0], own[2_000_000]), (7, 7), "nothing beside it");
+
+    let rig = Rig::shared(&mini, 4);
+    assert_eq!(rig.register(&mut own), -abi::UNSUPPORTED);
+    assert!(last_error().contains("made for it"), "{}", last_error());
+    assert_eq!(rig.only(own.as_mut_ptr(), 10, 0).result, 10);
+}
+
 const SCENES: &[(&str, fn())] = &[
     ("reads", every_read_completes_once_with_its_own_bytes),
     ("full", a_full_ring_takes_no_more_and_loses_nothing),
     ("short", reads_end_with_the_file),
     ("closed", what_is_closed_is_refused),
     ("memory", memory_stays_while_it_is_read_into),
+    ("own", memory_of_the_programs_own_is_read_into_where_it_is),
 ];
 
 #[test]

@@ -24,6 +24,7 @@
 mod fetch;
 mod flight;
 mod slots;
+mod staging;
 #[cfg(test)]
 pub(crate) mod tests;
 mod under;
@@ -32,8 +33,6 @@ use std::time::Duration;
 
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
-use gds::{Copied, Wire};
-use rdma::Fabric;
 
 use crate::bugs::{self, Bug};
 use crate::{Client, File, Memory};
@@ -41,9 +40,11 @@ use flight::Flight;
 
 pub use fetch::DeviceFetch;
 pub use gds::{
-    CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer, DeviceSpan, Ladder,
-    Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream, Verdict,
+    Begun, Copied, CopyId, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer,
+    DeviceSpan, Ladder, Lent, Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream,
+    Verdict, Wire,
 };
+pub use staging::{Staging, within};
 
 /// How a reader reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,14 +115,9 @@ impl DeviceReader {
     /// [`Kind::Invalid`] for a ring of less than one piece, or pieces that are not whole pages; what
     /// allocating memory answers.
     pub fn new(client: &Client, device: &Device, options: &DeviceOptions) -> Result<Self> {
-        let wire = match client.fabric() {
-            Fabric::Verbs => Wire::Rdma,
-            Fabric::SharedMemory => Wire::Other("shared memory"),
-            Fabric::Tcp => Wire::Other("TCP"),
-            Fabric::Simulated => Wire::Other("a simulated fabric"),
-        };
-        let mut ladder = Ladder::new(Ok(device.info()), wire);
-        let (ring, path) = slots::choose(client, device, options, &mut ladder)?;
+        let allocate = |bytes| client.alloc(bytes);
+        let Staging { ring, ladder, path } =
+            Staging::new(client.fabric(), allocate, device, options)?;
         let (options, client) = (*options, client.clone());
         let mut reader =
             Self { client, ring, ladder, options, path, has_degraded: false, late: None };

@@ -8,7 +8,7 @@ use extent::{Kind, Result};
 use gds::{Device, HostMemory, Ladder, Path, Pinning, Ring};
 
 use super::DeviceOptions;
-use crate::{Client, Memory};
+use crate::Memory;
 
 /// How long the first copy may take: a device may have to wake up.
 const PROOF_PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ unsafe impl HostMemory for Memory {
 
 /// A ring, and the way that it is: the best that the policy allows and that proves itself.
 pub(super) fn choose(
-    client: &Client,
+    mut allocate: impl FnMut(usize) -> Result<Memory>,
     device: &Device,
     options: &DeviceOptions,
     ladder: &mut Ladder,
@@ -33,7 +33,7 @@ pub(super) fn choose(
     loop {
         let path = ladder.choose(options.policy)?;
         let pinning = if path == Path::Host { Pinning::Never } else { Pinning::Require };
-        let outcome = ring(client, device, options, pinning).and_then(|mut ring| {
+        let outcome = ring(&mut allocate, device, options, pinning).and_then(|mut ring| {
             ring.prove(PROOF_PATIENCE)?;
             // Memory that a later connection brings need not be as good as this.
             if path != Path::Host && options.policy.allows(Path::Host) {
@@ -64,13 +64,13 @@ fn check(options: &DeviceOptions) -> Result<()> {
 }
 
 fn ring(
-    client: &Client,
+    allocate: &mut impl FnMut(usize) -> Result<Memory>,
     device: &Device,
     options: &DeviceOptions,
     pinning: Pinning,
 ) -> Result<Ring<Memory>> {
     let slots = options.ring_bytes / options.slot_bytes;
-    let mut whole = client.alloc(slots * options.slot_bytes)?;
+    let mut whole = allocate(slots * options.slot_bytes)?;
     let mut pieces: Vec<Memory> =
         (1..slots).rev().map(|slot| whole.split_off(slot * options.slot_bytes)).collect();
     pieces.push(whole);

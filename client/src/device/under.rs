@@ -51,8 +51,7 @@ impl Under {
             self.fail(Kind::Invalid.error("the range ends beyond 64 bits"));
             return None;
         };
-        let into_slot = usize::try_from(offset % slot_bytes as u64).expect("less than a piece");
-        let bytes = (slot_bytes - into_slot).min(self.into.len() - at);
+        let bytes = piece(offset, self.into.len() - at, slot_bytes);
         self.asked += bytes;
         Some((at, bytes))
     }
@@ -70,6 +69,12 @@ impl Under {
     pub(super) fn fail(&mut self, error: Error) {
         self.error.get_or_insert(error);
     }
+}
+
+/// How much of what is left to read from an offset on: up to the next multiple of the pieces' length.
+pub(super) fn piece(offset: u64, left: usize, slot_bytes: usize) -> usize {
+    let into_slot = usize::try_from(offset % slot_bytes as u64).expect("less than a piece");
+    (slot_bytes - into_slot).min(left)
 }
 
 /// How far into a piece of the ring the bytes from this offset on go: as far as into a page, so that

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use dma::Region;
 use extent::wire::{self, HelloBody, Reply};
 use extent::{Error, Kind, Result};
 use rdma::{Channel, Fabric};
@@ -241,11 +242,40 @@ impl Session {
         if let Some(memory) = self.home.carve(length) {
             return Ok(memory);
         }
+        self.connected(|session| session.acquire(length))
+    }
+
+    /// Has this session's node use memory of the caller's, such as a [`Region::lent`], where it is: it
+    /// is registered once, here and with each later connection, until nothing of it is used any more.
+    /// The whole of it may be read into and written from, also in parts.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] over shared memory, where a node maps only what was made for it;
+    /// [`Kind::NoSpace`] over the limit on locked memory; else as [`Session::allocate`].
+    pub fn register(&mut self, region: &Arc<Region>) -> Result<Memory> {
+        self.release_unused();
+        self.check_over()?;
+        self.connected(|session| {
+            let Some(channel) = &mut session.channel else { return Err(session.no_channel()) };
+            channel.register(region)?;
+            Ok(session.home.adopt(Arc::clone(region), region.length()))
+        })
+    }
+
+    /// Takes memory back. When this returns, no device knows a region any more of which this was the
+    /// last that was used.
+    pub fn release(&mut self, memory: Memory) {
+        drop(memory);
+        self.release_unused();
+    }
+
+    /// Asks the channel for something.
+    fn connected<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         // Only what was there before the node's greeting is told to it afterwards.
         if matches!(self.link, Link::Greeting { .. }) {
             return Err(connecting_again());
         }
-        match self.acquire(length) {
+        match act(self) {
             Err(error)
                 if ends_channel(&error) && self.channel.is_some() && self.redial.is_some() =>
             {
@@ -261,15 +291,7 @@ impl Session {
         if let Some(memory) = self.home.carve(length) {
             return Ok(memory);
         }
-        let Some(channel) = &mut self.channel else {
-            let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
-            return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
-                Kind::Disconnected
-                    .error(format!("the connection was lost, and not made again: {why}"))
-            } else {
-                connecting_again()
-            });
-        };
+        let Some(channel) = &mut self.channel else { return Err(self.no_channel()) };
         // Shared memory is filled with pages at once, until there are none left for anybody.
         if length > dma::machine_bytes() {
             return Err(Kind::NoSpace.error("this machine does not have so much memory"));
@@ -282,6 +304,14 @@ impl Session {
             other => other?,
         };
         Ok(self.home.adopt(region, length))
+    }
+
+    fn no_channel(&self) -> Error {
+        if !self.redial.as_ref().is_some_and(Redial::is_resting) {
+            return connecting_again();
+        }
+        let why = self.why.as_ref().map_or_else(String::new, ToString::to_string);
+        Kind::Disconnected.error(format!("the connection was lost, and not made again: {why}"))
     }
 
     fn check_over(&self) -> Result<()> {

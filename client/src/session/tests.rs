@@ -186,6 +186,56 @@ fn credits_may_shrink_and_grow() {
 }
 
 #[test]
+fn lent_memory_is_used_where_it_is_over_every_connection() {
+    let fake = Fake::new();
+    let bytes = fake.add_file("data/a", 10_000);
+    let options = Options { reconnect: Some(Reconnect::default()), ..Options::default() };
+    let session = Session::connect(fake.channel(Fabric::Tcp), &options).expect("a node");
+    let mut session = session.reconnecting(fake.connector(Fabric::Tcp, 1), 0);
+    let (handle, _) = open(&mut session, "data/a").expect("there");
+    let before = fake.node().regions.len();
+    let mut owner = vec![0_u8; 10_001];
+    let base = std::ptr::NonNull::from(&mut owner[1]);
+    // SAFETY: the vector is looked at when the region is gone.
+    #[expect(unsafe_code, reason = "memory of somebody else's is known by its address")]
+    let region = unsafe { Region::lent(base, 10_000) }.expect("memory");
+    let mut whole = session.register(&region).expect("registered");
+    let rest = whole.split_off(4000);
+    for lose in [false, true] {
+        if lose {
+            fake.node().lose_after = Some(0);
+            session.submit_ping().expect("taken");
+            finish(&mut session);
+            fake.node().lose_after = None;
+        }
+        session.submit_read(handle, 4000, rest_of(&rest), 0..6000).expect("taken");
+        let done = finish(&mut session).pop().expect("one");
+        done.result.expect("read");
+        let memory = done.memory.expect("given back");
+        assert_eq!(memory.as_slice().as_ptr().addr(), base.addr().get() + 4000, "where it is");
+        assert_eq!(memory.as_slice(), &bytes[4000..]);
+    }
+    assert_eq!(fake.node().regions.len(), before + 1);
+    session.release(rest);
+    assert_eq!(fake.node().regions.len(), before + 1, "half of it may still be used");
+    session.release(whole);
+    assert_eq!(fake.node().regions.len(), before);
+    assert_eq!(owner[4001..], bytes[4000..]);
+
+    let mut shared = Session::connect(fake.channel(Fabric::SharedMemory), &options).expect("one");
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: as above.
+    let region = unsafe { Region::lent(base, 10_000) }.expect("memory");
+    assert_eq!(shared.register(&region).expect_err("not over this").kind(), Kind::Unsupported);
+}
+
+#[expect(unsafe_code, reason = "a second read into the same memory, after the first is over")]
+fn rest_of(memory: &Memory) -> Memory {
+    // SAFETY: it lives longer, and is looked at by nobody meanwhile.
+    unsafe { memory.view(0..memory.len()) }
+}
+
+#[test]
 fn memory_is_unregistered_when_dropped_and_foreign_memory_refused() {
     let fake = Fake::new();
     let mut session = connect(&fake, &Options::default());

@@ -56,6 +56,15 @@ impl Context {
         Ok(answer)
     }
 
+    /// The number of the GPU whose memory is at an address.
+    pub(super) fn owner_of(&self, pointer: DevicePointer) -> Result<usize> {
+        let nobodys = || Kind::Invalid.error(format!("{:#x} is no GPU's memory", pointer.0));
+        let asked = self.attribute(ffi::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer);
+        let ordinal: i32 =
+            asked.map_err(|error| if error.kind() == Kind::Invalid { nobodys() } else { error })?;
+        usize::try_from(ordinal).map_err(|_| nobodys())
+    }
+
     fn attribute<T: Default>(&self, what: i32, pointer: DevicePointer) -> Result<T> {
         let mut value = T::default();
         self.call("cuPointerGetAttribute", |functions| {
@@ -105,8 +114,7 @@ impl DeviceApi for Context {
         };
         let kind: u32 =
             self.attribute(ffi::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer).map_err(elsewhere)?;
-        let ordinal: i32 = self.attribute(ffi::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer)?;
-        if kind != ffi::CU_MEMORYTYPE_DEVICE || usize::try_from(ordinal) != Ok(self.info.ordinal) {
+        if kind != ffi::CU_MEMORYTYPE_DEVICE || self.owner_of(pointer)? != self.info.ordinal {
             return Err(elsewhere(Kind::Invalid.error("")));
         }
         let start: u64 = self.attribute(ffi::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, pointer)?;

@@ -10,7 +10,7 @@ use extent::{Error, Kind, Result};
 use super::context::Context;
 use super::ffi::{self, CUresult, Functions};
 use crate::Device;
-use crate::api::DeviceInfo;
+use crate::api::{DeviceInfo, DevicePointer};
 
 const LIBRARY: &str = "libcuda.so.1";
 /// A driver in a bad state keeps who initialises it waiting for ever.
@@ -126,6 +126,16 @@ impl CudaDriver {
             Kind::NotFound.error(format!("no GPU {ordinal}: there are {} here", self.devices.len()))
         })?;
         Ok(Device::over(Context::retain(self, info)?))
+    }
+
+    /// The number of the GPU whose memory is at an address. The first GPU's primary context is made for that, if
+    /// there is none yet.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if it is no GPU's; what the driver answers.
+    pub fn owner_of(&'static self, pointer: DevicePointer) -> Result<usize> {
+        let first = self.devices.first().ok_or_else(|| Kind::NotFound.error("no GPU"))?;
+        Context::retain(self, first)?.owner_of(pointer)
     }
 
     /// Its GPUs.

@@ -26,7 +26,7 @@ from ._errors import (
     Unsupported,
 )
 from ._forebay import VERSION as __version__
-from ._forebay import Buffer, Client, File, Future, Writer
+from ._forebay import Buffer, Client, File, Future, Registration, Writer
 from ._url import split
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "NoSpace",
     "NotFound",
     "NotResident",
+    "Registration",
     "Stale",
     "Unsupported",
     "Writer",
@@ -62,7 +63,10 @@ def connect(endpoint: str = "auto", **options: Any) -> Client:
     ``timeout`` and ``connect_timeout`` in seconds, ``credits`` and ``queue`` (requests in flight,
     and waiting), ``verify`` (checksums over the wire), ``spin`` (seconds to poll before sleeping),
     ``proof`` (what ``forebay session grant`` prints, or a function that returns it, called for each
-    connection; without it, the variable ``FOREBAY_PROOF``).
+    connection; without it, the variable ``FOREBAY_PROOF``). For reads into the memory of GPUs, of
+    which each has a ring of its own: ``gpu_ring`` (bytes of host memory to pin), ``gpu_piece``
+    (bytes that are read and copied at once) and ``gpu_policy`` (the ways that are good enough:
+    ``auto``, a way's name such as ``staged``, or ``staged-or-better``).
     """
     return Client(endpoint, **options)
 

@@ -43,11 +43,14 @@ class Read:
         self._where = f"{file.name} at offset {place.offset}"
         shape = (rows.stop - rows.start, *place.shape[1:]) if place.shape else ()
         target = self._target
-        direct = target.is_cpu and target.is_contiguous() and target.dtype == place.dtype
+        reachable = target.device.type in ("cpu", "cuda") and target.is_contiguous()
+        direct = reachable and target.dtype == place.dtype
         if direct and target.shape == torch.Size(shape) and not rest:
             self._part = target
             # As bytes, which have an equivalent in every library.
-            memory: Any = target.view(-1).view(torch.uint8).numpy() if self.size else None
+            memory: Any = target.view(-1).view(torch.uint8) if self.size else None
+            if self.size and target.is_cpu:
+                memory = memory.numpy()
         else:
             memory = room(client, self.size) if self.size else None
             whole = (

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from ._errors import Error
-from ._forebay import VERSION, Client, rdma_devices, shm_sockets
+from ._forebay import VERSION, Client, gpu_ladder, rdma_devices, shm_sockets
 
 _LIBRARIES = {
     "rdma": ("libibverbs.so.1", "librdmacm.so.1"),
@@ -20,6 +20,7 @@ def caps(endpoint: str = "auto") -> dict[str, Any]:
         "node": _node(endpoint),
         "shared_memory": _shared_memory(endpoint),
         "rdma": _rdma(),
+        "gpu": _gpu(),
         "libraries": {name: _library(name) for names in _LIBRARIES.values() for name in names},
         "cpus": len(os.sched_getaffinity(0)),
     }
@@ -67,6 +68,16 @@ def _rdma() -> dict[str, Any]:
     return {"ok": True, "ports": ports}
 
 
+def _gpu() -> dict[str, Any]:
+    # The way through the host's memory that is not pinned is always there, and no way to wish for.
+    ladder = gpu_ladder()
+    rungs = {way: {"ok": why is None} | ({"why": why} if why else {}) for way, why in ladder}
+    if not rungs["staged"]["ok"]:
+        return {"ok": False, "why": rungs["staged"]["why"], "ladder": rungs}
+    best = next(way for way, why in ladder if why is None)
+    return {"ok": True, "best": best, "ladder": rungs}
+
+
 def _library(name: str) -> dict[str, Any]:
     try:
         ctypes.CDLL(name)
@@ -82,12 +93,14 @@ def report(endpoint: str = "auto") -> tuple[str, bool]:
         (f"node at {endpoint}", found["node"]),
         ("shared memory", found["shared_memory"]),
         ("RDMA devices", found["rdma"]),
+        ("GPU memory", found["gpu"]),
+        *((f"  {way}", rung) for way, rung in found["gpu"]["ladder"].items()),
         *((name, entry) for name, entry in found["libraries"].items()),
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"forebay {found['version']}, {found['cpus']} processors"]
     for name, entry in rows:
-        says = entry.get("why") or entry.get("fabric") or entry.get("socket") or ""
+        says = next((entry[key] for key in ("why", "fabric", "socket", "best") if key in entry), "")
         mark = "ok     " if entry["ok"] else "missing"
         lines.append(f"{mark}  {name:<{width}}  {says}".rstrip())
     return "\n".join(lines), bool(found["node"]["ok"])

@@ -19,10 +19,17 @@ class _Dlpack(Protocol):
     def __dlpack__(self) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
 
+class _Cuda(Protocol):
+    """An array in a GPU's memory."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
 class _Bytes(Protocol):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 _Memory = _Bytes | _Array | _Tensor | _Dlpack
+_Destination = _Memory | _Cuda
 
 VERSION: str
 
@@ -43,6 +50,19 @@ class Buffer:
         copy: bool | None = None,
     ) -> Any: ...
 
+class Registration:
+    """Memory that the node writes where it is, until this is closed."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
 class Future:
     """A read that has been started."""
 
@@ -61,7 +81,9 @@ class Future:
 
     @property
     def path(self) -> str | None:
-        """``shm-direct``, ``shm-copied``, ``rdma``, ``rdma-copied``, ``tcp`` or ``tcp-copied``."""
+        """``shm-direct``, ``shm-copied``, ``rdma``, ``rdma-copied``, ``tcp``, ``tcp-copied``; into
+        a GPU's memory ``staged`` or ``host``.
+        """
 
     @property
     def copied(self) -> bool | None:
@@ -100,13 +122,15 @@ class File:
         """What the node says of it now."""
 
     def read_into(
-        self, buffer: _Memory, offset: int = 0, size: int | None = None, *, stream: Any = None
+        self, buffer: _Destination, offset: int = 0, size: int | None = None, *, stream: Any = None
     ) -> Future:
         """Starts a read of the buffer's length, or of ``size`` bytes. ``stream`` is for memory of
-        a device, which this version does not read into.
+        a GPU: the read is over when what comes into that stream later waits for it.
         """
 
-    def readv(self, parts: Sequence[tuple[int, _Memory]]) -> list[Future]:
+    def readv(
+        self, parts: Sequence[tuple[int, _Destination]], *, stream: Any = None
+    ) -> list[Future]:
         """Starts many reads at once: offsets, and what is to be filled."""
 
     def pread(self, offset: int, size: int) -> bytes:
@@ -167,6 +191,12 @@ class Client:
     def read_ranges(self, ranges: Iterable[tuple[File, int, int]]) -> list[bytes | Exception]:
         """Reads (file, offset, size), all on the way together."""
 
+    def register(self, buffer: _Memory) -> Registration:
+        """Has the node write this memory where it is, over RDMA and TCP."""
+
+    def gpu(self, number: int = 0) -> dict[str, Any]:
+        """How a GPU's memory is reached, and what its ring did."""
+
     def ping(self) -> float:
         """Seconds until the node answered."""
 
@@ -192,5 +222,6 @@ class Control:
     def job(self, id: str) -> tuple[str, str | None]: ...
     def silos(self) -> builtins.list[str]: ...
 
+def gpu_ladder() -> builtins.list[tuple[str, str | None]]: ...
 def rdma_devices() -> list[tuple[str, bool, list[str]]]: ...
 def shm_sockets(endpoint: str) -> list[Path]: ...

@@ -1,9 +1,10 @@
 """Tensors of ``.safetensors`` files, read straight to where they stay.
 
 ``load_file(url)`` is the dictionary that ``safetensors.numpy.load_file`` makes of a local file, and
-``load_file(url, "pt")`` that of ``safetensors.torch``. ``safe_open(url)`` reads tensors one by one.
-Beyond the tensors themselves, little memory is used: a bounded number of reads is on the way, and
-nothing is mapped or cached.
+``load_file(url, "pt")`` that of ``safetensors.torch``, with ``device="cuda"`` in a GPU's memory.
+``safe_open(url)`` reads tensors one by one. Beyond the tensors themselves, little memory is used: a
+bounded number of reads is on the way, those into a GPU's memory through a ring of a fixed length,
+and nothing is mapped or cached.
 """
 
 import json
@@ -45,6 +46,8 @@ _TYPES = {
     "C64": ("complex64", 8),
 }
 
+# Where so many bytes go.
+_Room = Callable[[Client, int], Any]
 # Memory, and a type and a shape to see it by.
 _View = Callable[[Any, str, tuple[int, ...]], Any]
 
@@ -66,11 +69,13 @@ class safe_open:
         self,
         url: str,
         framework: str = "numpy",
+        device: Any = "cpu",
         *,
         endpoint: str = "auto",
         **options: Any,
     ) -> None:
         self._view = _view(framework)
+        self._room = _room(framework, device)
         place, name = split(url)
         self._client: Client = connect_again(place or endpoint, options)
         self._file: File = self._client.open(name)
@@ -103,7 +108,7 @@ class safe_open:
             while left and len(reads) < UNDER_WAY and (waiting < BYTES_UNDER_WAY or not reads):
                 name = left.popleft()
                 entry = self._entry(name)
-                memory = room(self._client, entry.size)
+                memory = self._room(self._client, entry.size)
                 tensor = self._view(memory, entry.dtype, entry.shape)
                 reads.append((name, tensor, self._file.read_into(memory, entry.begin), entry.size))
                 waiting += entry.size
@@ -136,10 +141,15 @@ class safe_open:
 
 
 def load_file(
-    url: str, framework: str = "numpy", *, endpoint: str = "auto", **options: Any
+    url: str,
+    framework: str = "numpy",
+    device: Any = "cpu",
+    *,
+    endpoint: str = "auto",
+    **options: Any,
 ) -> dict[str, Any]:
-    """All tensors of a file, by name: NumPy's (``np``) or torch's (``pt``)."""
-    with safe_open(url, framework, endpoint=endpoint, **options) as file:
+    """All tensors of a file, by name: NumPy's (``np``) or torch's (``pt``), those on a device."""
+    with safe_open(url, framework, device, endpoint=endpoint, **options) as file:
         return dict(file.tensors())
 
 
@@ -155,6 +165,16 @@ def _view(framework: str) -> _View:
     raise Unsupported(f"there is no framework {framework!r}: there are numpy and pt")
 
 
+def _room(framework: str, device: Any) -> _Room:
+    if str(device) == "cpu":
+        return room
+    if framework not in ("pt", "torch"):
+        raise Unsupported(f"NumPy's arrays are on no device {device}: ask for torch's, or for cpu")
+    import torch
+
+    return lambda _, size: torch.empty(size, dtype=torch.uint8, device=device)
+
+
 def _as_numpy(memory: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     return np.frombuffer(memory, _numpy_dtype(dtype)).reshape(shape)
 
@@ -165,6 +185,8 @@ def _as_torch(memory: Any, dtype: str, shape: tuple[int, ...]) -> Any:
     known = getattr(torch, _name(dtype), None)
     if known is None:
         raise Unsupported(f"torch {torch.__version__} has no {dtype}: use a newer one, or numpy")
+    if isinstance(memory, torch.Tensor):
+        return memory.view(known).reshape(shape)
     if len(memory) == 0:
         return torch.empty(shape, dtype=known)
     return torch.frombuffer(memory, dtype=known).reshape(shape)

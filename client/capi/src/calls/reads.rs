@@ -36,7 +36,7 @@ pub unsafe extern "C" fn forebay_get_sqe(ring: *mut Ring) -> *mut Sqe {
 
 /// Makes a read of a request: `length` bytes of the file from `offset` on, into `buffer`. Sets all but `user_data`.
 ///
-/// Into memory from forebay_alloc the node writes itself. Into any other the library copies the bytes when they have come, as
+/// Into memory from forebay_alloc, or that forebay_register got, the node writes itself. Into any other the library copies the bytes when they have come, as
 /// FOREBAY_PATH_CLIENT_COPY in the completion says.
 ///
 /// # Errors

@@ -4,8 +4,11 @@
 use std::ffi::{c_char, c_void};
 
 use client::Endpoint;
+use dma::Region;
 
+use super::reads;
 use crate::abi::{self, Caps, Options};
+use crate::arena::Place;
 use crate::core::Core;
 use crate::failure::{Failure, Outcome};
 use crate::fork;
@@ -112,16 +115,53 @@ pub unsafe extern "C" fn forebay_alloc(
     status(unsafe { handle::with(ring, allocate) })
 }
 
-/// Gives memory back, by the address that forebay_alloc returned.
+/// Has the node read and write memory of the program's own where it is, over RDMA and TCP: it is registered once, here and with
+/// each later connection, until forebay_free. Any number of reads into different parts of it may be under way at a time, and no
+/// byte is copied once more. Fast reads come of registering once what is read into often: over RDMA this locks its pages.
+///
+/// # Errors
+/// FOREBAY_UNSUPPORTED over shared memory, where a node maps only what was made for it: read into it without registering it, or
+/// take forebay_alloc's. FOREBAY_NO_SPACE over the limit on locked memory (`ulimit -l`); FOREBAY_INVALID if a part of it is
+/// registered, or forebay_alloc's; FOREBAY_DISCONNECTED.
+///
+/// # Safety
+/// there are so many bytes at `memory`, and they stay until forebay_free of that address or forebay_close has returned 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn forebay_register(
+    ring: *mut Ring,
+    memory: *mut c_void,
+    length: u64,
+) -> i32 {
+    let register = |core: &mut Core| {
+        let (base, length, place) = reads::buffer(core, memory, length, 0)?;
+        if place != Place::Outside {
+            return Err(Failure::invalid(c"this memory is the ring's already"));
+        }
+        // SAFETY: C promises that it stays, and that nobody else uses it while a read does.
+        let region = unsafe { Region::lent(base, length) }?;
+        let registered = core.register(&region)?;
+        core.arena.insert(registered);
+        Ok(())
+    };
+    // SAFETY: C promises a ring, or null.
+    status(unsafe { handle::with(ring, register) })
+}
+
+/// Gives memory back, by the address that forebay_alloc returned or forebay_register got. When this has returned 0, no device
+/// reaches it any more by this ring.
 ///
 /// # Errors
 /// FOREBAY_INVALID if none of this ring's begins there; FOREBAY_BUSY if reads into it are under way: it is still there then.
 ///
 /// # Safety
-/// nobody looks into it any more.
+/// nobody looks any more into memory that forebay_alloc returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn forebay_free(ring: *mut Ring, memory: *mut c_void) -> i32 {
-    let free = |core: &mut Core| core.arena.remove(memory.addr()).map(drop);
+    let free = |core: &mut Core| {
+        let memory = core.arena.remove(memory.addr())?;
+        core.session.release(memory);
+        Ok(())
+    };
     // SAFETY: C promises a ring, or null.
     status(unsafe { handle::with(ring, free) })
 }

@@ -40,6 +40,12 @@ impl Rig {
         memory.cast()
     }
 
+    pub(super) fn register(&self, memory: &mut [u8]) -> i32 {
+        let length = memory.len() as u64;
+        // SAFETY: whoever calls keeps it until it is given back, or the ring is closed.
+        unsafe { rings::forebay_register(self.ring, memory.as_mut_ptr().cast(), length) }
+    }
+
     pub(super) fn free(&self, memory: *mut u8) -> i32 {
         // SAFETY: any address is looked up.
         unsafe { rings::forebay_free(self.ring, memory.cast()) }

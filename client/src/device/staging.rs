@@ -1,0 +1,51 @@
+use std::ops::Range;
+
+use extent::Result;
+use gds::{Device, Ladder, Path, Ring, Wire};
+use rdma::Fabric;
+
+use super::{DeviceOptions, slots, under};
+use crate::Memory;
+
+/// A session's ring, and how good it is: for programs that drive a [`crate::Session`] by themselves.
+/// A [`super::DeviceReader`] has one.
+pub struct Staging {
+    /// A ring, whose pieces are all `slot_bytes` long.
+    pub ring: Ring<Memory>,
+    /// The ways into the device's memory, and why not the better ones.
+    pub ladder: Ladder,
+    /// The way that the ring is.
+    pub path: Path,
+}
+
+impl Staging {
+    /// A ring of a session's memory, through which a pattern went, and came back from the device intact.
+    ///
+    /// # Errors
+    /// As [`super::DeviceReader::new`].
+    pub fn new(
+        fabric: Fabric,
+        allocate: impl FnMut(usize) -> Result<Memory>,
+        device: &Device,
+        options: &DeviceOptions,
+    ) -> Result<Self> {
+        let wire = match fabric {
+            Fabric::Verbs => Wire::Rdma,
+            Fabric::SharedMemory => Wire::Other("shared memory"),
+            Fabric::Tcp => Wire::Other("TCP"),
+            Fabric::Simulated => Wire::Other("a simulated fabric"),
+        };
+        let mut ladder = Ladder::new(Ok(device.info()), wire);
+        let (ring, path) = slots::choose(allocate, device, options, &mut ladder)?;
+        Ok(Self { ring, ladder, path })
+    }
+}
+
+/// How much of a read of `left` bytes from `offset` of a file to ask for at once, and where in a piece of the
+/// ring it goes: no further than to where the offset is a multiple of the pieces' length, and as far into
+/// the piece as it lies into a page of the file, so that the node's devices write whole blocks by themselves.
+#[must_use]
+pub fn within(offset: u64, left: usize, slot_bytes: usize) -> Range<usize> {
+    let head = under::head(offset);
+    head..head + under::piece(offset, left, slot_bytes)
+}

@@ -1,0 +1,127 @@
+//! Reads into the memory of a GPU, by a ring of host memory that the node writes and the GPU reads.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::Memory;
+use client::device::{Begun, Copied, CopyId, DeviceSpan, Lent, Path, Staging, Stream};
+use extent::{Error, Kind, Result};
+
+use crate::clock;
+use crate::transfer::Transfer;
+
+/// The ring of one GPU, and what goes through it.
+pub(crate) struct Staged {
+    pub(crate) staging: Staging,
+    pub(crate) slot_bytes: usize,
+    /// Transfers that have more to ask for.
+    pub(crate) hungry: VecDeque<Arc<Transfer>>,
+    copying: HashMap<CopyId, Arc<Transfer>>,
+    /// When a copy last ended, or the first began.
+    moved_at: Instant,
+    /// What went wrong with a read that had been handed to a stream.
+    late: Option<Error>,
+    ended: Vec<Copied>,
+}
+
+impl Staged {
+    pub(crate) fn new(staging: Staging, slot_bytes: usize) -> Self {
+        Self {
+            staging,
+            slot_bytes,
+            hungry: VecDeque::new(),
+            copying: HashMap::new(),
+            moved_at: clock::now(),
+            late: None,
+            ended: Vec::new(),
+        }
+    }
+
+    /// Makes the copies of a transfer come after what is in a stream now.
+    ///
+    /// # Errors
+    /// What went wrong with an earlier read after its end, once; what the driver answers.
+    pub(crate) fn begin(&mut self, after: &Stream) -> Result<()> {
+        self.late.take().map_or(Ok(()), Err)?;
+        self.staging.ring.follow(after)
+    }
+
+    /// A piece of the ring; `None` if all are in use.
+    pub(crate) fn lend(&mut self) -> Option<(Lent, Memory)> {
+        if self.staging.ring.available() == 0 { None } else { self.staging.ring.lend() }
+    }
+
+    /// Takes back a piece of which nothing is to be copied; empty memory is lost.
+    pub(crate) fn give_back(&mut self, lent: Lent, memory: Memory) {
+        if memory.is_empty() {
+            self.staging.ring.lose(lent);
+        } else {
+            self.staging.ring.give_back(lent, memory);
+        }
+    }
+
+    /// Begins to copy what has come into a piece. The way that it takes.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub(crate) fn copy(
+        &mut self,
+        transfer: &Arc<Transfer>,
+        (lent, memory): (Lent, Memory),
+        from: Range<usize>,
+        to: &DeviceSpan,
+    ) -> Result<Path> {
+        if memory.is_empty() {
+            self.staging.ring.lose(lent);
+            return Err(Kind::Disconnected.error("the memory of a read was lost"));
+        }
+        if self.copying.is_empty() {
+            self.moved_at = clock::now();
+        }
+        let Begun { id, is_pinned } = self.staging.ring.copy(lent, memory, from, to)?;
+        self.copying.insert(id, Arc::clone(transfer));
+        Ok(if is_pinned { self.staging.path } else { Path::Host })
+    }
+
+    /// Copies under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.copying.len()
+    }
+
+    /// Tells transfers which of their copies have ended.
+    pub(crate) fn poll(&mut self) {
+        if self.copying.is_empty() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut self.ended);
+        self.staging.ring.poll(&mut ended);
+        if !ended.is_empty() {
+            self.moved_at = clock::now();
+        }
+        for Copied { id, result, .. } in ended.drain(..) {
+            if let Some(transfer) = self.copying.remove(&id)
+                && let Err(error) = transfer.on_copied(result)
+            {
+                let told = "an earlier read, which had been handed to a stream";
+                self.late.get_or_insert(error.while_doing(told));
+            }
+        }
+        self.ended = ended;
+    }
+
+    /// Whoever waits for copies that do not end; nobody, if they do.
+    pub(crate) fn stalled(&self, timeout: Duration) -> Option<(Error, Vec<Arc<Transfer>>)> {
+        if self.copying.is_empty() || clock::now() < self.moved_at + timeout {
+            return None;
+        }
+        let error = Kind::Busy.error(format!(
+            "{} finished no copy within {timeout:?}, and may still write to the memory: keep that, and look at \
+             the device",
+            self.staging.ring.device().info().name,
+        ));
+        let waiting = self.copying.values().chain(&self.hungry).map(Arc::clone).collect();
+        Some((error, waiting))
+    }
+}

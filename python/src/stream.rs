@@ -1,0 +1,50 @@
+//! Streams of GPUs, as the libraries of Python hand them around: as numbers, which are addresses of the driver's.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The stream in which those do their work who name none.
+pub(crate) const DEFAULT: u64 = 0;
+
+/// What a caller names a stream by: its number, or an object of torch's, CuPy's, or one that follows the
+/// protocol `__cuda_stream__`.
+///
+/// # Errors
+/// `TypeError` for anything else.
+pub(crate) fn named(stream: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if let Ok(protocol) = stream.getattr("__cuda_stream__") {
+        // A version, and the handle.
+        let said = if protocol.is_callable() { protocol.call0()? } else { protocol };
+        return said.get_item(1)?.extract();
+    }
+    for attribute in ["cuda_stream", "ptr"] {
+        if let Ok(handle) = stream.getattr(attribute) {
+            return handle.extract();
+        }
+    }
+    stream.extract().map_err(|_| {
+        let name = stream.get_type().name().map_or_else(|_| "this".to_owned(), |n| n.to_string());
+        PyTypeError::new_err(format!(
+            "a {name} is no stream: pass a torch.cuda.Stream, a cupy.cuda.Stream, an object with \
+             __cuda_stream__, or its number"
+        ))
+    })
+}
+
+/// The stream in which an object's memory may still be used by what its library has begun.
+///
+/// # Errors
+/// What the library raises.
+pub(crate) fn of_owner(object: &Bound<'_, PyAny>, ordinal: usize) -> PyResult<u64> {
+    let py = object.py();
+    let module: String = object.get_type().getattr("__module__")?.extract().unwrap_or_default();
+    if module.split('.').next() == Some("torch") {
+        let cuda = py.import("torch.cuda")?;
+        return cuda.call_method1("current_stream", (ordinal,))?.getattr("cuda_stream")?.extract();
+    }
+    // From version 3 of the interface on: a number, of which 1 is the default one, or none to wait for.
+    let Ok(shown) = object.getattr("__cuda_array_interface__") else { return Ok(DEFAULT) };
+    let stream = shown.cast_into::<PyDict>()?.get_item("stream")?;
+    Ok(stream.and_then(|stream| stream.extract().ok()).unwrap_or(DEFAULT))
+}
