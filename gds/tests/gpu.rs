@@ -1,5 +1,5 @@
-//! What every device must do, done by this machine's first GPU; and how fast its ring is. Without a GPU each
-//! is skipped by name. `ci/gpu` runs it.
+//! What every device must do, done by this machine's first GPU; how fast its ring is; and a local file, read by
+//! cuFile. Without a GPU each is skipped by name. `ci/gpu` runs it.
 
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 
@@ -9,7 +9,7 @@ mod suite;
 
 use std::process::ExitCode;
 
-use forebay_gds::{CudaDriver, Device, Ladder, Pinning, Wire};
+use forebay_gds::{CuFile, CudaDriver, Device, Ladder, LocalFile, Pinning, Wire};
 use harness::Test;
 use suite::{CHECKS, PATIENCE, Piece, bytes, finish, ring};
 
@@ -18,7 +18,9 @@ const LONG_SLOT: usize = 64 << 20;
 
 fn main() -> ExitCode {
     let state = CudaDriver::look();
-    println!("{}", Ladder::new(state.first(), Wire::Unknown));
+    let mut ladder = Ladder::new(state.first(), Wire::Unknown);
+    ladder.look_for_cufile();
+    println!("{ladder}");
     let device = match state.first() {
         Ok(info) => {
             println!("GPU {}: {}, {} MiB", info.ordinal, info.name, info.memory_bytes >> 20);
@@ -34,7 +36,57 @@ fn main() -> ExitCode {
         .collect();
     tests.push(("copies_overlap_what_fills_the_ring", Box::new(on_device(overlap))));
     tests.push(("ring_to_gpu", Box::new(on_device(ring_to_gpu))));
-    harness::run(&tests, device.err().map(String::as_str))
+    let with_gpu = harness::run(&tests, device.err().map(String::as_str));
+    let without = match (device, CuFile::system()) {
+        (Err(why), _) => Some(why.clone()),
+        (Ok(_), Err(error)) => Some(error.to_string()),
+        (Ok(_), Ok(_)) => None,
+    };
+    let storage: Vec<Test<'_>> =
+        vec![("a_local_file_is_read_by_cufile", Box::new(on_device(local_file)))];
+    let with_storage = harness::run(&storage, without.as_deref());
+    if with_gpu == ExitCode::SUCCESS { with_storage } else { with_gpu }
+}
+
+/// Odd ranges, into memory that is registered and that is not. The file is where `FOREBAY_LOCAL_FILES` says: a
+/// directory of a file system that cuFile reads directly; else in the build's.
+fn local_file(device: &Device) {
+    const LENGTH: usize = (40 << 20) + 4321;
+    let directory = std::env::var_os("FOREBAY_LOCAL_FILES");
+    let directory = directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    let directory = tempfile::TempDir::new_in(directory).expect("a directory");
+    let path = directory.path().join("file");
+    let content = bytes(LENGTH, 3);
+    std::fs::write(&path, &content).expect("written");
+    std::fs::File::open(&path).expect("there").sync_all().expect("on the disk");
+    let cufile = CuFile::system().expect("not skipped");
+    println!("cuFile: {:?}", cufile.info());
+    let file = LocalFile::open(&path).expect("there");
+    if let Err(error) = file.check(device) {
+        assert!(std::env::var_os("FOREBAY_LOCAL_FILES").is_none(), "{error}");
+        println!("cuFile does not read {}: {error}: name another directory", path.display());
+        return;
+    }
+    let memory = device.allocate(LENGTH).expect("device memory");
+    for registers in [false, true] {
+        let registration = registers.then(|| cufile.register(&memory.all()).expect("registered"));
+        for (offset, at, length) in [
+            (0, 0, LENGTH),
+            (0, 4096, 1 << 20),
+            (777, 13, 123_457),
+            (4096, 1, 8191),
+            (LENGTH - 9, 0, 99),
+        ] {
+            let into = memory.part(at..at + length).expect("inside");
+            let read = file.read_into(offset as u64, &into).expect("read");
+            let there = length.min(LENGTH - offset);
+            assert_eq!((read.bytes, read.is_registered), (there as u64, registers));
+            let found = memory.part(at..at + there).expect("inside").to_vec().expect("read back");
+            assert!(found == content[offset..offset + there], "{offset} {at} {length}");
+            println!("cuFile: {there} bytes at {offset}, {}, {} calls", read.transfer, read.calls);
+        }
+        drop(registration);
+    }
 }
 
 /// Bytes copied in each round of a figure: 1 GiB, or what a small GPU has room for.
