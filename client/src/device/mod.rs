@@ -23,6 +23,7 @@
 
 mod fetch;
 mod flight;
+mod local;
 mod slots;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,9 +42,11 @@ use flight::Flight;
 
 pub use fetch::DeviceFetch;
 pub use gds::{
-    CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer, DeviceSpan, Ladder,
-    Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream, Verdict,
+    CuFile, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer, DeviceSpan,
+    Ladder, LocalFile, Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream, Transfer,
+    Verdict,
 };
+pub use local::LocalDeviceRead;
 
 /// How a reader reads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
