@@ -15,6 +15,8 @@ use suite::{CHECKS, PATIENCE, Piece, bytes, finish, ring};
 
 const SLOT: usize = 4 << 20;
 const LONG_SLOT: usize = 64 << 20;
+/// Names a directory that cuFile has to read, if it is set.
+const LOCAL_FILES: &str = "FOREBAY_LOCAL_FILES";
 
 fn main() -> ExitCode {
     let state = CudaDriver::look();
@@ -37,24 +39,33 @@ fn main() -> ExitCode {
     tests.push(("copies_overlap_what_fills_the_ring", Box::new(on_device(overlap))));
     tests.push(("ring_to_gpu", Box::new(on_device(ring_to_gpu))));
     let with_gpu = harness::run(&tests, device.err().map(String::as_str));
-    let without = match (device, CuFile::system()) {
-        (Err(why), _) => Some(why.clone()),
-        (Ok(_), Err(error)) => Some(error.to_string()),
-        (Ok(_), Ok(_)) => None,
-    };
+    let without = device.map_err(Clone::clone).and_then(storage_reads).err();
     let storage: Vec<Test<'_>> =
         vec![("a_local_file_is_read_by_cufile", Box::new(on_device(local_file)))];
-    let with_storage = harness::run(&storage, without.as_deref());
+    let with_storage = harness::run_required_by(LOCAL_FILES, &storage, without.as_deref());
     if with_gpu == ExitCode::SUCCESS { with_storage } else { with_gpu }
 }
 
-/// Odd ranges, into memory that is registered and that is not. The file is where `FOREBAY_LOCAL_FILES` says: a
-/// directory of a file system that cuFile reads directly; else in the build's.
+/// A directory of a file system that cuFile reads: named by the variable, or else the build's.
+fn local_files() -> tempfile::TempDir {
+    let named = std::env::var_os(LOCAL_FILES);
+    let parent = named.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    tempfile::TempDir::new_in(parent).expect("a directory")
+}
+
+/// Whether cuFile reads local files, or why not.
+fn storage_reads(device: &Device) -> Result<(), String> {
+    let directory = local_files();
+    let path = directory.path().join("probe");
+    std::fs::write(&path, [0; 4096]).expect("written");
+    let file = LocalFile::open(&path).expect("there");
+    file.check(device).map_err(|error| error.to_string())
+}
+
+/// Odd ranges, into memory that is registered and that is not.
 fn local_file(device: &Device) {
     const LENGTH: usize = (40 << 20) + 4321;
-    let directory = std::env::var_os("FOREBAY_LOCAL_FILES");
-    let directory = directory.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
-    let directory = tempfile::TempDir::new_in(directory).expect("a directory");
+    let directory = local_files();
     let path = directory.path().join("file");
     let content = bytes(LENGTH, 3);
     std::fs::write(&path, &content).expect("written");
@@ -62,11 +73,6 @@ fn local_file(device: &Device) {
     let cufile = CuFile::system().expect("not skipped");
     println!("cuFile: {:?}", cufile.info());
     let file = LocalFile::open(&path).expect("there");
-    if let Err(error) = file.check(device) {
-        assert!(std::env::var_os("FOREBAY_LOCAL_FILES").is_none(), "{error}");
-        println!("cuFile does not read {}: {error}: name another directory", path.display());
-        return;
-    }
     let memory = device.allocate(LENGTH).expect("device memory");
     for registers in [false, true] {
         let registration = registers.then(|| cufile.register(&memory.all()).expect("registered"));

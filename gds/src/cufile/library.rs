@@ -79,8 +79,8 @@ impl CuFile {
         // SAFETY: the library does nothing at load time but prepare itself.
         let opened = unsafe { libloading::Library::new(library) };
         let opened = opened.map_err(|error| {
-            Kind::NotFound
-                .error(format!("no {library} ({error}): install libcufile of the CUDA toolkit"))
+            let reason = format!("no {library}: install libcufile of the CUDA toolkit");
+            Kind::NotFound.error(reason).caused_by(error)
         })?;
         let functions = ffi::Functions::look_up(Box::leak(Box::new(opened)))?;
         let useless = |error: Error| Kind::Unsupported.error(format!("libcufile, but {error}"));
