@@ -45,7 +45,7 @@ pub(super) const CODES: &[(c_int, &str, Kind, &str)] = &[
     (5027, "CU_FILE_HANDLE_NOT_REGISTERED", Kind::Invalid, "the file is not registered"),
     (5028, "CU_FILE_HANDLE_ALREADY_REGISTERED", Kind::Invalid, "the file is registered already"),
     (5029, "CU_FILE_DEVICE_NOT_FOUND", Kind::Unsupported, "cuFile does not know this GPU"),
-    (5030, "CU_FILE_INTERNAL_ERROR", Kind::Io, "look at cufile.log"),
+    (5030, "CU_FILE_INTERNAL_ERROR", Kind::Io, "look at cufile.log; in a container, is /run/udev there?"),
     (5031, "CU_FILE_GETNEWFD_FAILED", Kind::Io, "look at ulimit -n"),
     (5033, "CU_FILE_NVFS_SETUP_ERROR", Kind::Unsupported, "look at cufile.log and dmesg: does libcuda.so.1 load, and nvidia-fs?"),
     (5034, "CU_FILE_IO_DISABLED", Kind::Unsupported, "cufile.json turns it off for this file"),

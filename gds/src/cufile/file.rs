@@ -128,8 +128,14 @@ impl LocalFile {
     }
 
     fn handle(&self) -> Result<&Handle> {
-        let register =
-            || Handle::register(self.library.map_or_else(CuFile::system, Ok)?, &self.plain);
+        let register = || {
+            let library = self.library.map_or_else(CuFile::system, Ok)?;
+            // Whatever the reason, cuFile does not read this file: its answers to that are many.
+            Handle::register(library, &self.plain).map_err(|error| match error.kind() {
+                Kind::Disconnected => error,
+                _ => Kind::Unsupported.error(error.to_string()),
+            })
+        };
         self.handle.get_or_init(register).as_ref().map_err(Error::duplicate)
     }
 

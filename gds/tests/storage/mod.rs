@@ -314,6 +314,12 @@ fn what_cufile_does_not_read_is_refused_with_a_reason() {
         error.to_string()
     };
     assert!(reason(&world.file(), &memory.all()).contains("cuFileHandleRegister: 5008"));
+    // The library's word for a container without /run/udev.
+    world.fakes.turn("register_answer", 5030);
+    assert!(reason(&world.file(), &memory.all()).contains("is /run/udev there?"));
+    world.fakes.turn("register_answer", 5011);
+    let lost = world.file().check(&world.device).expect_err("lost");
+    assert_eq!(lost.kind(), Kind::Disconnected);
     // It is still a file.
     let mut host = [0; 10];
     assert_eq!(world.file().read_at(LENGTH as u64 - 4, &mut host).expect("read"), 4);
