@@ -68,7 +68,8 @@ impl CuFile {
     pub fn open(library: &str, stats: &Path) -> Result<&'static Self> {
         let late = || {
             Kind::Unsupported.error(format!(
-                "libcufile, but cuFileDriverOpen did not return within {PATIENCE:?}: look at gdscheck -p and dmesg"
+                "libcufile, but cuFileDriverOpen did not return within {PATIENCE:?}: look at gdscheck -p and dmesg, and \
+                 whether /proc/modules is there"
             ))
         };
         let (name, stats) = (library.to_owned(), stats.to_owned());
