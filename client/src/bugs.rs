@@ -49,4 +49,8 @@ extent::mistakes! {
     FailedPieceKept,
     /// What waits for room in the ring when the device hangs passes for read.
     WaitingForgotten,
+    /// A local file is read in a way that the policy does not allow.
+    StrictLocalDegrades,
+    /// A read of a local file is over when the bytes are in the ring.
+    LocalCopiesNotAwaited,
 }

@@ -384,6 +384,8 @@ fn every_mistake_is_noticed() {
             "device: failed reads",
             device::failures::what_a_node_fails_to_read_is_an_error_and_costs_no_piece,
         ),
+        ("device: strict local", device::local::strict_policies_hold_for_local_files),
+        ("device: local done", device::local::a_local_read_is_over_when_the_device_has_the_bytes),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

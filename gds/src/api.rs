@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use dma::Span;
-use extent::Result;
+use extent::{Kind, Result};
 
 /// An address in the memory of a device, as its driver counts. For CUDA, a `CUdeviceptr`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -56,6 +56,14 @@ pub(crate) trait DeviceApi: Send + Sync {
 
     /// The same for two that are the same device, reached by the same driver.
     fn identity(&self) -> (usize, usize);
+
+    /// Does something with the device's CUDA context as the thread's own: what other libraries of CUDA's need.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] if the device has none; nothing is done then.
+    fn with_context(&self, _act: &mut dyn FnMut()) -> Result<()> {
+        Err(Kind::Unsupported.error(format!("{} is not a device of CUDA's", self.info().name)))
+    }
 
     /// # Errors
     /// [`extent::Kind::NoSpace`] if there is not so much memory.

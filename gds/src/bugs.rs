@@ -19,4 +19,18 @@ extent::mistakes! {
     ReplacedUnpinned,
     /// Host memory goes back although a device that is lost may still read it.
     FreedUnderDevice,
+    /// A read that cuFile does through host memory passes for one that went direct.
+    CompatiblePassesForDirect,
+    /// A read that cuFile cuts short passes for the file's end.
+    ShortReadEnds,
+    /// A file is closed before cuFile has given back its handle.
+    ClosedWhileRegistered,
+    /// Device memory is freed before cuFile has given it back.
+    FreedWhileRegistered,
+    /// cuFile is given the address inside registered memory for that of its front.
+    RegisteredByPart,
+    /// Reads are not cut at what cuFile takes at once.
+    CutsForgotten,
+    /// Device memory goes back although a device that is lost may still write to it.
+    FreedUnderStorage,
 }

@@ -3,7 +3,10 @@ use std::str::FromStr;
 
 use extent::{Error, Kind, Result};
 
-use crate::DeviceInfo;
+use crate::{CuFile, DeviceInfo};
+
+/// cuFile is opened for who asks.
+const NOT_LOOKED_FOR: &str = "not looked for before a local file is read";
 
 /// A way into the memory of a device, the best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -147,7 +150,7 @@ impl Ladder {
                         cannot("this build registers no dma-buf with RDMA devices")
                     }
                 };
-                (direct, Verdict::Works, cannot("this build does not read through cuFile"))
+                (direct, Verdict::Works, cannot(NOT_LOOKED_FOR))
             }
         };
         Self { verdicts: [direct, staged, local, Verdict::Works] }
@@ -164,12 +167,33 @@ impl Ladder {
         Path::ALL.into_iter().zip(&self.verdicts)
     }
 
+    /// Looks for cuFile if there is a device: opens its library and its driver. Whether it reads a file depends on
+    /// that file's file system, too.
+    pub fn look_for_cufile(&mut self) {
+        self.look_for_local(|| CuFile::system().map(drop));
+    }
+
+    fn look_for_local(&mut self, look: impl FnOnce() -> Result<()>) {
+        if *self.verdict(Path::CuFile) == Verdict::Cannot(NOT_LOOKED_FOR.to_owned()) {
+            let verdict = match look() {
+                Ok(()) => Verdict::Works,
+                Err(error) => Verdict::Cannot(error.to_string()),
+            };
+            self.verdicts[Path::CuFile as usize] = verdict;
+        }
+    }
+
+    /// A way was taken.
+    pub fn confirm(&mut self, path: Path) {
+        self.verdicts[path as usize] = Verdict::Works;
+    }
+
     /// A way was tried, in vain.
     pub fn deny(&mut self, path: Path, why: impl Into<String>) {
         self.verdicts[path as usize] = Verdict::Cannot(why.into());
     }
 
-    /// The best way that a policy allows.
+    /// The best way for a node's files that a policy allows: never [`Path::CuFile`].
     ///
     /// # Errors
     /// [`Kind::Unsupported`] if there is none, with the reason for each that it would have allowed.
@@ -177,6 +201,9 @@ impl Ladder {
         let mut reasons = Vec::new();
         for (path, verdict) in self.rungs().filter(|(path, _)| policy.allows(*path)) {
             match verdict {
+                _ if path == Path::CuFile => {
+                    reasons.push(format!("{path}: this machine's own files only, not a node's"));
+                }
                 Verdict::Works => return Ok(path),
                 Verdict::Cannot(why) => reasons.push(format!("{path}: {why}")),
             }
@@ -246,6 +273,30 @@ mod tests {
         for wrong in ["", "Auto", "auto-or-better", "-or-better", "staged-or", "gds"] {
             assert_eq!(wrong.parse::<Policy>().expect_err("no policy").kind(), Kind::Invalid);
         }
+    }
+
+    #[test]
+    fn cufile_is_looked_for_when_asked_and_never_chosen_for_a_node() {
+        let info = device(true);
+        let mut ladder = Ladder::new(Ok(&info), Wire::Rdma);
+        assert_eq!(why(&ladder, Path::CuFile), NOT_LOOKED_FOR);
+        ladder.look_for_local(|| Err(Kind::NotFound.error("no libcufile.so.0")));
+        assert_eq!(why(&ladder, Path::CuFile), "no libcufile.so.0");
+        ladder.look_for_local(|| unreachable!("once"));
+
+        let mut ladder = Ladder::new(Ok(&info), Wire::Rdma);
+        ladder.look_for_local(|| Ok(()));
+        assert_eq!(why(&ladder, Path::CuFile), "works");
+        ladder.deny(Path::Staged, "no page was pinned");
+        assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::Host);
+        let error = ladder.choose(Policy::Exactly(Path::CuFile)).expect_err("a node's");
+        assert!(error.to_string().contains("own files only"), "{error}");
+
+        let mut ladder = Ladder::new(Err("no libcuda.so.1"), Wire::Unknown);
+        ladder.look_for_local(|| unreachable!("without a GPU"));
+        assert_eq!(why(&ladder, Path::CuFile), "no libcuda.so.1");
+        ladder.confirm(Path::CuFile);
+        assert_eq!(why(&ladder, Path::CuFile), "works");
     }
 
     #[test]

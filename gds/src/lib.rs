@@ -8,6 +8,9 @@
 //! Devices are [`Device::cuda`], NVIDIA's, whose driver is opened when the first is asked for: a build
 //! needs nothing of it, and a machine without one answers why not; and [`Device::software`], a
 //! [`SoftwareDevice`], for tests of everything above without a GPU.
+//!
+//! A [`LocalFile`] is one of this machine's own, which [`CuFile`] reads into device memory: nothing of it is opened
+//! before a program asks for that.
 
 mod api;
 mod bounce;
@@ -17,9 +20,11 @@ mod bugs;
 pub mod bugs;
 mod clock;
 mod cuda;
+mod cufile;
 mod device;
 mod ladder;
 mod memory;
+mod opening;
 mod pin;
 mod ring;
 mod software;
@@ -29,6 +34,7 @@ pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");
 
 pub use api::{DeviceInfo, DevicePointer};
 pub use cuda::{CudaDriver, CudaState};
+pub use cufile::{CuFile, CuFileInfo, LocalFile, LocalRead, Registration, Transfer};
 pub use device::{Device, Stream};
 pub use ladder::{Ladder, Path, Policy, Verdict, Wire};
 pub use memory::{DeviceMemory, DeviceSpan};

@@ -164,6 +164,13 @@ static CUresult queue(CUstream stream, struct op wanted) {
     return CUDA_SUCCESS;
 }
 
+// Where memory of the device is, for the cuFile without a GPU beside this.
+unsigned int fake_cuda_reach(unsigned long long at, size_t bytes, char **there) {
+    ENTER;
+    *there = device(at, bytes);
+    return leave(*there ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
+}
+
 CUresult CUDAAPI cuInit(unsigned int flags) {
     initialised = has_gpu && flags == 0;
     return initialised ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;

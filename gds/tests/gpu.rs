@@ -1,5 +1,5 @@
-//! What every device must do, done by this machine's first GPU; and how fast its ring is. Without a GPU each
-//! is skipped by name. `ci/gpu` runs it.
+//! What every device must do, done by this machine's first GPU; how fast its ring is; and a local file, read by
+//! cuFile. Without a GPU each is skipped by name. `ci/gpu` runs it.
 
 #![expect(clippy::print_stdout, reason = "figures are for people")]
 
@@ -9,16 +9,20 @@ mod suite;
 
 use std::process::ExitCode;
 
-use forebay_gds::{CudaDriver, Device, Ladder, Pinning, Wire};
+use forebay_gds::{CuFile, CudaDriver, Device, Ladder, LocalFile, Pinning, Wire};
 use harness::Test;
 use suite::{CHECKS, PATIENCE, Piece, bytes, finish, ring};
 
 const SLOT: usize = 4 << 20;
 const LONG_SLOT: usize = 64 << 20;
+/// Names a directory that cuFile has to read, if it is set.
+const LOCAL_FILES: &str = "FOREBAY_LOCAL_FILES";
 
 fn main() -> ExitCode {
     let state = CudaDriver::look();
-    println!("{}", Ladder::new(state.first(), Wire::Unknown));
+    let mut ladder = Ladder::new(state.first(), Wire::Unknown);
+    ladder.look_for_cufile();
+    println!("{ladder}");
     let device = match state.first() {
         Ok(info) => {
             println!("GPU {}: {}, {} MiB", info.ordinal, info.name, info.memory_bytes >> 20);
@@ -34,7 +38,61 @@ fn main() -> ExitCode {
         .collect();
     tests.push(("copies_overlap_what_fills_the_ring", Box::new(on_device(overlap))));
     tests.push(("ring_to_gpu", Box::new(on_device(ring_to_gpu))));
-    harness::run(&tests, device.err().map(String::as_str))
+    let with_gpu = harness::run(&tests, device.err().map(String::as_str));
+    let without = device.map_err(Clone::clone).and_then(storage_reads).err();
+    let storage: Vec<Test<'_>> =
+        vec![("a_local_file_is_read_by_cufile", Box::new(on_device(local_file)))];
+    let with_storage = harness::run_required_by(LOCAL_FILES, &storage, without.as_deref());
+    if with_gpu == ExitCode::SUCCESS { with_storage } else { with_gpu }
+}
+
+/// A directory of a file system that cuFile reads: named by the variable, or else the build's.
+fn local_files() -> tempfile::TempDir {
+    let named = std::env::var_os(LOCAL_FILES);
+    let parent = named.unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").into());
+    tempfile::TempDir::new_in(parent).expect("a directory")
+}
+
+/// Whether cuFile reads local files, or why not.
+fn storage_reads(device: &Device) -> Result<(), String> {
+    let directory = local_files();
+    let path = directory.path().join("probe");
+    std::fs::write(&path, [0; 4096]).expect("written");
+    let file = LocalFile::open(&path).expect("there");
+    file.check(device).map_err(|error| error.to_string())
+}
+
+/// Odd ranges, into memory that is registered and that is not.
+fn local_file(device: &Device) {
+    const LENGTH: usize = (40 << 20) + 4321;
+    let directory = local_files();
+    let path = directory.path().join("file");
+    let content = bytes(LENGTH, 3);
+    std::fs::write(&path, &content).expect("written");
+    std::fs::File::open(&path).expect("there").sync_all().expect("on the disk");
+    let cufile = CuFile::system().expect("not skipped");
+    println!("cuFile: {:?}", cufile.info());
+    let file = LocalFile::open(&path).expect("there");
+    let memory = device.allocate(LENGTH).expect("device memory");
+    for registers in [false, true] {
+        let registration = registers.then(|| cufile.register(&memory.all()).expect("registered"));
+        for (offset, at, length) in [
+            (0, 0, LENGTH),
+            (0, 4096, 1 << 20),
+            (777, 13, 123_457),
+            (4096, 1, 8191),
+            (LENGTH - 9, 0, 99),
+        ] {
+            let into = memory.part(at..at + length).expect("inside");
+            let read = file.read_into(offset as u64, &into).expect("read");
+            let there = length.min(LENGTH - offset);
+            assert_eq!((read.bytes, read.is_registered), (there as u64, registers));
+            let found = memory.part(at..at + there).expect("inside").to_vec().expect("read back");
+            assert!(found == content[offset..offset + there], "{offset} {at} {length}");
+            println!("cuFile: {there} bytes at {offset}, {}, {} calls", read.transfer, read.calls);
+        }
+        drop(registration);
+    }
 }
 
 /// Bytes copied in each round of a figure: 1 GiB, or what a small GPU has room for.

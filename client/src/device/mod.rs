@@ -23,6 +23,7 @@
 
 mod fetch;
 mod flight;
+mod local;
 mod slots;
 mod staging;
 #[cfg(test)]
@@ -40,10 +41,11 @@ use flight::Flight;
 
 pub use fetch::DeviceFetch;
 pub use gds::{
-    Begun, Copied, CopyId, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer,
-    DeviceSpan, Ladder, Lent, Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream,
-    Verdict, Wire,
+    Begun, Copied, CopyId, CuFile, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory,
+    DevicePointer, DeviceSpan, Ladder, Lent, LocalFile, Path, Pinning, Policy, Ring, RingStats,
+    SoftwareDevice, Stream, Transfer, Verdict, Wire,
 };
+pub use local::LocalDeviceRead;
 pub use staging::{Staging, within};
 
 /// How a reader reads.

@@ -1,6 +1,7 @@
 //! Reads from a node of the test's own into a software device.
 
 pub(crate) mod failures;
+pub(crate) mod local;
 mod warnings;
 
 use std::time::Duration;

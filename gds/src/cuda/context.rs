@@ -94,6 +94,13 @@ impl DeviceApi for Context {
         ((&raw const *self.driver).addr(), self.info.ordinal)
     }
 
+    fn with_context(&self, act: &mut dyn FnMut()) -> Result<()> {
+        self.call("cuCtxPushCurrent", |_| {
+            act();
+            ffi::CUDA_SUCCESS
+        })
+    }
+
     fn allocate(&self, bytes: usize) -> Result<DevicePointer> {
         let mut pointer = 0;
         // SAFETY: it writes an address.

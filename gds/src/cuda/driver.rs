@@ -1,9 +1,6 @@
 use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::mpsc::sync_channel;
-use std::thread;
-use std::time::Duration;
 
 use extent::{Error, Kind, Result};
 
@@ -11,10 +8,9 @@ use super::context::Context;
 use super::ffi::{self, CUresult, Functions};
 use crate::Device;
 use crate::api::{DeviceInfo, DevicePointer};
+use crate::opening::{PATIENCE, in_time};
 
 const LIBRARY: &str = "libcuda.so.1";
-/// A driver in a bad state keeps who initialises it waiting for ever.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// NVIDIA's driver, opened and initialised.
 pub struct CudaDriver {
@@ -73,20 +69,13 @@ impl CudaDriver {
     /// [`Kind::NotFound`] if the library cannot be loaded; [`Kind::Unsupported`] if it is too old, has no GPU, or
     /// does not initialise in time.
     pub fn open(library: &str) -> Result<&'static Self> {
-        let name = library.to_owned();
-        let (tell, told) = sync_channel(1);
-        let opening = move || {
-            let _ = tell.send(Self::open_at_once(&name));
-        };
-        thread::Builder::new()
-            .name("cuda-init".to_owned())
-            .spawn(opening)
-            .map_err(|error| Error::io("starting a thread", error))?;
-        told.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            Err(Kind::Unsupported.error(format!(
+        let late = || {
+            Kind::Unsupported.error(format!(
                 "libcuda, but cuInit did not return within {PATIENCE:?}: look at nvidia-smi and dmesg"
-            )))
-        })
+            ))
+        };
+        let name = library.to_owned();
+        in_time("cuda-init", late, move || Self::open_at_once(&name))
     }
 
     fn open_at_once(library: &str) -> Result<&'static Self> {

@@ -10,13 +10,18 @@ pub(crate) type Test<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 /// Runs tests, or says for each why not. With `FOREBAY_REQUIRE_GPU` in the environment, skipping is failing.
 pub(crate) fn run(tests: &[Test<'_>], skip: Option<&str>) -> ExitCode {
+    run_required_by("FOREBAY_REQUIRE_GPU", tests, skip)
+}
+
+/// As [`run`], with another variable.
+pub(crate) fn run_required_by(variable: &str, tests: &[Test<'_>], skip: Option<&str>) -> ExitCode {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     if std::env::args().any(|word| word == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let required = std::env::var_os("FOREBAY_REQUIRE_GPU").is_some();
+    let required = std::env::var_os(variable).is_some();
     let (mut passed, mut failed, mut skipped, mut left_out) = (0, 0, 0, 0);
     println!("\nrunning {} tests", tests.len());
     for (name, test) in tests {
@@ -26,7 +31,7 @@ pub(crate) fn run(tests: &[Test<'_>], skip: Option<&str>) -> ExitCode {
         }
         match skip {
             Some(reason) if required => {
-                println!("test {name} ... FAILED: a GPU is required: {reason}");
+                println!("test {name} ... FAILED: required by {variable}: {reason}");
                 failed += 1;
             }
             Some(reason) => {

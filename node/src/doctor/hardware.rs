@@ -115,7 +115,8 @@ pub(super) fn rdma_libraries() -> Finding {
 /// GPUs, and each way into their memory.
 pub(super) fn gpus() -> Vec<Finding> {
     let state = CudaDriver::look();
-    let ladder = Ladder::new(state.first(), Wire::Unknown);
+    let mut ladder = Ladder::new(state.first(), Wire::Unknown);
+    ladder.look_for_cufile();
     let rungs = ladder.rungs().map(|(path, verdict)| rung(path, verdict));
     std::iter::once(cuda(&state)).chain(rungs).collect()
 }
@@ -142,7 +143,7 @@ fn rung(path: gds::Path, verdict: &Verdict) -> Finding {
     let (name, works) = match path {
         gds::Path::GpuDirect => ("GPUDirect RDMA", "the node's RDMA device writes into the GPU"),
         gds::Path::Staged => ("GPU, staged", "through a pinned ring; each reader tries it first"),
-        gds::Path::CuFile => ("cuFile", "local files"),
+        gds::Path::CuFile => ("cuFile", "local files, where their file system lets it"),
         gds::Path::Host => ("GPU, host", "through host memory that is not pinned: always"),
     };
     match verdict {

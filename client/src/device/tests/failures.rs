@@ -196,7 +196,7 @@ pub(crate) fn strict_readers_do_not_degrade() {
     };
     assert!(refused(Policy::Exactly(Path::GpuDirect)).contains("does not export dma-buf"));
     assert!(refused(Policy::AtLeast(Path::GpuDirect)).contains("gpudirect"));
-    assert!(refused(Policy::Exactly(Path::CuFile)).contains("does not read through cuFile"));
+    assert!(refused(Policy::Exactly(Path::CuFile)).contains("own files only"));
     let mut host = world.reader_with(2, Policy::Exactly(Path::Host)).expect("asked for");
     assert_eq!((host.path(), world.check(&mut host).path), (Path::Host, Path::Host));
     assert_eq!((host.has_degraded, world.software.pinned_bytes().1), (false, 0));
