@@ -104,10 +104,9 @@ impl Ladder {
                     Wire::Other(wire) => {
                         Verdict::Cannot(format!("the node is reached over {wire}, not RDMA"))
                     }
-                    // To be claimed only once a pattern that a node wrote was read back intact.
-                    Wire::Rdma | Wire::Unknown => {
-                        cannot("this build registers no dma-buf with RDMA devices")
-                    }
+                    Wire::Rdma => Verdict::Works,
+                    // To be claimed only once what a node wrote was read back intact.
+                    Wire::Unknown => cannot("only a read from a node, over RDMA, can tell"),
                 };
                 (direct, Verdict::Works, cannot("this build does not read through cuFile"))
             }
@@ -124,6 +123,11 @@ impl Ladder {
     /// All ways, the best first, and what became of them.
     pub fn rungs(&self) -> impl Iterator<Item = (Path, &Verdict)> {
         Path::ALL.into_iter().zip(&self.verdicts)
+    }
+
+    /// A way was tried, and works.
+    pub fn admit(&mut self, path: Path) {
+        self.verdicts[path as usize] = Verdict::Works;
     }
 
     /// A way was tried, in vain.
@@ -191,21 +195,27 @@ mod tests {
         let direct = |device, wire| why(&ladder(device, wire), Path::GpuDirect).to_owned();
         assert!(direct(&bare, Wire::Rdma).contains("does not export dma-buf"));
         assert!(direct(&exporting, Wire::Other("shared memory")).contains("over shared memory"));
-        assert!(direct(&exporting, Wire::Rdma).contains("registers no dma-buf"));
-        assert_eq!(ladder(&exporting, Wire::Rdma).choose(Policy::Auto).expect("one"), Path::Staged);
+        assert!(direct(&exporting, Wire::Unknown).contains("can tell"));
+        assert_eq!(direct(&exporting, Wire::Rdma), "works");
+        let mut ladder = ladder(&exporting, Wire::Rdma);
+        assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::GpuDirect);
+        ladder.deny(Path::GpuDirect, "rxe0 registers no dma-buf");
+        assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::Staged);
+        ladder.admit(Path::GpuDirect);
+        assert_eq!(ladder.choose(Policy::AtLeast(Path::GpuDirect)).expect("one"), Path::GpuDirect);
     }
 
     #[test]
     fn strict_policies_refuse_to_degrade() {
         let info = device(true);
-        let mut ladder = Ladder::new(Ok(&info), Wire::Rdma);
+        let mut ladder = Ladder::new(Ok(&info), Wire::Unknown);
         let refused = |ladder: &Ladder, policy| {
             let error = ladder.choose(policy).expect_err("not allowed");
             assert_eq!(error.kind(), Kind::Unsupported);
             error.to_string()
         };
         let said = refused(&ladder, Policy::Exactly(Path::GpuDirect));
-        assert!(said.contains("gpudirect: this build registers"), "{said}");
+        assert!(said.contains("gpudirect: only a read"), "{said}");
         refused(&ladder, Policy::AtLeast(Path::GpuDirect));
         for policy in [
             Policy::AtLeast(Path::Staged),
