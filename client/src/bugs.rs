@@ -49,4 +49,16 @@ extent::mistakes! {
     FailedPieceKept,
     /// What waits for room in the ring when the device hangs passes for read.
     WaitingForgotten,
+    /// Device memory that a node is to write to is not registered with the next connection.
+    DevicesForgotten,
+    /// What a node wrote into a device is believed without ever having been looked at.
+    DirectUnproven,
+    /// So is what came over a connection over which nothing was looked at yet.
+    DirectUnprovenAgain,
+    /// Device memory is known by its address, also when other memory is there.
+    DirectByAddress,
+    /// A node writes into a device while a stream still uses that memory.
+    DirectOvertakes,
+    /// The device is not told to take in what a node wrote.
+    DirectUnflushed,
 }

@@ -384,6 +384,12 @@ fn every_mistake_is_noticed() {
             "device: failed reads",
             device::failures::what_a_node_fails_to_read_is_an_error_and_costs_no_piece,
         ),
+        ("direct: lost writes", device::direct::writes_that_get_lost_are_noticed),
+        ("direct: same address", device::direct::other_memory_at_an_address_is_other_memory),
+        ("direct: away", device::direct::a_node_that_goes_away_costs_time_only),
+        ("direct: lost writes later", device::direct::another_connection_is_looked_at_again),
+        ("direct: streams", device::direct::what_a_stream_still_does_comes_first),
+        ("direct: flushed", device::direct::the_device_is_told_of_what_was_written),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

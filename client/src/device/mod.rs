@@ -21,6 +21,8 @@
 //! # }
 //! ```
 
+mod direct;
+mod directly;
 mod fetch;
 mod flight;
 mod slots;
@@ -28,6 +30,7 @@ mod slots;
 pub(crate) mod tests;
 mod under;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use extent::wire::{Landing, Served};
@@ -37,8 +40,10 @@ use rdma::Fabric;
 
 use crate::bugs::{self, Bug};
 use crate::{Client, File, Memory};
+use direct::{Aim, Direct, Origin};
 use flight::Flight;
 
+pub use direct::DirectStats;
 pub use fetch::DeviceFetch;
 pub use gds::{
     CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer, DeviceSpan, Ladder,
@@ -84,7 +89,7 @@ pub struct DeviceRead {
     pub landing: Landing,
     /// Who compared them with their checksums.
     pub verified: Verified,
-    /// From the call until the last of them was in host memory.
+    /// From the call until the last of them was in host memory, or, without that, on the device.
     pub to_host: Duration,
     /// From the call until the last of them was on the device or, if a stream was named, handed to it.
     pub total: Duration,
@@ -97,9 +102,15 @@ pub struct DeviceRead {
 pub struct DeviceReader {
     client: Client,
     ring: Ring<Memory>,
+    /// Ends before the memory that a node writes to.
+    direct: Option<Direct>,
     ladder: Ladder,
     options: DeviceOptions,
     path: Path,
+    /// What the ring is.
+    ring_path: Path,
+    /// Whether a way without the host's memory was there, and is not any more.
+    has_left_direct: bool,
     /// Whether worse was done once than the ladder promised.
     has_degraded: bool,
     /// What went wrong with a read that had been handed to a stream.
@@ -121,10 +132,26 @@ impl DeviceReader {
             Fabric::Simulated => Wire::Other("a simulated fabric"),
         };
         let mut ladder = Ladder::new(Ok(device.info()), wire);
-        let (ring, path) = slots::choose(client, device, options, &mut ladder)?;
-        let (options, client) = (*options, client.clone());
-        let mut reader =
-            Self { client, ring, ladder, options, path, has_degraded: false, late: None };
+        let direct = Direct::begin(client, device, options.policy, &mut ladder);
+        let is_only = direct.is_some() && !options.policy.allows(Path::Staged);
+        let (ring, ring_path) = if is_only {
+            (slots::unused(client, device, options)?, Path::Host)
+        } else {
+            slots::choose(client, device, options, &mut ladder)?
+        };
+        let path = if is_only { Path::GpuDirect } else { ring_path };
+        let mut reader = Self {
+            client: client.clone(),
+            ring,
+            direct,
+            ladder,
+            options: *options,
+            path,
+            ring_path,
+            has_left_direct: false,
+            has_degraded: false,
+            late: None,
+        };
         if path == Path::Host && options.policy != Policy::Exactly(Path::Host) {
             reader.note_degraded();
         }
@@ -153,6 +180,12 @@ impl DeviceReader {
     #[must_use]
     pub fn stats(&self) -> RingStats {
         self.ring.stats()
+    }
+
+    /// What went into the device without the host's memory; nothing where that was never to be tried.
+    #[must_use]
+    pub fn direct_stats(&self) -> DirectStats {
+        self.direct.as_ref().map_or_else(DirectStats::default, Direct::stats)
     }
 
     /// Reads from `offset` of a file into device memory, until that is full or the file ends.
@@ -190,7 +223,7 @@ impl DeviceReader {
         if let Err(error) = begun {
             return (0..count).map(|_| Err(error.duplicate())).collect();
         }
-        let ends = Flight::new(self, fetches, stream.is_some()).run();
+        let ends = Flight::new(self, fetches, stream).run();
         // Also after errors: a part of the copies may be on its way.
         match self.order(stream, Ring::lead) {
             Ok(()) => ends,
@@ -240,6 +273,54 @@ impl DeviceReader {
                 self.late.get_or_insert(error.while_doing(told));
             }
         }
+    }
+
+    /// Where a read goes without the host's memory; the ladder has what became of it.
+    fn aim(
+        &mut self,
+        connection: u64,
+        origin: Origin,
+        into: &DeviceSpan,
+        todo: &Range<usize>,
+    ) -> Result<Aim> {
+        let Some(direct) = &mut self.direct else {
+            return Err(Kind::Unsupported.error("it was not there when the reader was made"));
+        };
+        let aimed = direct.aim(connection, origin, into, todo);
+        match &aimed {
+            Ok(aim) if aim.is_proven => {
+                self.ladder.admit(Path::GpuDirect);
+                self.path = Path::GpuDirect;
+            }
+            Ok(_) => {}
+            Err(_) => {
+                if let Some(why) = direct.obstacle(connection).map(ToString::to_string) {
+                    self.leave_direct(why);
+                }
+            }
+        }
+        aimed
+    }
+
+    /// Nothing goes into the device without the host's memory, for now. Said once.
+    fn leave_direct(&mut self, why: String) {
+        self.ladder.deny(Path::GpuDirect, why);
+        if !self.stages() {
+            return;
+        }
+        self.path = self.ring_path;
+        if !std::mem::replace(&mut self.has_left_direct, true) {
+            tracing::warn!(
+                device = self.device().info().name,
+                ladder = %self.ladder,
+                "reads into device memory go through the host's memory"
+            );
+        }
+    }
+
+    /// Whether the policy lets reads go through the ring.
+    fn stages(&self) -> bool {
+        self.options.policy.allows(self.ring_path)
     }
 
     fn stalled(&self) -> Error {

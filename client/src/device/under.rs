@@ -8,6 +8,7 @@ use extent::{Error, Kind};
 use gds::DeviceSpan;
 
 use super::DeviceRead;
+use super::direct::Aim;
 use crate::file::Handle;
 use crate::session::Completed;
 
@@ -22,6 +23,11 @@ pub(super) struct Under {
     /// Whether the file ended before that.
     pub(super) has_ended: bool,
     pub(super) error: Option<Error>,
+    /// What of it the node may write into the device by itself, or why nothing.
+    pub(super) aim: Option<Aim>,
+    pub(super) detour: Option<Error>,
+    /// Whether any of it came so.
+    pub(super) is_direct: bool,
     pub(super) read: DeviceRead,
 }
 
@@ -41,7 +47,7 @@ impl Under {
     }
 
     /// The next part: up to where the file's offset is a multiple of the pieces' length, so that all but the
-    /// first begin at one.
+    /// first begin at one, and to where the way changes.
     pub(super) fn cut(&mut self, slot_bytes: usize) -> Option<(usize, usize)> {
         if !self.wants_more() {
             return None;
@@ -52,7 +58,10 @@ impl Under {
             return None;
         };
         let into_slot = usize::try_from(offset % slot_bytes as u64).expect("less than a piece");
-        let bytes = (slot_bytes - into_slot).min(self.into.len() - at);
+        let within = self.aim.as_ref().map_or(0..0, |aim| aim.within.clone());
+        let turns = [within.start, within.end, self.into.len()];
+        let turn = turns.into_iter().find(|turn| *turn > at).expect("there is more to ask for");
+        let bytes = (slot_bytes - into_slot).min(turn - at);
         self.asked += bytes;
         Some((at, bytes))
     }
