@@ -14,11 +14,13 @@ use extent::wire::{
 };
 use extent::{Error, Kind, Proof, Result};
 
+use crate::bugs::{self, Bug};
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
 use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
+use super::device_region::of_device;
 use super::greeting::{Hello, MAGIC, Welcome};
 use super::memory::Rights;
 use super::options::VerbsOptions;
@@ -359,7 +361,9 @@ impl<P: Provider> Channel for VerbsChannel<P> {
     }
 
     fn release_device(&mut self, memory: &Arc<DmaBuf>) {
-        self.devices.remove(&memory.id().0);
+        if !bugs::is(Bug::DeviceKept) {
+            self.devices.remove(&memory.id().0);
+        }
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {
@@ -417,20 +421,6 @@ impl<P: Provider> Drop for VerbsChannel<P> {
     fn drop(&mut self) {
         self.pair.id().disconnect();
     }
-}
-
-/// A segment of a device's memory as the node sees it.
-fn of_device(memory: &DmaBuf, key: u32, segment: Segment) -> Result<Segment> {
-    let end = segment.address.checked_add(segment.length.into());
-    if end.is_none_or(|end| end > memory.length() as u64) {
-        return Err(Kind::Invalid.error(format!(
-            "{} bytes at {} are outside {} bytes of device memory",
-            segment.length,
-            segment.address,
-            memory.length()
-        )));
-    }
-    Ok(Segment { address: memory.address() + segment.address, length: segment.length, key })
 }
 
 /// What to sleep on for completions and events, where there is something.

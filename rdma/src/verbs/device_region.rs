@@ -7,7 +7,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use dma::DmaBuf;
+use extent::wire::Segment;
 use extent::{Kind, Result};
+
+use crate::bugs::{self, Bug};
 
 use super::adapter::{check, made, name_of};
 use super::ffi;
@@ -78,6 +81,28 @@ impl Drop for DeviceRegion {
             std::mem::forget(Arc::clone(&self.memory));
         }
     }
+}
+
+/// A segment of a device's memory as the node sees it.
+///
+/// # Errors
+/// [`Kind::Invalid`] if it is not inside.
+pub(super) fn of_device(memory: &DmaBuf, key: u32, segment: Segment) -> Result<Segment> {
+    let end = segment.address.checked_add(segment.length.into());
+    let is_outside = end.is_none_or(|end| end > memory.length() as u64);
+    if is_outside && !bugs::is(Bug::DeviceUnbounded) {
+        return Err(Kind::Invalid.error(format!(
+            "{} bytes at {} are outside {} bytes of device memory",
+            segment.length,
+            segment.address,
+            memory.length()
+        )));
+    }
+    Ok(Segment {
+        address: memory.address().wrapping_add(segment.address),
+        length: segment.length,
+        key,
+    })
 }
 
 /// What an error number is called that means that this cannot be done here.
