@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dma::{DmaBuf, page_bytes};
 use extent::{Kind, Result};
 
+use crate::bugs::{self, Bug};
 use crate::{Device, DevicePointer, DeviceSpan};
 
 /// Memory of a device that was allocated at once: not what is allocated at the same address later.
@@ -27,6 +28,9 @@ impl Allocation {
     pub fn pages(&self) -> Range<u64> {
         let page = page_bytes() as u64;
         let start = self.range.start.next_multiple_of(page);
+        if bugs::is(Bug::PagesOfOthers) {
+            return start..self.range.end.next_multiple_of(page);
+        }
         start..(self.range.end / page * page).max(start)
     }
 }

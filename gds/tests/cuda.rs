@@ -154,11 +154,19 @@ fn what_others_write_to_exported_memory_cuda_has() {
     fake.turn("fake_cuda_ordering", 100);
     exported::check_written(&device);
     assert_eq!(fake.flushes(), 1);
-    fake.turn("fake_cuda_exports", 0);
     let memory = device.allocate(1 << 20).expect("device memory");
-    let error = device.export(&memory.all().allocation().expect("there")).expect_err("not here");
-    assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.to_string().contains("801 CUDA_ERROR_NOT_SUPPORTED"), "{error}");
+    let allocation = memory.all().allocation().expect("there");
+    for (knob, value, words) in [
+        ("fake_cuda_pooled", 1, "cuMemAlloc"),
+        ("fake_cuda_exports", 0, "801 CUDA_ERROR_NOT_SUPPORTED"),
+    ] {
+        fake.turn(knob, value);
+        let error = device.export(&allocation).expect_err("not here");
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains(words), "{error}");
+        fake.turn(knob, 1 - value);
+    }
+    device.export(&allocation).expect("again");
     drop((memory, device));
     assert_eq!(fake.left(), [0; 6]);
 }

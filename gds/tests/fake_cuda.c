@@ -55,6 +55,7 @@ typedef unsigned int CUflushGPUDirectRDMAWritesScope;
 #define CU_POINTER_ATTRIBUTE_BUFFER_ID 7
 #define CU_POINTER_ATTRIBUTE_MEMORY_TYPE 2
 #define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
+#define CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE 10
 #define CU_POINTER_ATTRIBUTE_RANGE_START_ADDR 11
 #define CU_POINTER_ATTRIBUTE_RANGE_SIZE 12
 #define CU_MEMORYTYPE_DEVICE 2
@@ -106,7 +107,7 @@ static struct { char *base; size_t bytes; int file; unsigned long long number; }
 static struct CUstream_st *streams[MOST];
 static size_t used, retained, alive_events;
 static unsigned long long allocations;
-static int has_gpu = 1, initialised, lost, exports = 1, ordering, flushes;
+static int has_gpu = 1, initialised, lost, exports = 1, pooled, ordering, flushes;
 static CUresult next_copy;
 static struct CUctx_st *const context = (struct CUctx_st *)&memory;
 static __thread int depth;
@@ -116,6 +117,8 @@ void fake_cuda_has_gpu(int has) { has_gpu = has; }
 void fake_cuda_next_copy(unsigned int answer) { next_copy = (CUresult)answer; }
 void fake_cuda_lose(int it) { lost = it; }
 void fake_cuda_exports(int does) { exports = does; }
+// Whether memory is that of a pool.
+void fake_cuda_pooled(int is) { pooled = is; }
 void fake_cuda_ordering(int how) { ordering = how; }
 // How often it was flushed.
 int fake_cuda_flushes(void) { return flushes; }
@@ -269,6 +272,7 @@ CUresult CUDAAPI cuPointerGetAttribute(void *value, CUpointer_attribute what, CU
         CUdeviceptr base = (CUdeviceptr)(uintptr_t)memory[i].base + BIAS;
         if (!memory[i].base || at < base || at - base >= memory[i].bytes) continue;
         switch ((int)what) {
+        case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *(unsigned char *)value = !pooled; break;
         case CU_POINTER_ATTRIBUTE_BUFFER_ID: *(unsigned long long *)value = memory[i].number; break;
         case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *(unsigned int *)value = CU_MEMORYTYPE_DEVICE; break;
         case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)value = 0; break;

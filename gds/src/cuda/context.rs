@@ -126,6 +126,14 @@ impl DeviceApi for Context {
                  newer one",
             )
         })?;
+        // What is behind other addresses may be changed without their getting another number: by cuMemMap, or in a
+        // pool. Then a registration would be of what is no longer there.
+        let capable = ffi::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE;
+        if self.attribute::<u64>(capable, from)? == 0 {
+            return Err(Kind::Unsupported.error(
+                "device memory that is mapped or of a pool: only that of cuMemAlloc (cudaMalloc) is registered",
+            ));
+        }
         let mut file: c_int = -1;
         let kind = ffi::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD;
         self.call("cuMemGetHandleForAddressRange", |_| {

@@ -42,6 +42,7 @@ pub(super) const CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD: c_uint = 1;
 pub(super) const CU_POINTER_ATTRIBUTE_BUFFER_ID: c_int = 7;
 pub(super) const CU_POINTER_ATTRIBUTE_MEMORY_TYPE: c_int = 2;
 pub(super) const CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+pub(super) const CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: c_int = 10;
 pub(super) const CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: c_int = 11;
 pub(super) const CU_POINTER_ATTRIBUTE_RANGE_SIZE: c_int = 12;
 pub(super) const CU_MEMORYTYPE_DEVICE: c_uint = 2;
