@@ -49,6 +49,8 @@ extent::mistakes! {
     FailedPieceKept,
     /// What waits for room in the ring when the device hangs passes for read.
     WaitingForgotten,
+    /// Device memory that nobody keeps stays registered.
+    DevicesKept,
     /// Device memory that a node is to write to is not registered with the next connection.
     DevicesForgotten,
     /// What a node wrote into a device is believed without ever having been looked at.

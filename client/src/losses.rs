@@ -390,6 +390,7 @@ fn every_mistake_is_noticed() {
         ("direct: lost writes later", device::direct::another_connection_is_looked_at_again),
         ("direct: streams", device::direct::what_a_stream_still_does_comes_first),
         ("direct: flushed", device::direct::the_device_is_told_of_what_was_written),
+        ("direct: given back", device::direct::nothing_is_claimed_before_it_was_seen),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

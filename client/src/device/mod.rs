@@ -3,7 +3,8 @@
 //! A [`DeviceReader`] has a ring of host memory that both the node and the device reach. The node writes
 //! into one piece of it while the device copies others away by itself; a file of any length goes through a
 //! ring of a fixed one, and no byte is copied by the processor. Which way it is, and why not a better
-//! one, [`DeviceReader::ladder`] and every [`DeviceRead`] say.
+//! one, [`DeviceReader::ladder`] and every [`DeviceRead`] say. Where the client's RDMA device takes memory of the
+//! GPU, the node writes there by itself, without the ring.
 //!
 //! ```no_run
 //! # fn main() -> extent::Result<()> {
@@ -193,7 +194,8 @@ impl DeviceReader {
     /// Without a stream it waits until the bytes are there. With one it waits only for room in the ring:
     /// the copies come after what is in the stream now, and before what comes into it later. What goes
     /// wrong with them afterwards the next call says, or [`DeviceReader::settle`]. All copies of a reader are in
-    /// one order, so what is read next waits for that stream, too: make a reader for each stream.
+    /// one order, so what is read next waits for that stream, too: make a reader for each stream. By
+    /// [`Path::GpuDirect`] the call waits for the stream, and the bytes are there when it returns.
     ///
     /// # Errors
     /// What the node or the device answers. What is in the memory is then anything. [`Kind::Disconnected`]

@@ -43,7 +43,7 @@ impl Devices {
     /// Forgets what nobody else has any more: no request under way, and nobody who could make one.
     pub(super) fn sweep(&mut self, mut channel: Option<&mut dyn Channel>) {
         self.known.retain(|known| {
-            let is_wanted = Arc::strong_count(&known.memory) > 1;
+            let is_wanted = Arc::strong_count(&known.memory) > 1 || bugs::is(Bug::DevicesKept);
             if !is_wanted
                 && known.refused.is_none()
                 && let Some(channel) = &mut channel

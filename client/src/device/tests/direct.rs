@@ -49,7 +49,7 @@ fn why(reader: &DeviceReader) -> String {
 }
 
 #[test]
-fn nothing_is_claimed_before_it_was_seen() {
+pub(crate) fn nothing_is_claimed_before_it_was_seen() {
     let world = world(PAGES);
     let mut reader = world.direct(4);
     assert_eq!((reader.path(), why(&reader).as_str()), (Path::Staged, "the first read tries it"));
@@ -345,6 +345,49 @@ fn a_read_that_is_given_up_is_cut_off_from_the_device() {
     drop(memory);
     drop(reader);
     assert_eq!(world.software.left_behind().0, 0, "and nobody keeps it");
+}
+
+/// Nobody waits for a read that is under way, and nobody has its memory any more but the session.
+#[test]
+fn what_is_being_read_into_stays_until_it_is_not() {
+    let world = world(6 * SLOT);
+    let memory = world.memory(6 * SLOT);
+    let exported =
+        world.device.export(&memory.all().allocation().expect("there")).expect("exported");
+    let handle = world.file.handle().number;
+    let mut state = world.client.lock();
+    let session = &mut state.session;
+    let part = memory.part(SLOT..3 * SLOT).expect("inside");
+    let error = session.submit_read_to_device(handle, 5, &exported, &part).expect_err("unknown");
+    assert_eq!(error.kind(), Kind::Invalid);
+    session.register_device(&exported).expect("registered");
+    session.register_device(&exported).expect("it is already");
+    let other = world.memory(SLOT);
+    let outside = session.submit_read_to_device(handle, 5, &exported, &other.all());
+    assert_eq!(outside.expect_err("other memory").kind(), Kind::Invalid);
+    world.fake.node().hold_reads = Some(Box::new(|_| true));
+    session.submit_read_to_device(handle, 5, &exported, &part).expect("begun");
+    session.kick();
+    let shared = dma::Region::sealed_memfd(exported.file(), 6 * SLOT).expect("what the device has");
+    drop((memory, part, other, exported));
+    let mut completed = Vec::new();
+    for _ in 0..3 {
+        session.release_devices();
+        session.poll(&mut completed);
+        assert!(completed.is_empty());
+        assert_eq!((world.registered(), world.software.left_behind().0), (1, 1), "it is used");
+    }
+    world.fake.node().hold_reads = None;
+    while completed.is_empty() {
+        session.poll(&mut completed);
+    }
+    assert_eq!(completed.pop().expect("just seen").bytes, 2 * SLOT as u64);
+    let mut found = vec![0; 2 * SLOT];
+    let window = dma::Window::new(shared, SLOT as u64, found.len()).expect("inside");
+    window.copy_out(&mut found);
+    assert!(found == world.bytes[5..5 + 2 * SLOT]);
+    session.poll(&mut completed);
+    assert_eq!((world.registered(), world.software.left_behind().0), (0, 0), "nobody uses it");
 }
 
 #[test]
