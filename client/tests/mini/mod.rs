@@ -12,8 +12,7 @@ use extent::checksum::crc32c;
 use extent::wire::{Command, HelloBody, Landing, OpenBody, Reply, Request, Segments, Served};
 use extent::{ByteRange, FileId, Generation, Kind, Result};
 use rdma::{
-    Event, Fabric, Fabrics, Listener, ListenerOptions, SessionId, ShmOptions, SimVerbs,
-    SimVerbsOptions, Token, Transfer, Transport,
+    Event, Fabrics, Listener, ListenerOptions, SessionId, ShmOptions, Token, Transfer, Transport,
 };
 
 const MAX_TRANSFER_BYTES: usize = 1 << 20;
@@ -44,17 +43,6 @@ impl Mini {
         let running = Running::start(fabrics, file);
         Self { address, socket, _running: running, _listener: listener, _directory: directory }
     }
-
-    /// One that is reached over simulated RDMA devices only.
-    pub(crate) fn over(network: &SimVerbs, file: Vec<u8>) -> Running {
-        let base = SessionId::base(Fabric::Verbs, 0);
-        Running::start(network.transport(base).expect("simulated"), file)
-    }
-}
-
-/// Simulated RDMA devices, on which nothing goes wrong.
-pub(crate) fn network() -> SimVerbs {
-    SimVerbs::new(5, SimVerbsOptions::default())
 }
 
 /// A node's thread, ended on drop.
@@ -64,7 +52,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(transport: impl Transport + 'static, file: Vec<u8>) -> Self {
+    /// Serves a file over any transport.
+    pub(crate) fn start(transport: impl Transport + 'static, file: Vec<u8>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
         let thread = thread::spawn(move || {

@@ -200,7 +200,7 @@ pub(crate) fn another_connection_is_looked_at_again() {
 
 #[test]
 pub(crate) fn what_a_stream_still_does_comes_first() {
-    let world = exporting(PAGES, &options(Duration::from_millis(100)));
+    let world = exporting(PAGES, &options(Duration::from_millis(300)));
     let other = world.fake.add_file("data/b", 3 * PAGES)[PAGES..2 * PAGES].to_vec();
     assert!(other != world.bytes);
     let other = world.client.open(&name("data/b")).expect("there");
@@ -333,7 +333,7 @@ fn what_a_node_fails_to_read_is_an_error() {
 
 #[test]
 fn a_read_that_is_given_up_is_cut_off_from_the_device() {
-    let world = exporting(6 * SLOT, &options(Duration::from_millis(100)));
+    let world = exporting(6 * SLOT, &options(Duration::from_millis(300)));
     let mut reader = world.strict();
     let memory = world.memory(6 * SLOT);
     world.read(&mut reader, &memory).expect("read");
