@@ -53,4 +53,18 @@ extent::mistakes! {
     StrictLocalDegrades,
     /// A read of a local file is over when the bytes are in the ring.
     LocalCopiesNotAwaited,
+    /// Device memory that nobody keeps stays registered.
+    DevicesKept,
+    /// Device memory that a node is to write to is not registered with the next connection.
+    DevicesForgotten,
+    /// What a node wrote into a device is believed without ever having been looked at.
+    DirectUnproven,
+    /// So is what came over a connection over which nothing was looked at yet.
+    DirectUnprovenAgain,
+    /// Device memory is known by its address, also when other memory is there.
+    DirectByAddress,
+    /// A node writes into a device while a stream still uses that memory.
+    DirectOvertakes,
+    /// The device is not told to take in what a node wrote.
+    DirectUnflushed,
 }

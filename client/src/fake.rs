@@ -2,13 +2,14 @@
 //! where it is told to.
 #![expect(clippy::cast_possible_truncation, reason = "a test's numbers are small")]
 
+mod channel;
 mod connector;
+mod devices;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use dma::{HugePages, Region, Window};
+use dma::{Region, Window};
 use extent::checksum::crc32c;
 use extent::wire::{
     Command, HelloBody, Landing, Open, OpenBody, OpenMode, Reply, Request, Segment, Segments,
@@ -19,7 +20,9 @@ use parking_lot::{Mutex, MutexGuard};
 use rdma::{Channel, Fabric};
 
 use crate::Connector;
+use channel::FakeChannel;
 use connector::FakeConnector;
+use devices::FakeDevices;
 
 /// The test's grip on a node.
 #[derive(Clone)]
@@ -61,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) requests: usize,
     pub(crate) regions: HashMap<(u64, u32), Arc<Region>>,
     pub(crate) channels: usize,
+    /// What it does with memory of devices.
+    pub(crate) devices: FakeDevices,
     /// Sessions that the node knows no more.
     lost: HashSet<u64>,
     /// What its devices still write to: memory that was shared with it when it was lost.
@@ -106,6 +111,7 @@ impl Fake {
             requests: 0,
             regions: HashMap::new(),
             channels: 0,
+            devices: FakeDevices::default(),
             lost: HashSet::new(),
             late: Vec::new(),
             queued: Vec::new(),
@@ -128,6 +134,7 @@ impl Fake {
     pub(crate) fn channel(&self, fabric: Fabric) -> Box<dyn Channel> {
         let mut node = self.node();
         node.channels += 1;
+        node.devices.on_connection();
         let session = node.number();
         Box::new(FakeChannel { node: self.clone(), fabric, session })
     }
@@ -140,108 +147,6 @@ impl Fake {
     /// Starts anew: nobody is connected.
     pub(crate) fn restart(&self) {
         self.node().restart();
-    }
-}
-
-struct FakeChannel {
-    node: Fake,
-    fabric: Fabric,
-    session: u64,
-}
-
-impl Drop for FakeChannel {
-    fn drop(&mut self) {
-        let mut node = self.node.node();
-        node.channels -= 1;
-        let session = self.session;
-        if self.fabric == Fabric::SharedMemory {
-            let late: Vec<_> = node.read_windows(session).collect();
-            node.late.extend(late);
-        }
-        node.forget(session);
-        node.arrived.retain(|(of, _)| *of != session);
-        node.queued.retain(|(of, _)| *of != session);
-        node.regions.retain(|(of, _), _| *of != session);
-    }
-}
-
-impl Channel for FakeChannel {
-    fn fabric(&self) -> Fabric {
-        self.fabric
-    }
-
-    fn allocate(&mut self, length: usize) -> Result<Arc<Region>> {
-        self.node.node().check_there(self.session)?;
-        if length > self.node.node().largest_region {
-            return Err(Kind::Busy.error("the node maps no more"));
-        }
-        let region = Region::anonymous(length, HugePages::Never)?;
-        self.node.node().regions.insert((self.session, region.id().0), Arc::clone(&region));
-        Ok(region)
-    }
-
-    fn register(&mut self, region: &Arc<Region>) -> Result<()> {
-        if self.fabric == Fabric::SharedMemory {
-            return Err(Kind::Unsupported.error("memory of another session"));
-        }
-        self.node.node().regions.insert((self.session, region.id().0), Arc::clone(region));
-        Ok(())
-    }
-
-    fn release(&mut self, region: &Arc<Region>) {
-        let key = (self.session, region.id().0);
-        self.node.node().regions.remove(&key).expect("released once");
-    }
-
-    fn send(&mut self, request: &Request) -> Result<()> {
-        let mut node = self.node.node();
-        node.check_there(self.session)?;
-        if node.queued.len() >= node.ring {
-            return Err(Kind::Busy.error("the ring is full"));
-        }
-        let tag = (self.session, request.tag);
-        let in_use = |other: &(u64, Request)| (other.0, other.1.tag) == tag;
-        assert!(!node.queued.iter().chain(&node.arrived).any(in_use), "a tag is used once");
-        node.queued.push((self.session, *request));
-        node.requests += 1;
-        node.peak_in_flight = node.peak_in_flight.max(node.queued.len() + node.arrived.len());
-        Ok(())
-    }
-
-    fn kick(&mut self) -> Result<()> {
-        let mut node = self.node.node();
-        node.check_there(self.session)?;
-        let session = self.session;
-        let (own, others) =
-            std::mem::take(&mut node.queued).into_iter().partition(|(of, _)| *of == session);
-        node.queued = others;
-        node.arrived.extend::<Vec<_>>(own);
-        Ok(())
-    }
-
-    fn poll(&mut self, replies: &mut Vec<Reply>) -> Result<()> {
-        let mut node = self.node.node();
-        for _ in 0..node.replies_per_poll {
-            if !replies.is_empty() && node.check_there(self.session).is_err() {
-                return Ok(());
-            }
-            node.check_there(self.session)?;
-            let Some(request) = node.take_request(self.session) else { break };
-            let mut reply = node.answer(self.session, &request)?;
-            reply.credits = node.credits;
-            replies.push(reply);
-            if let Some(left) = &mut node.lose_after {
-                *left = left.saturating_sub(1);
-            }
-        }
-        if !replies.is_empty() {
-            return Ok(());
-        }
-        node.check_there(self.session)
-    }
-
-    fn wait(&mut self, _timeout: Duration) -> Result<()> {
-        self.node.node().check_there(self.session)
     }
 }
 
@@ -464,7 +369,9 @@ impl Node {
         let mut at = 0;
         for segment in into.slice(0, bytes.len() as u64) {
             let length = segment.length as usize;
-            self.window(session, segment).copy_in(&bytes[at..at + length]);
+            if !self.devices.loses(segment.key) {
+                self.window(session, segment).copy_in(&bytes[at..at + length]);
+            }
             at += length;
         }
         let (served, landing) = (Served::Tier, Landing::Direct);

@@ -386,6 +386,13 @@ fn every_mistake_is_noticed() {
         ),
         ("device: strict local", device::local::strict_policies_hold_for_local_files),
         ("device: local done", device::local::a_local_read_is_over_when_the_device_has_the_bytes),
+        ("direct: lost writes", device::direct::writes_that_get_lost_are_noticed),
+        ("direct: same address", device::direct::other_memory_at_an_address_is_other_memory),
+        ("direct: away", device::direct::a_node_that_goes_away_costs_time_only),
+        ("direct: lost writes later", device::direct::another_connection_is_looked_at_again),
+        ("direct: streams", device::direct::what_a_stream_still_does_comes_first),
+        ("direct: flushed", device::direct::the_device_is_told_of_what_was_written),
+        ("direct: given back", device::direct::nothing_is_claimed_before_it_was_seen),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

@@ -1,5 +1,6 @@
 //! The client over the fabrics that it uses in earnest.
 
+mod direct;
 mod mini;
 
 use std::sync::mpsc;

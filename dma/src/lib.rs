@@ -7,6 +7,7 @@
 
 mod arena;
 mod bounds;
+mod dma_buf;
 mod heap;
 mod memory;
 mod pool;
@@ -16,11 +17,12 @@ mod run;
 mod verify;
 
 pub use bounds::range_within;
+pub use dma_buf::DmaBuf;
 pub use heap::merge_heap;
 pub use memory::{Frozen, Source, Span, Target, Window};
 pub use pool::{Buffer, ClassUse, Pool, SizeClass};
 pub use prefetch::prefetch;
-pub use region::{HugePages, Region, RegionId, machine_bytes};
+pub use region::{HugePages, Region, RegionId, machine_bytes, page_bytes};
 pub use run::Run;
 
 /// Every buffer and every region begins at a multiple of this, and so may hold direct I/O.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +14,14 @@ use crate::ALIGN_BYTES;
 /// A region's number, unique in this process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RegionId(pub u32);
+
+impl RegionId {
+    /// One that nothing else has.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Whether a region should be made of huge pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -117,11 +125,29 @@ impl Region {
         if length == 0 {
             return Err(Kind::Invalid.error("memory of zero bytes"));
         }
-        Ok(Arc::new(Self { base, length, id: next_id(), huge: false, shared: false, lent: true }))
+        Ok(Arc::new(Self {
+            base,
+            length,
+            id: RegionId::next(),
+            huge: false,
+            shared: false,
+            lent: true,
+        }))
+    }
+
+    /// Zeroed memory of at least `length` bytes in a file of its own, sealed against shrinking, and that file: whoever
+    /// is given it can map the same memory by [`Region::sealed_memfd`].
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`] if there is not so much memory.
+    pub fn shareable(length: usize) -> Result<(Arc<Self>, OwnedFd)> {
+        let rounded = length.next_multiple_of(page_bytes());
+        let file = memory_file(rounded).map_err(|error| out_of_memory(rounded, error))?;
+        Ok((Self::sealed_memfd(file.as_fd(), rounded)?, file))
     }
 
     fn new(base: NonNull<u8>, length: usize, huge: bool, shared: bool) -> Arc<Self> {
-        Arc::new(Self { base, length, id: next_id(), huge, shared, lent: false })
+        Arc::new(Self { base, length, id: RegionId::next(), huge, shared, lent: false })
     }
 
     /// The region's number.
@@ -184,11 +210,6 @@ impl Drop for Region {
     }
 }
 
-fn next_id() -> RegionId {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    RegionId(NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> io::Result<NonNull<u8>> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a mapping at an address of the kernel's choice touches no memory in use.
@@ -197,6 +218,27 @@ fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> io::Result<NonNu
         return Err(io::Error::last_os_error());
     }
     NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at address zero"))
+}
+
+fn memory_file(length: usize) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string.
+    let file = unsafe { libc::memfd_create(c"forebay".as_ptr(), flags) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nobody else knows it.
+    let file = unsafe { OwnedFd::from_raw_fd(file) };
+    let length = libc::off_t::try_from(length).map_err(io::Error::other)?;
+    // SAFETY: it sets the length of a file that is ours.
+    if unsafe { libc::ftruncate(file.as_raw_fd(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it sets a property of a file that is ours.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
 }
 
 fn file_bytes(file: BorrowedFd<'_>) -> Result<u64> {
@@ -220,6 +262,14 @@ pub fn machine_bytes() -> usize {
         usize::try_from(number).unwrap_or(0)
     });
     pages.saturating_mul(bytes)
+}
+
+/// Bytes of a page of this machine's memory.
+#[must_use]
+pub fn page_bytes() -> usize {
+    // SAFETY: it reads a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(ALIGN_BYTES)
 }
 
 #[cfg(test)]
@@ -250,6 +300,19 @@ mod tests {
         assert_eq!((owner[92], owner[93]), (8, 7));
         // SAFETY: there is nothing to use.
         assert_eq!(unsafe { Region::lent(base, 0) }.expect_err("none").kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn memory_in_a_file_is_the_same_for_all_who_map_it() {
+        use crate::Window;
+        let (mine, file) = Region::shareable(5000).expect("memory");
+        assert!(mine.length() >= 5000 && mine.length().is_multiple_of(page_bytes()));
+        let theirs = Region::sealed_memfd(file.as_fd(), mine.length()).expect("sealed");
+        assert_ne!(mine.id(), theirs.id());
+        Window::new(theirs, 4990, 5).expect("inside").copy_in(b"hello");
+        let mut found = [0; 7];
+        Window::new(mine, 4989, 7).expect("inside").copy_out(&mut found);
+        assert_eq!(&found, b"\0hello\0");
     }
 
     #[test]

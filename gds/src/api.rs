@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use dma::Span;
+use dma::{DmaBuf, Span};
 use extent::{Kind, Result};
 
 /// An address in the memory of a device, as its driver counts. For CUDA, a `CUdeviceptr`.
@@ -76,6 +77,21 @@ pub(crate) trait DeviceApi: Send + Sync {
     /// # Errors
     /// [`extent::Kind::Invalid`] if it is in none of this device's.
     fn find(&self, pointer: DevicePointer) -> Result<Range<u64>>;
+
+    /// The number of the allocation that an address is in, which no other had or will have: addresses are used again.
+    fn allocation(&self, pointer: DevicePointer) -> Result<u64>;
+
+    /// Exports memory of one allocation, in whole pages of the host's, for other devices to write to.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] if the device, its driver or this memory does not allow it.
+    fn export(&self, from: DevicePointer, bytes: usize) -> Result<Arc<DmaBuf>>;
+
+    /// Sees to it that what other devices have written to it by now is what it reads from now on.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] if the device has no way to do that.
+    fn flush_writes(&self) -> Result<()>;
 
     /// Makes host memory such that the device reads it by itself.
     ///

@@ -17,6 +17,8 @@ extent::mistakes! {
     StreamOverrun,
     /// Host memory that was replaced is copied without being pinned.
     ReplacedUnpinned,
+    /// Pages are exported of which others have a part.
+    PagesOfOthers,
     /// Host memory goes back although a device that is lost may still read it.
     FreedUnderDevice,
     /// A read that cuFile does through host memory passes for one that went direct.

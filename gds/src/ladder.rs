@@ -145,10 +145,9 @@ impl Ladder {
                     Wire::Other(wire) => {
                         Verdict::Cannot(format!("the node is reached over {wire}, not RDMA"))
                     }
-                    // To be claimed only once a pattern that a node wrote was read back intact.
-                    Wire::Rdma | Wire::Unknown => {
-                        cannot("this build registers no dma-buf with RDMA devices")
-                    }
+                    Wire::Rdma => Verdict::Works,
+                    // To be claimed only once what a node wrote was read back intact.
+                    Wire::Unknown => cannot("only a read from a node, over RDMA, can tell"),
                 };
                 (direct, Verdict::Works, cannot(NOT_LOOKED_FOR))
             }
@@ -256,8 +255,14 @@ mod tests {
         let direct = |device, wire| why(&ladder(device, wire), Path::GpuDirect).to_owned();
         assert!(direct(&bare, Wire::Rdma).contains("does not export dma-buf"));
         assert!(direct(&exporting, Wire::Other("shared memory")).contains("over shared memory"));
-        assert!(direct(&exporting, Wire::Rdma).contains("registers no dma-buf"));
-        assert_eq!(ladder(&exporting, Wire::Rdma).choose(Policy::Auto).expect("one"), Path::Staged);
+        assert!(direct(&exporting, Wire::Unknown).contains("can tell"));
+        assert_eq!(direct(&exporting, Wire::Rdma), "works");
+        let mut ladder = ladder(&exporting, Wire::Rdma);
+        assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::GpuDirect);
+        ladder.deny(Path::GpuDirect, "rxe0 registers no dma-buf");
+        assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::Staged);
+        ladder.confirm(Path::GpuDirect);
+        assert_eq!(ladder.choose(Policy::AtLeast(Path::GpuDirect)).expect("one"), Path::GpuDirect);
     }
 
     #[test]
@@ -302,14 +307,14 @@ mod tests {
     #[test]
     fn strict_policies_refuse_to_degrade() {
         let info = device(true);
-        let mut ladder = Ladder::new(Ok(&info), Wire::Rdma);
+        let mut ladder = Ladder::new(Ok(&info), Wire::Unknown);
         let refused = |ladder: &Ladder, policy| {
             let error = ladder.choose(policy).expect_err("not allowed");
             assert_eq!(error.kind(), Kind::Unsupported);
             error.to_string()
         };
         let said = refused(&ladder, Policy::Exactly(Path::GpuDirect));
-        assert!(said.contains("gpudirect: this build registers"), "{said}");
+        assert!(said.contains("gpudirect: only a read"), "{said}");
         refused(&ladder, Policy::AtLeast(Path::GpuDirect));
         for policy in [
             Policy::AtLeast(Path::Staged),

@@ -131,6 +131,14 @@ impl DeviceSpan {
         })
     }
 
+    /// Writes the host's bytes to its front, through a small buffer: not to be fast.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if they do not fit; else as [`DeviceSpan::to_vec`].
+    pub fn fill(&self, bytes: &[u8]) -> Result<()> {
+        bounce::into(&self.part(..bytes.len())?, bytes)
+    }
+
     /// Its bytes, copied to the host through a small buffer: to look at them, not to be fast.
     ///
     /// # Errors

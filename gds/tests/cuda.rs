@@ -2,6 +2,7 @@
 //! not show is what a real driver does.
 #![allow(unsafe_code)]
 
+mod exported;
 mod suite;
 
 use std::ffi::c_int;
@@ -47,6 +48,14 @@ impl Fake {
         let knob = unsafe { self.library.get::<unsafe extern "C" fn(c_int)>(name) };
         // SAFETY: it sets a number.
         unsafe { knob.expect("there")(value) };
+    }
+
+    fn flushes(&self) -> c_int {
+        // SAFETY: as it is defined there.
+        let look =
+            unsafe { self.library.get::<unsafe extern "C" fn() -> c_int>("fake_cuda_flushes") };
+        // SAFETY: it reads a number.
+        unsafe { look.expect("there")() }
     }
 
     /// Bytes of memory, pinned ranges, streams, events, contexts, and those of this thread.
@@ -132,4 +141,32 @@ fn errors_of_the_driver_are_told_apart() {
     ring.wait(PATIENCE, &mut ended);
     let error = ended.pop().expect("it is over").result.expect_err("lost");
     assert_eq!((error.kind(), ring.missing()), (Kind::Disconnected, 2));
+}
+
+#[test]
+fn what_others_write_to_exported_memory_cuda_has() {
+    let _turn = TURN.lock();
+    let fake = Fake::build("export");
+    let device: Device = fake.driver().expect("a driver").device(0).expect("a device");
+    exported::check_written(&device);
+    assert_eq!(fake.flushes(), 1);
+    // A GPU that keeps the order by itself is not told.
+    fake.turn("fake_cuda_ordering", 100);
+    exported::check_written(&device);
+    assert_eq!(fake.flushes(), 1);
+    let memory = device.allocate(1 << 20).expect("device memory");
+    let allocation = memory.all().allocation().expect("there");
+    for (knob, value, words) in [
+        ("fake_cuda_pooled", 1, "cuMemAlloc"),
+        ("fake_cuda_exports", 0, "801 CUDA_ERROR_NOT_SUPPORTED"),
+    ] {
+        fake.turn(knob, value);
+        let error = device.export(&allocation).expect_err("not here");
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains(words), "{error}");
+        fake.turn(knob, 1 - value);
+    }
+    device.export(&allocation).expect("again");
+    drop((memory, device));
+    assert_eq!(fake.left(), [0; 6]);
 }

@@ -3,11 +3,15 @@
 // A stream's work is done a step at a time, when somebody asks for an event, so that nothing is done
 // before somebody waits for it. Every call is checked: for a current context, for handles and ranges that
 // exist, for pinned memory. Where NVIDIA's cuda.h is found, the compiler compares these functions with it.
+#define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #if __has_include(<cuda.h>)
 #include <cuda.h>
@@ -21,6 +25,9 @@ typedef struct CUevent_st *CUevent;
 typedef unsigned int CUmemorytype;
 typedef int CUdevice_attribute;
 typedef int CUpointer_attribute;
+typedef unsigned int CUmemRangeHandleType;
+typedef unsigned int CUflushGPUDirectRDMAWritesTarget;
+typedef unsigned int CUflushGPUDirectRDMAWritesScope;
 #define CUDAAPI
 #define CUDA_SUCCESS 0
 #define CUDA_ERROR_INVALID_VALUE 1
@@ -38,8 +45,17 @@ typedef int CUpointer_attribute;
 #define CU_EVENT_DISABLE_TIMING 2
 #define CU_MEMHOSTREGISTER_PORTABLE 1
 #define CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED 124
+#define CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS 117
+#define CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING 118
+#define CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST 1
+#define CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER 100
+#define CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX 0
+#define CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER 100
+#define CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD 1
+#define CU_POINTER_ATTRIBUTE_BUFFER_ID 7
 #define CU_POINTER_ATTRIBUTE_MEMORY_TYPE 2
 #define CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL 9
+#define CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE 10
 #define CU_POINTER_ATTRIBUTE_RANGE_START_ADDR 11
 #define CU_POINTER_ATTRIBUTE_RANGE_SIZE 12
 #define CU_MEMORYTYPE_DEVICE 2
@@ -85,12 +101,15 @@ struct CUevent_st {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct { char *base; size_t bytes; } memory[MOST], pins[MOST];
+static struct { char *base; size_t bytes; } pins[MOST];
+// Each in a file of its own, which is what exporting it gives.
+static struct { char *base; size_t bytes; int file; unsigned long long number; } memory[MOST];
 static struct CUstream_st *streams[MOST];
 static size_t used, retained, alive_events;
 // What is named by no handle: the default stream.
 static struct CUstream_st by_default = {.alive = 1, .last = &by_default.first};
-static int has_gpu = 1, initialised, lost, stalled;
+static unsigned long long allocations;
+static int has_gpu = 1, initialised, lost, stalled, exports = 1, pooled, ordering, flushes;
 static CUresult next_copy;
 static struct CUctx_st *const context = (struct CUctx_st *)&memory;
 static __thread int depth;
@@ -100,6 +119,12 @@ void fake_cuda_has_gpu(int has) { has_gpu = has; }
 void fake_cuda_next_copy(unsigned int answer) { next_copy = (CUresult)answer; }
 void fake_cuda_lose(int it) { lost = it; }
 void fake_cuda_stall(int it) { stalled = it; }
+void fake_cuda_exports(int does) { exports = does; }
+// Whether memory is that of a pool.
+void fake_cuda_pooled(int is) { pooled = is; }
+void fake_cuda_ordering(int how) { ordering = how; }
+// How often it was flushed.
+int fake_cuda_flushes(void) { return flushes; }
 // What is left: bytes of memory, pinned ranges, streams, events, contexts, and contexts of this thread.
 void fake_cuda_left(size_t left[6]) {
     pthread_mutex_lock(&lock);
@@ -208,8 +233,15 @@ CUresult CUDAAPI cuDeviceGetName(char *name, int length, CUdevice which) {
 }
 
 CUresult CUDAAPI cuDeviceGetAttribute(int *value, CUdevice_attribute what, CUdevice which) {
-    if (which != 40 || what != CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED) return CUDA_ERROR_INVALID_VALUE;
-    *value = 1;
+    if (which != 40) return CUDA_ERROR_INVALID_VALUE;
+    switch ((int)what) {
+    case CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED: *value = 1; break;
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING: *value = ordering; break;
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS:
+        *value = CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST;
+        break;
+    default: return CUDA_ERROR_INVALID_VALUE;
+    }
     return CUDA_SUCCESS;
 }
 
@@ -251,6 +283,8 @@ CUresult CUDAAPI cuPointerGetAttribute(void *value, CUpointer_attribute what, CU
         CUdeviceptr base = (CUdeviceptr)(uintptr_t)memory[i].base + BIAS;
         if (!memory[i].base || at < base || at - base >= memory[i].bytes) continue;
         switch ((int)what) {
+        case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: *(unsigned char *)value = !pooled; break;
+        case CU_POINTER_ATTRIBUTE_BUFFER_ID: *(unsigned long long *)value = memory[i].number; break;
         case CU_POINTER_ATTRIBUTE_MEMORY_TYPE: *(unsigned int *)value = CU_MEMORYTYPE_DEVICE; break;
         case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)value = 0; break;
         case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *(CUdeviceptr *)value = base; break;
@@ -267,8 +301,14 @@ CUresult CUDAAPI cuMemAlloc(CUdeviceptr *out, size_t bytes) {
     if (bytes > BYTES - used) return leave(CUDA_ERROR_OUT_OF_MEMORY);
     for (int i = 0; i < MOST; i++) {
         if (memory[i].base) continue;
-        memory[i].base = malloc(bytes);
+        memory[i].file = memfd_create("fake-cuda", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (ftruncate(memory[i].file, (off_t)bytes) || fcntl(memory[i].file, F_ADD_SEALS, F_SEAL_SHRINK))
+            return leave(CUDA_ERROR_OUT_OF_MEMORY);
+        char *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory[i].file, 0);
+        if (base == MAP_FAILED) return leave(CUDA_ERROR_OUT_OF_MEMORY);
+        memory[i].base = base;
         memory[i].bytes = bytes;
+        memory[i].number = ++allocations;
         memset(memory[i].base, 0xA5, bytes);
         used += bytes;
         *out = (CUdeviceptr)(uintptr_t)memory[i].base + BIAS;
@@ -284,12 +324,40 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr at) {
         // As the driver does, work that is queued is finished before.
         for (int s = 0; s < MOST; s++)
             while (streams[s] && streams[s]->first) step(streams[s]);
-        free(memory[i].base);
+        munmap(memory[i].base, memory[i].bytes);
+        close(memory[i].file);
         memory[i].base = NULL;
         used -= memory[i].bytes;
         return leave(CUDA_SUCCESS);
     }
     return leave(CUDA_ERROR_INVALID_VALUE);
+}
+
+CUresult CUDAAPI cuMemGetHandleForAddressRange(void *handle, CUdeviceptr at, size_t bytes,
+                                               CUmemRangeHandleType type, unsigned long long flags) {
+    ENTER;
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!exports) return leave(CUDA_ERROR_NOT_SUPPORTED);
+    if ((unsigned int)type != CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD || flags || bytes == 0 || at % page || bytes % page)
+        return leave(CUDA_ERROR_INVALID_VALUE);
+    for (int i = 0; i < MOST; i++) {
+        // Its front only: the file has no beginning but that.
+        if (!memory[i].base || at != (CUdeviceptr)(uintptr_t)memory[i].base + BIAS) continue;
+        if (bytes > memory[i].bytes) return leave(CUDA_ERROR_INVALID_VALUE);
+        *(int *)handle = fcntl(memory[i].file, F_DUPFD_CLOEXEC, 0);
+        return leave(CUDA_SUCCESS);
+    }
+    return leave(CUDA_ERROR_INVALID_VALUE);
+}
+
+CUresult CUDAAPI cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget target,
+                                            CUflushGPUDirectRDMAWritesScope scope) {
+    ENTER;
+    if ((unsigned int)target != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX ||
+        (unsigned int)scope != CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER)
+        return leave(CUDA_ERROR_INVALID_VALUE);
+    flushes++;
+    return leave(CUDA_SUCCESS);
 }
 
 CUresult CUDAAPI cuMemHostRegister(void *at, size_t bytes, unsigned int flags) {

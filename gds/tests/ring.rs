@@ -33,4 +33,5 @@ tests! {
     pins_are_refused_or_done_without,
     what_does_not_fit_is_refused,
     device_memory_is_bounded_and_freed,
+    only_whole_pages_are_exported,
 }

@@ -19,4 +19,8 @@ extent::mistakes! {
     LastCompletionsLeft,
     /// A queue pair goes at once, whatever of it is still to come.
     BuriedAtOnce,
+    /// Memory of a device that is taken back stays registered.
+    DeviceKept,
+    /// A part of a device's memory is named by what is registered, wherever it ends.
+    DeviceUnbounded,
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dma::Region;
-use extent::Result;
+use dma::{DmaBuf, Region};
 use extent::wire::{Reply, Request};
+use extent::{Kind, Result};
 
 use crate::Fabric;
 
@@ -14,7 +14,7 @@ use crate::Fabric;
 ///
 /// Requests name memory by segments whose `key` is the low 32 bits of a registered region's
 /// [`dma::RegionId`] and whose `address` is the offset in that region, on every fabric: the channel translates
-/// to what its fabric puts on the wire. The caller owns the regions, and must not touch a request's
+/// to what its fabric puts on the wire. Memory of devices is named the same way. The caller owns the regions, and must not touch a request's
 /// segments until its reply is there, or the channel is gone.
 pub trait Channel: Send {
     /// How the node is reached.
@@ -36,6 +36,26 @@ pub trait Channel: Send {
 
     /// Forgets a region. Do this only when no request names it any more.
     fn release(&mut self, region: &Arc<Region>);
+
+    /// Has the node write into memory of another device, which requests to READ then name as they do a region: by its
+    /// id, and by how far from its front. That ends when the channel is dropped, or with
+    /// [`Channel::release_device`]: whatever the node does afterwards, no byte of it changes.
+    ///
+    /// # Errors
+    /// [`extent::Kind::Unsupported`] if this fabric, or its device, reaches no memory of other devices;
+    /// [`extent::Kind::NoSpace`] or [`extent::Kind::Busy`] if there is no room for it.
+    fn register_device(&mut self, memory: &Arc<DmaBuf>) -> Result<()> {
+        let _ = memory;
+        Err(Kind::Unsupported.error(format!(
+            "the node is reached over {}, by which it writes into no other device's memory",
+            self.fabric().name()
+        )))
+    }
+
+    /// Forgets memory of a device. A request that still names it ends the connection, so do this when none does.
+    fn release_device(&mut self, memory: &Arc<DmaBuf>) {
+        let _ = memory;
+    }
 
     /// Queues a request; the bytes of a WRITE, or the name of an OPEN, are taken from its segments.
     ///

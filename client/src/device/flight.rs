@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
-use gds::{Copied, CopyId, Lent, Path};
+use gds::{Copied, CopyId, Lent, Path, Stream};
 
 use super::under::{Piece, Under, head};
 use super::{DeviceFetch, DeviceRead, DeviceReader, Verified};
@@ -17,20 +17,25 @@ use crate::state::{BatchId, State};
 use crate::{Client, Memory, clock};
 
 pub(super) struct Flight<'a> {
-    reader: &'a mut DeviceReader,
-    client: Client,
-    inbox: BatchId,
-    /// Whether nobody waits for the copies.
-    is_handed_over: bool,
-    begin: Instant,
+    pub(super) reader: &'a mut DeviceReader,
+    pub(super) client: Client,
+    pub(super) inbox: BatchId,
+    /// What the copies are handed to, so that nobody waits for them.
+    pub(super) stream: Option<&'a Stream>,
+    pub(super) begin: Instant,
     /// When a node that only ever says that it is busy is no longer asked.
-    patience_ends: Instant,
-    fetches: Vec<Under>,
+    pub(super) patience_ends: Instant,
+    pub(super) fetches: Vec<Under>,
     /// The first fetch with pieces that were never asked for.
     next: usize,
-    /// Pieces that the node was too busy for.
-    again: VecDeque<Piece>,
-    reading: HashMap<Ticket, (Piece, Lent)>,
+    /// Pieces that are to be asked for again: the node was too busy, or it is not known whether they are there.
+    pub(super) again: VecDeque<Piece>,
+    /// Into the ring, or into the device.
+    pub(super) reading: HashMap<Ticket, (Piece, Option<Lent>)>,
+    pub(super) direct_reading: usize,
+    /// For which connection it was found out what goes into the device, and how often.
+    pub(super) prepared_on: Option<u64>,
+    pub(super) preparations: u32,
     copying: HashMap<CopyId, usize>,
     /// The device does not go on: copies are not waited for.
     has_stalled: bool,
@@ -42,14 +47,14 @@ impl<'a> Flight<'a> {
     pub(super) fn new(
         reader: &'a mut DeviceReader,
         fetches: Vec<DeviceFetch>,
-        is_handed_over: bool,
+        stream: Option<&'a Stream>,
     ) -> Self {
         let client = reader.client.clone();
         let verifies = client.options().verify;
         let verified = if verifies { Verified::ByNodeAndClient } else { Verified::ByNode };
         let nothing = DeviceRead {
             bytes: 0,
-            path: reader.path,
+            path: reader.ring_path,
             served: Served::Nothing,
             landing: Landing::Nothing,
             verified,
@@ -58,19 +63,35 @@ impl<'a> Flight<'a> {
         };
         let under = |DeviceFetch { handle, name, offset, into }| {
             let (asked, has_ended, error, read) = (0, false, None, nothing);
-            Under { handle, name, offset, into, asked, has_ended, error, read }
+            let (aim, detour, is_direct) = (None, None, false);
+            Under {
+                handle,
+                name,
+                offset,
+                into,
+                asked,
+                has_ended,
+                error,
+                aim,
+                detour,
+                is_direct,
+                read,
+            }
         };
         let begin = clock::now();
         let inbox = client.lock().open_inbox();
         Self {
             inbox,
-            is_handed_over,
+            stream,
             begin,
             patience_ends: begin + client.options().timeout,
             fetches: fetches.into_iter().map(under).collect(),
             next: 0,
             again: VecDeque::new(),
             reading: HashMap::new(),
+            direct_reading: 0,
+            prepared_on: None,
+            preparations: 0,
             copying: HashMap::new(),
             has_stalled: false,
             has_failed_to_refill: false,
@@ -83,6 +104,7 @@ impl<'a> Flight<'a> {
     pub(super) fn run(mut self) -> Vec<Result<DeviceRead>> {
         loop {
             self.take_copies();
+            self.prepare();
             self.refill();
             self.start();
             if !self.reading.is_empty() {
@@ -95,6 +117,7 @@ impl<'a> Flight<'a> {
                 break;
             }
         }
+        self.flush_direct();
         let ends = std::mem::take(&mut self.fetches).into_iter();
         ends.map(|fetch| match fetch.error {
             None => Ok(fetch.read),
@@ -107,12 +130,12 @@ impl<'a> Flight<'a> {
     }
 
     fn awaits_copies(&self) -> bool {
-        let is_over = self.is_handed_over || self.has_stalled || bugs::is(Bug::CopiesNotAwaited);
+        let is_over = self.stream.is_some() || self.has_stalled || bugs::is(Bug::CopiesNotAwaited);
         !is_over && !self.copying.is_empty()
     }
 
     /// Whether something is still to be asked for.
-    fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         !self.again.is_empty() || self.fetches[self.next..].iter().any(Under::wants_more)
     }
 
@@ -166,6 +189,16 @@ impl<'a> Flight<'a> {
         let client = self.client.clone();
         let mut state = client.lock();
         while let Some(piece) = self.next_piece() {
+            if self.is_direct(piece) {
+                if self.ask_direct(&mut state, piece) {
+                    continue;
+                }
+                break;
+            }
+            if let Some(error) = self.is_stuck(piece) {
+                self.fetches[piece.fetch].fail(error);
+                continue;
+            }
             let Some((lent, memory)) = self.reader.ring.lend() else {
                 self.again.push_front(piece);
                 break;
@@ -185,7 +218,7 @@ impl<'a> Flight<'a> {
         match state.session.submit_read(fetch.handle.number, offset, memory, within) {
             Ok(ticket) => {
                 state.expect_in(ticket, self.inbox);
-                self.reading.insert(ticket, (piece, lent));
+                self.reading.insert(ticket, (piece, Some(lent)));
                 true
             }
             Err(refused) => {
@@ -220,6 +253,7 @@ impl<'a> Flight<'a> {
     fn on_read(&mut self, mut completed: Completed) {
         let (piece, lent) =
             self.reading.remove(&completed.ticket).expect("only what was asked for comes");
+        let Some(lent) = lent else { return self.on_direct(piece, completed) };
         let memory = completed.memory.take().filter(|memory| !memory.is_empty());
         let is_busy = completed.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
         let fetch = &mut self.fetches[piece.fetch];
@@ -262,8 +296,10 @@ impl<'a> Flight<'a> {
             Ok(begun) => {
                 self.copying.insert(begun.id, piece.fetch);
                 fetch.read.total = clock::now() - self.begin;
-                if !begun.is_pinned && fetch.read.path != Path::Host {
-                    fetch.read.path = Path::Host;
+                let way = if begun.is_pinned { Path::Staged } else { Path::Host };
+                let before = fetch.read.path;
+                fetch.read.path = before.max(way);
+                if way == Path::Host && before != way {
                     self.reader.note_degraded();
                 }
             }
@@ -277,7 +313,7 @@ impl<'a> Flight<'a> {
         self.on_copied(ended);
     }
 
-    fn on_copied(&mut self, ended: Vec<Copied>) {
+    pub(super) fn on_copied(&mut self, ended: Vec<Copied>) {
         let now = clock::now() - self.begin;
         for copied in ended {
             let Some(fetch) = self.copying.remove(&copied.id) else {

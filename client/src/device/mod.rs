@@ -3,7 +3,8 @@
 //! A [`DeviceReader`] has a ring of host memory that both the node and the device reach. The node writes
 //! into one piece of it while the device copies others away by itself; a file of any length goes through a
 //! ring of a fixed one, and no byte is copied by the processor. Which way it is, and why not a better
-//! one, [`DeviceReader::ladder`] and every [`DeviceRead`] say.
+//! one, [`DeviceReader::ladder`] and every [`DeviceRead`] say. Where the client's RDMA device takes memory of the
+//! GPU, the node writes there by itself, without the ring.
 //!
 //! ```no_run
 //! # fn main() -> extent::Result<()> {
@@ -21,6 +22,8 @@
 //! # }
 //! ```
 
+mod direct;
+mod directly;
 mod fetch;
 mod flight;
 mod local;
@@ -30,6 +33,7 @@ mod staging;
 pub(crate) mod tests;
 mod under;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use extent::wire::{Landing, Served};
@@ -37,8 +41,10 @@ use extent::{Error, Kind, Result};
 
 use crate::bugs::{self, Bug};
 use crate::{Client, File, Memory};
+use direct::{Aim, Direct, Origin};
 use flight::Flight;
 
+pub use direct::DirectStats;
 pub use fetch::DeviceFetch;
 pub use gds::{
     Begun, Copied, CopyId, CuFile, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory,
@@ -87,7 +93,7 @@ pub struct DeviceRead {
     pub landing: Landing,
     /// Who compared them with their checksums.
     pub verified: Verified,
-    /// From the call until the last of them was in host memory.
+    /// From the call until the last of them was in host memory, or, without that, on the device.
     pub to_host: Duration,
     /// From the call until the last of them was on the device or, if a stream was named, handed to it.
     pub total: Duration,
@@ -100,9 +106,15 @@ pub struct DeviceRead {
 pub struct DeviceReader {
     client: Client,
     ring: Ring<Memory>,
+    /// Ends before the memory that a node writes to.
+    direct: Option<Direct>,
     ladder: Ladder,
     options: DeviceOptions,
     path: Path,
+    /// What the ring is.
+    ring_path: Path,
+    /// Whether a way without the host's memory was there, and is not any more.
+    has_left_direct: bool,
     /// Whether worse was done once than the ladder promised.
     has_degraded: bool,
     /// What went wrong with a read that had been handed to a stream.
@@ -117,12 +129,28 @@ impl DeviceReader {
     /// [`Kind::Invalid`] for a ring of less than one piece, or pieces that are not whole pages; what
     /// allocating memory answers.
     pub fn new(client: &Client, device: &Device, options: &DeviceOptions) -> Result<Self> {
+        let mut ladder = staging::ladder(client.fabric(), device);
+        let direct = Direct::begin(client, device, options.policy, &mut ladder);
+        let is_only = direct.is_some() && !options.policy.allows(Path::Staged);
         let allocate = |bytes| client.alloc(bytes);
-        let Staging { ring, ladder, path } =
-            Staging::new(client.fabric(), allocate, device, options)?;
-        let (options, client) = (*options, client.clone());
-        let mut reader =
-            Self { client, ring, ladder, options, path, has_degraded: false, late: None };
+        let (ring, ring_path) = if is_only {
+            (slots::unused(allocate, device, options)?, Path::Host)
+        } else {
+            slots::choose(allocate, device, options, &mut ladder)?
+        };
+        let path = if is_only { Path::GpuDirect } else { ring_path };
+        let mut reader = Self {
+            client: client.clone(),
+            ring,
+            direct,
+            ladder,
+            options: *options,
+            path,
+            ring_path,
+            has_left_direct: false,
+            has_degraded: false,
+            late: None,
+        };
         if path == Path::Host && options.policy != Policy::Exactly(Path::Host) {
             reader.note_degraded();
         }
@@ -153,12 +181,19 @@ impl DeviceReader {
         self.ring.stats()
     }
 
+    /// What went into the device without the host's memory; nothing where that was never to be tried.
+    #[must_use]
+    pub fn direct_stats(&self) -> DirectStats {
+        self.direct.as_ref().map_or_else(DirectStats::default, Direct::stats)
+    }
+
     /// Reads from `offset` of a file into device memory, until that is full or the file ends.
     ///
     /// Without a stream it waits until the bytes are there. With one it waits only for room in the ring:
     /// the copies come after what is in the stream now, and before what comes into it later. What goes
     /// wrong with them afterwards the next call says, or [`DeviceReader::settle`]. All copies of a reader are in
-    /// one order, so what is read next waits for that stream, too: make a reader for each stream.
+    /// one order, so what is read next waits for that stream, too: make a reader for each stream. By
+    /// [`Path::GpuDirect`] the call waits for the stream, and the bytes are there when it returns.
     ///
     /// # Errors
     /// What the node or the device answers. What is in the memory is then anything. [`Kind::Disconnected`]
@@ -188,7 +223,7 @@ impl DeviceReader {
         if let Err(error) = begun {
             return (0..count).map(|_| Err(error.duplicate())).collect();
         }
-        let ends = Flight::new(self, fetches, stream.is_some()).run();
+        let ends = Flight::new(self, fetches, stream).run();
         // Also after errors: a part of the copies may be on its way.
         match self.order(stream, Ring::lead) {
             Ok(()) => ends,
@@ -238,6 +273,54 @@ impl DeviceReader {
                 self.late.get_or_insert(error.while_doing(told));
             }
         }
+    }
+
+    /// Where a read goes without the host's memory; the ladder has what became of it.
+    fn aim(
+        &mut self,
+        connection: u64,
+        origin: Origin,
+        into: &DeviceSpan,
+        todo: &Range<usize>,
+    ) -> Result<Aim> {
+        let Some(direct) = &mut self.direct else {
+            return Err(Kind::Unsupported.error("it was not there when the reader was made"));
+        };
+        let aimed = direct.aim(connection, origin, into, todo);
+        match &aimed {
+            Ok(aim) if aim.is_proven => {
+                self.ladder.confirm(Path::GpuDirect);
+                self.path = Path::GpuDirect;
+            }
+            Ok(_) => {}
+            Err(_) => {
+                if let Some(why) = direct.obstacle(connection).map(ToString::to_string) {
+                    self.leave_direct(why);
+                }
+            }
+        }
+        aimed
+    }
+
+    /// Nothing goes into the device without the host's memory, for now. Said once.
+    fn leave_direct(&mut self, why: String) {
+        self.ladder.deny(Path::GpuDirect, why);
+        if !self.stages() {
+            return;
+        }
+        self.path = self.ring_path;
+        if !std::mem::replace(&mut self.has_left_direct, true) {
+            tracing::warn!(
+                device = self.device().info().name,
+                ladder = %self.ladder,
+                "reads into device memory go through the host's memory"
+            );
+        }
+    }
+
+    /// Whether the policy lets reads go through the ring.
+    fn stages(&self) -> bool {
+        self.options.policy.allows(self.ring_path)
     }
 
     fn stalled(&self) -> Error {

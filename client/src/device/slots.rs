@@ -52,6 +52,23 @@ pub(super) fn choose(
     }
 }
 
+/// A ring for a reader that may take no other way than one without it.
+pub(super) fn unused(
+    mut allocate: impl FnMut(usize) -> Result<Memory>,
+    device: &Device,
+    options: &DeviceOptions,
+) -> Result<Ring<Memory>> {
+    check(options)?;
+    let window = options.ring_bytes / options.slot_bytes;
+    let bytes = window * ALIGN_BYTES;
+    ring(
+        &mut allocate,
+        device,
+        &DeviceOptions { ring_bytes: bytes, slot_bytes: ALIGN_BYTES, ..*options },
+        Pinning::Never,
+    )
+}
+
 fn check(options: &DeviceOptions) -> Result<()> {
     let DeviceOptions { ring_bytes, slot_bytes, .. } = *options;
     if slot_bytes == 0 || !slot_bytes.is_multiple_of(ALIGN_BYTES) || ring_bytes < slot_bytes {

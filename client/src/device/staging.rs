@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use extent::Result;
-use gds::{Device, Ladder, Path, Ring, Wire};
+use gds::{Device, Ladder, Path, Ring, Verdict, Wire};
 use rdma::Fabric;
 
 use super::{DeviceOptions, slots, under};
@@ -29,16 +29,24 @@ impl Staging {
         device: &Device,
         options: &DeviceOptions,
     ) -> Result<Self> {
-        let wire = match fabric {
-            Fabric::Verbs => Wire::Rdma,
-            Fabric::SharedMemory => Wire::Other("shared memory"),
-            Fabric::Tcp => Wire::Other("TCP"),
-            Fabric::Simulated => Wire::Other("a simulated fabric"),
-        };
-        let mut ladder = Ladder::new(Ok(device.info()), wire);
+        let mut ladder = ladder(fabric, device);
+        if *ladder.verdict(Path::GpuDirect) == Verdict::Works {
+            ladder.deny(Path::GpuDirect, "this program reads through the host's memory");
+        }
         let (ring, path) = slots::choose(allocate, device, options, &mut ladder)?;
         Ok(Self { ring, ladder, path })
     }
+}
+
+/// What a device, and the way to the node, allow.
+pub(super) fn ladder(fabric: Fabric, device: &Device) -> Ladder {
+    let wire = match fabric {
+        Fabric::Verbs => Wire::Rdma,
+        Fabric::SharedMemory => Wire::Other("shared memory"),
+        Fabric::Tcp => Wire::Other("TCP"),
+        Fabric::Simulated => Wire::Other("a simulated fabric"),
+    };
+    Ladder::new(Ok(device.info()), wire)
 }
 
 /// How much of a read of `left` bytes from `offset` of a file to ask for at once, and where in a piece of the

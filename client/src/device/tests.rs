@@ -1,5 +1,6 @@
 //! Reads from a node of the test's own into a software device.
 
+pub(crate) mod direct;
 pub(crate) mod failures;
 pub(crate) mod local;
 mod warnings;
@@ -47,10 +48,13 @@ impl World {
     }
 
     fn with(fabric: Fabric, length: usize, options: &Options) -> Self {
+        Self::over(SoftwareDevice::new(64 << 20, 7), fabric, length, options)
+    }
+
+    fn over(software: SoftwareDevice, fabric: Fabric, length: usize, options: &Options) -> Self {
         let fake = Fake::new();
         fake.node().max_transfer_bytes = 1 << 20;
         let bytes = fake.add_file("data/a", length);
-        let software = SoftwareDevice::new(64 << 20, 7);
         let device = Device::software(&software);
         let session = Session::connect(fake.channel(fabric), options).expect("a node");
         let session = session.reconnecting(fake.connector(fabric, 1), 0);

@@ -8,6 +8,7 @@ use extent::{Error, Kind};
 use gds::DeviceSpan;
 
 use super::DeviceRead;
+use super::direct::Aim;
 use crate::file::Handle;
 use crate::session::Completed;
 
@@ -22,6 +23,11 @@ pub(super) struct Under {
     /// Whether the file ended before that.
     pub(super) has_ended: bool,
     pub(super) error: Option<Error>,
+    /// What of it the node may write into the device by itself, or why nothing.
+    pub(super) aim: Option<Aim>,
+    pub(super) detour: Option<Error>,
+    /// Whether any of it came so.
+    pub(super) is_direct: bool,
     pub(super) read: DeviceRead,
 }
 
@@ -41,7 +47,7 @@ impl Under {
     }
 
     /// The next part: up to where the file's offset is a multiple of the pieces' length, so that all but the
-    /// first begin at one.
+    /// first begin at one, and to where the way changes.
     pub(super) fn cut(&mut self, slot_bytes: usize) -> Option<(usize, usize)> {
         if !self.wants_more() {
             return None;
@@ -51,7 +57,10 @@ impl Under {
             self.fail(Kind::Invalid.error("the range ends beyond 64 bits"));
             return None;
         };
-        let bytes = piece(offset, self.into.len() - at, slot_bytes);
+        let within = self.aim.as_ref().map_or(0..0, |aim| aim.within.clone());
+        let turns = [within.start, within.end, self.into.len()];
+        let turn = turns.into_iter().find(|turn| *turn > at).expect("there is more to ask for");
+        let bytes = piece(offset, turn - at, slot_bytes);
         self.asked += bytes;
         Some((at, bytes))
     }

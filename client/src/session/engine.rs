@@ -118,6 +118,12 @@ impl Session {
         let is_lost = transfer.is_fresh()
             && length != 0
             && transfer.memory.region().is_some_and(|region| self.home.is_retired(region));
+        let unreached = transfer.device.as_ref().map(|device| self.devices.check(&device.memory));
+        if let Some(Err(error)) = unreached {
+            let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
+            transfer.fail(error);
+            return Ok(handle.unwrap_or(0));
+        }
         if is_lost && transfer.memory.is_fixed() {
             let transfer = self.transfers.get_mut(index).expect("an unsent transfer is kept");
             transfer.fail(memory_lost());

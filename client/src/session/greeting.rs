@@ -81,6 +81,8 @@ impl Session {
     /// Has the node know the memory that there is, or retires it.
     fn announce_memory(&mut self) {
         let Some(channel) = &mut self.channel else { return };
+        self.devices.sweep(None);
+        self.devices.announce(&mut **channel);
         for region in self.home.regions() {
             if let Err(error) = channel.register(&region) {
                 tracing::debug!(%error, "memory of before is replaced when it is used");

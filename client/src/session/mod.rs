@@ -1,6 +1,7 @@
 //! The core: one session, one thread, no blocking but in [`Session::connect`] and [`Session::wait`].
 
 mod completed;
+mod devices;
 mod engine;
 mod files;
 mod greeting;
@@ -23,6 +24,7 @@ use rdma::{Channel, Fabric};
 
 use crate::arena::Home;
 use crate::{Memory, Options};
+use devices::Devices;
 use files::Files;
 use probe::Probe;
 use redial::Redial;
@@ -67,6 +69,7 @@ pub struct Session {
     /// Why there is no channel any more, and never will be.
     over: Option<Error>,
     home: Arc<Home>,
+    devices: Devices,
     hello: HelloBody,
     options: Options,
     max_transfer_bytes: u64,
@@ -130,6 +133,7 @@ impl Session {
             own_names: Vec::with_capacity(NAMES),
             over: None,
             home: Arc::default(),
+            devices: Devices::default(),
             hello: HelloBody {
                 version: wire::VERSION,
                 credits: 1,
@@ -328,6 +332,7 @@ impl Session {
             for region in self.home.take_unused() {
                 channel.release(&region);
             }
+            self.devices.sweep(Some(&mut **channel));
         }
     }
 }

@@ -68,6 +68,7 @@ impl Session {
             self.home.retire(|_| true);
         }
         drop(self.home.take_unused());
+        self.devices.sweep(None);
         let mut transfers = Vec::new();
         for mut transfer in self.transfers.drain() {
             transfer.is_tainted |= shared && !transfer.is_quiet();

@@ -120,20 +120,25 @@ impl Session {
         memory: Memory,
         within: Range<usize>,
     ) -> Result<Ticket, Refused> {
-        if let Err(error) = self.check_over() {
-            return Err(Refused { error, memory });
-        }
-        self.wake();
-        if self.outstanding() >= self.options.queue {
-            let error = Kind::Busy.error(format!(
-                "{} operations are outstanding, which is the session's limit: poll first",
-                self.options.queue
-            ));
+        if let Err(error) = self.admit() {
             return Err(Refused { error, memory });
         }
         let (ticket, index) = self.insert(operation, memory, within);
         self.unsent.push_back(index);
         Ok(ticket)
+    }
+
+    /// Whether there is room for another operation.
+    pub(super) fn admit(&mut self) -> Result<()> {
+        self.check_over()?;
+        self.wake();
+        if self.outstanding() >= self.options.queue {
+            return Err(Kind::Busy.error(format!(
+                "{} operations are outstanding, which is the session's limit: poll first",
+                self.options.queue
+            )));
+        }
+        Ok(())
     }
 
     /// A transfer of the session's own, sent before all others.
@@ -143,7 +148,7 @@ impl Session {
         self.unsent_own.push_back(index);
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         operation: Operation,
         memory: Memory,

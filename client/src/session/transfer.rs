@@ -4,6 +4,7 @@ use extent::checksum::crc32c;
 use extent::wire::{self, Command, Landing, Open, OpenMode, Reply, Segment, Segments, Served};
 use extent::{ByteRange, Error, FileId, Generation, Kind, Result};
 
+use super::devices::DeviceTarget;
 use super::{Completed, Ticket};
 use crate::Memory;
 
@@ -81,6 +82,8 @@ pub(super) struct Transfer {
     pub(super) operation: Operation,
     pub(super) memory: Memory,
     within: Range<usize>,
+    /// Where a READ goes instead: `memory` is empty then.
+    pub(super) device: Option<DeviceTarget>,
     /// Bytes of parts handed out.
     issued: u64,
     /// Parts handed out and not yet answered.
@@ -124,6 +127,7 @@ impl Transfer {
             operation,
             memory,
             within,
+            device: None,
             issued: 0,
             outstanding: 0,
             started: false,
@@ -224,6 +228,7 @@ impl Transfer {
         Ok(match self.operation {
             Operation::Read { offset, .. } => {
                 let range = ByteRange::new(offset + part.at, part.length)?;
+                let verify = verify && self.device.is_none();
                 (Command::Read { handle, range, into: segments }, verify.then_some(0))
             }
             Operation::Write { offset, .. } => {
@@ -282,7 +287,7 @@ impl Transfer {
             }
         }
         match self.operation {
-            Operation::Read { .. } if verify => self.check(part, &reply),
+            Operation::Read { .. } if verify && self.device.is_none() => self.check(part, &reply),
             Operation::Write { .. } if reply.value < part.length => {
                 self.fail(Kind::Io.error(format!(
                     "the node took {} of {} bytes to write",
@@ -337,15 +342,15 @@ impl Transfer {
     }
 
     fn segments(&self, part: Part) -> Segments {
+        let length = u32::try_from(part.length).expect("a part is no longer than a transfer");
+        if let Some(device) = self.device.as_ref().filter(|_| length != 0) {
+            return Segments::one(device.segment(part.at, length));
+        }
         let Some(region) = self.memory.region().filter(|_| part.length != 0) else {
             return Segments::NONE;
         };
         let address = self.memory.offset() + self.bytes_of(part).start;
-        Segments::one(Segment {
-            address: address as u64,
-            length: u32::try_from(part.length).expect("a part is no longer than a transfer"),
-            key: region.id().0,
-        })
+        Segments::one(Segment { address: address as u64, length, key: region.id().0 })
     }
 }
 

@@ -23,8 +23,7 @@ const CREDITS: u16 = 32;
 pub(crate) struct Mini {
     pub(crate) address: SocketAddr,
     pub(crate) socket: PathBuf,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _running: Running,
     _listener: Listener,
     _directory: tempfile::TempDir,
 }
@@ -41,22 +40,35 @@ impl Mini {
         };
         let listener = Listener::start(options, vec![fabrics.inbox()]).expect("listening");
         let address = listener.local_addr().expect("a port");
+        let running = Running::start(fabrics, file);
+        Self { address, socket, _running: running, _listener: listener, _directory: directory }
+    }
+}
+
+/// A node's thread, ended on drop.
+pub(crate) struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Serves a file over any transport.
+    pub(crate) fn start(transport: impl Transport + 'static, file: Vec<u8>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut shard = Shard::new(fabrics, file);
+            let mut shard = Shard::new(transport, file);
             while !stopping.load(Ordering::Acquire) {
                 if !shard.step() {
                     thread::yield_now();
                 }
             }
         });
-        let thread = Some(thread);
-        Self { address, socket, stop, thread, _listener: listener, _directory: directory }
+        Self { stop, thread: Some(thread) }
     }
 }
 
-impl Drop for Mini {
+impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         let ended = self.thread.take().expect("joined once").join();
@@ -64,8 +76,8 @@ impl Drop for Mini {
     }
 }
 
-struct Shard {
-    fabrics: Fabrics,
+struct Shard<T> {
+    fabrics: T,
     file: Vec<u8>,
     pool: Pool,
     /// Reads that wait for a buffer.
@@ -75,8 +87,8 @@ struct Shard {
     tokens: u64,
 }
 
-impl Shard {
-    fn new(fabrics: Fabrics, file: Vec<u8>) -> Self {
+impl<T: Transport> Shard<T> {
+    fn new(fabrics: T, file: Vec<u8>) -> Self {
         let sizes = [SizeClass { bytes: MAX_TRANSFER_BYTES, count: BUFFERS }];
         let pool = Pool::new(&sizes, HugePages::Never).expect("memory");
         let (waiting, fetching) = (VecDeque::new(), HashMap::new());

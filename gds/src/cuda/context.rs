@@ -1,9 +1,10 @@
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ops::Range;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use dma::Span;
+use dma::{DmaBuf, Span};
 use extent::{Error, Kind, Result};
 
 use super::driver::CudaDriver;
@@ -127,6 +128,59 @@ impl DeviceApi for Context {
         let start: u64 = self.attribute(ffi::CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, pointer)?;
         let bytes: usize = self.attribute(ffi::CU_POINTER_ATTRIBUTE_RANGE_SIZE, pointer)?;
         Ok(start..start.saturating_add(bytes as u64))
+    }
+
+    fn allocation(&self, pointer: DevicePointer) -> Result<u64> {
+        self.attribute(ffi::CU_POINTER_ATTRIBUTE_BUFFER_ID, pointer)
+    }
+
+    fn export(&self, from: DevicePointer, bytes: usize) -> Result<Arc<DmaBuf>> {
+        let export = self.driver.functions.cuMemGetHandleForAddressRange.ok_or_else(|| {
+            Kind::Unsupported.error(
+                "the NVIDIA driver here has no cuMemGetHandleForAddressRange: install that of CUDA 11.7 or a \
+                 newer one",
+            )
+        })?;
+        // What is behind other addresses may be changed without their getting another number: by cuMemMap, or in a
+        // pool. Then a registration would be of what is no longer there.
+        let capable = ffi::CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE;
+        if self.attribute::<u64>(capable, from)? == 0 {
+            return Err(Kind::Unsupported.error(
+                "device memory that is mapped or of a pool: only that of cuMemAlloc (cudaMalloc) is registered",
+            ));
+        }
+        let mut file: c_int = -1;
+        let kind = ffi::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD;
+        self.call("cuMemGetHandleForAddressRange", |_| {
+            // SAFETY: for this type it writes an int.
+            unsafe { export((&raw mut file).cast(), from.0, bytes, kind, 0) }
+        })?;
+        if file < 0 {
+            return Err(Kind::Unsupported.error("the driver exports no descriptor"));
+        }
+        // SAFETY: the driver has opened it for the caller, who closes it.
+        let file = unsafe { OwnedFd::from_raw_fd(file) };
+        Ok(DmaBuf::new(file, 0, from.0, bytes))
+    }
+
+    fn flush_writes(&self) -> Result<()> {
+        let attribute = |wanted| self.driver.attribute(wanted, self.device);
+        let ordering = attribute(ffi::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING);
+        if ordering >= ffi::CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER {
+            return Ok(());
+        }
+        let options = attribute(ffi::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS);
+        let is_offered = options & ffi::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST != 0;
+        let flush = self.driver.functions.cuFlushGPUDirectRDMAWrites.filter(|_| is_offered);
+        let flush = flush.ok_or_else(|| {
+            Kind::Unsupported
+                .error("the GPU keeps what others write in no order, and is not to be told to")
+        })?;
+        let target = ffi::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX;
+        self.call("cuFlushGPUDirectRDMAWrites", |_| {
+            // SAFETY: it takes no memory.
+            unsafe { flush(target, ffi::CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER) }
+        })
     }
 
     fn pin(&self, memory: Span<'_>) -> Result<()> {

@@ -1,4 +1,4 @@
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -153,16 +153,12 @@ impl CudaDriver {
         // SAFETY: it writes a size_t.
         let code = unsafe { (self.functions.cuDeviceTotalMem)(&raw mut bytes, device) };
         self.check("cuDeviceTotalMem", code)?;
-        let mut dma_buf = 0;
-        let wanted = ffi::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED;
-        // SAFETY: it writes an int. A driver that does not know the attribute says so.
-        let code =
-            unsafe { (self.functions.cuDeviceGetAttribute)(&raw mut dma_buf, wanted, device) };
+        let dma_buf = self.attribute(ffi::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED, device);
         Ok(DeviceInfo {
             ordinal: usize::try_from(ordinal).unwrap_or(0),
             name,
             memory_bytes: bytes as u64,
-            dma_buf: code == ffi::CUDA_SUCCESS && dma_buf != 0,
+            dma_buf: dma_buf != 0,
         })
     }
 
@@ -172,6 +168,14 @@ impl CudaDriver {
         let code = unsafe { (self.functions.cuDeviceGet)(&raw mut device, ordinal) };
         self.check("cuDeviceGet", code)?;
         Ok(device)
+    }
+
+    /// An attribute of a GPU; 0 if the driver does not know it.
+    pub(super) fn attribute(&self, wanted: c_int, device: ffi::CUdevice) -> c_int {
+        let mut value = 0;
+        // SAFETY: it writes an int.
+        let code = unsafe { (self.functions.cuDeviceGetAttribute)(&raw mut value, wanted, device) };
+        if code == ffi::CUDA_SUCCESS { value } else { 0 }
     }
 
     /// Makes an error of what a function answered.

@@ -3,7 +3,7 @@
 //! one's name, the second is meant.
 #![allow(non_camel_case_types)]
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use extent::{Kind, Result};
 
@@ -30,19 +30,34 @@ pub(super) const CU_EVENT_DISABLE_TIMING: c_uint = 2;
 /// Pinned for all contexts of the process.
 pub(super) const CU_MEMHOSTREGISTER_PORTABLE: c_uint = 1;
 pub(super) const CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED: c_int = 124;
+pub(super) const CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS: c_int = 117;
+pub(super) const CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING: c_int = 118;
+/// The processor may ask for a flush.
+pub(super) const CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST: c_int = 1;
+/// What others wrote is in order for the device that it was written to, without a flush.
+pub(super) const CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER: c_int = 100;
+pub(super) const CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX: c_uint = 0;
+pub(super) const CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER: c_uint = 100;
+pub(super) const CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD: c_uint = 1;
+pub(super) const CU_POINTER_ATTRIBUTE_BUFFER_ID: c_int = 7;
 pub(super) const CU_POINTER_ATTRIBUTE_MEMORY_TYPE: c_int = 2;
 pub(super) const CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: c_int = 9;
+pub(super) const CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: c_int = 10;
 pub(super) const CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: c_int = 11;
 pub(super) const CU_POINTER_ATTRIBUTE_RANGE_SIZE: c_int = 12;
 pub(super) const CU_MEMORYTYPE_DEVICE: c_uint = 2;
 
-/// Declares the functions, each with the name under which it is looked up.
+/// Declares the functions, each with the name under which it is looked up; those in brackets older drivers lack.
 macro_rules! driver {
-    ($($name:ident = $symbol:literal: fn($($argument:ty),*);)*) => {
+    (
+        $($name:ident = $symbol:literal: fn($($argument:ty),*);)*
+        [ $($later:ident: fn($($needs:ty),*);)* ]
+    ) => {
         /// The functions, for as long as the process runs: the library is never closed.
         #[expect(non_snake_case, reason = "as in cuda.h")]
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> CUresult,)*
+            $(pub(super) $later: Option<unsafe extern "C" fn($($needs),*) -> CUresult>,)*
         }
 
         impl Functions {
@@ -52,6 +67,10 @@ macro_rules! driver {
                         // SAFETY: the driver has had the function, as cuda.h declares it, under this
                         // name since CUDA 11 at the latest.
                         $name: unsafe { symbol(library, $symbol)? },
+                    )*
+                    $(
+                        // SAFETY: as cuda.h declares it since there is such a function.
+                        $later: unsafe { symbol(library, stringify!($later)) }.ok(),
                     )*
                 })
             }
@@ -86,6 +105,11 @@ driver! {
     cuEventRecord = "cuEventRecord": fn(CUevent, CUstream);
     cuEventQuery = "cuEventQuery": fn(CUevent);
     cuEventDestroy = "cuEventDestroy_v2": fn(CUevent);
+    [
+        // Since CUDA 11.7 and 11.3.
+        cuMemGetHandleForAddressRange: fn(*mut c_void, CUdeviceptr, usize, c_uint, c_ulonglong);
+        cuFlushGPUDirectRDMAWrites: fn(c_uint, c_uint);
+    ]
 }
 
 /// The address of a function.

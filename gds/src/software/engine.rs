@@ -1,11 +1,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
-use dma::Window;
+use dma::{DmaBuf, Window, page_bytes};
 use extent::checksum::crc32c;
 use extent::{Error, Kind, Result};
 
 use super::CopyStep;
+use super::allocated::Allocated;
 use crate::api::{DevicePointer, EventHandle, Progress, StreamHandle};
 
 /// Where addresses begin: where no process has memory.
@@ -20,7 +22,12 @@ pub(super) struct Engine {
     next_address: u64,
     next_handle: u64,
     seed: u64,
-    pub(super) allocations: BTreeMap<u64, Vec<u8>>,
+    pub(super) allocations: BTreeMap<u64, Allocated>,
+    /// Where something was that is freed, and bytes from there on, if addresses are used again.
+    hole: Option<(u64, u64)>,
+    pub(super) exports: bool,
+    pub(super) refuses_exports: bool,
+    pub(super) flushes: u64,
     /// Pinned host memory: from where to where.
     pins: BTreeMap<usize, usize>,
     pub(super) pinned_bytes: usize,
@@ -65,8 +72,12 @@ pub(super) enum Op {
 }
 
 impl Engine {
-    pub(super) fn new(memory_bytes: u64, seed: u64) -> Self {
+    pub(super) fn new(memory_bytes: u64, seed: u64, exports: bool) -> Self {
         Self {
+            hole: None,
+            exports,
+            refuses_exports: false,
+            flushes: 0,
             memory_left: memory_bytes,
             next_address: FIRST_ADDRESS,
             next_handle: 1,
@@ -105,36 +116,80 @@ impl Engine {
                 self.memory_left
             )));
         }
+        let made = Allocated::new(bytes, self.exports, self.handle())?;
         self.memory_left -= wanted;
-        let address = self.next_address;
-        // A gap behind each, so that what runs over its end is noticed.
-        self.next_address = (address + wanted + ALIGN_BYTES).next_multiple_of(ALIGN_BYTES);
-        self.allocations.insert(address, vec![0xA5; bytes]);
+        let address = match self.hole.take() {
+            Some((address, bytes)) if wanted <= bytes => address,
+            _ => {
+                let (address, align) = (self.next_address, self.align_bytes());
+                // A gap behind each, so that what runs over its end is noticed.
+                self.next_address = (address + wanted + align).next_multiple_of(align);
+                address
+            }
+        };
+        self.allocations.insert(address, made);
         Ok(DevicePointer(address))
     }
 
+    fn align_bytes(&self) -> u64 {
+        if self.exports { page_bytes() as u64 } else { ALIGN_BYTES }
+    }
+
     pub(super) fn free(&mut self, pointer: DevicePointer) -> Result<()> {
-        let bytes = self.allocations.remove(&pointer.0);
-        let bytes = bytes.ok_or_else(|| Kind::Invalid.error("no such device memory"))?;
-        self.memory_left += bytes.len() as u64;
+        let freed = self.allocations.remove(&pointer.0);
+        let freed = freed.ok_or_else(|| Kind::Invalid.error("no such device memory"))?;
+        self.memory_left += freed.bytes as u64;
+        if self.exports {
+            self.hole = Some((pointer.0, freed.bytes as u64));
+        }
         Ok(())
     }
 
     pub(super) fn find(&self, pointer: DevicePointer) -> Result<Range<u64>> {
-        let found = self.allocations.range(..=pointer.0).next_back();
-        let found = found.map(|(base, bytes)| *base..base + bytes.len() as u64);
-        found.filter(|range| range.contains(&pointer.0)).ok_or_else(|| {
-            Kind::Invalid.error(format!("{:#x} is no memory of the device", pointer.0))
-        })
+        let (base, found) = self.allocated(pointer)?;
+        Ok(base..base + found.bytes as u64)
     }
 
-    fn bytes(&mut self, pointer: DevicePointer, length: usize) -> Result<&mut [u8]> {
-        let range = self.find(pointer)?;
-        let at = usize::try_from(pointer.0 - range.start).expect("inside of an allocation");
-        let bytes = self.allocations.get_mut(&range.start).expect("just found");
-        bytes.get_mut(at..at + length).ok_or_else(|| {
-            Kind::Invalid.error(format!("{length} bytes at {:#x} of the device", pointer.0))
-        })
+    fn allocated(&self, pointer: DevicePointer) -> Result<(u64, &Allocated)> {
+        let found = self.allocations.range(..=pointer.0).next_back();
+        found
+            .map(|(base, found)| (*base, found))
+            .filter(|(base, found)| pointer.0 - base < found.bytes as u64)
+            .ok_or_else(|| {
+                Kind::Invalid.error(format!("{:#x} is no memory of the device", pointer.0))
+            })
+    }
+
+    pub(super) fn allocation(&self, pointer: DevicePointer) -> Result<u64> {
+        Ok(self.allocated(pointer)?.1.number)
+    }
+
+    pub(super) fn export(&self, from: DevicePointer, bytes: usize) -> Result<Arc<DmaBuf>> {
+        let (base, found) = self.allocated(from)?;
+        let file = found
+            .file
+            .as_ref()
+            .filter(|_| !self.refuses_exports)
+            .ok_or_else(|| Kind::Unsupported.error("the device exports none of this memory"))?;
+        let page = page_bytes() as u64;
+        let (at, length) = (from.0 - base, bytes as u64);
+        let is_whole = at.is_multiple_of(page) && length.is_multiple_of(page) && bytes != 0;
+        if !is_whole || at + length > found.bytes as u64 {
+            return Err(Kind::Invalid.error("only whole pages of an allocation are exported"));
+        }
+        let file = file.try_clone().map_err(|error| Error::io("a descriptor", error))?;
+        Ok(DmaBuf::new(file, at, from.0, bytes))
+    }
+
+    fn window(&self, pointer: DevicePointer, length: usize) -> Result<Window> {
+        let (base, found) = self.allocated(pointer)?;
+        let at = pointer.0 - base;
+        if at + length as u64 > found.bytes as u64 {
+            return Err(
+                Kind::Invalid.error(format!("{length} bytes at {:#x} of the device", pointer.0))
+            );
+        }
+        Window::new(Arc::clone(&found.memory), at, length)
     }
 
     pub(super) fn pin(&mut self, range: Range<usize>) -> Result<()> {
@@ -215,7 +270,7 @@ impl Engine {
         }
         let mut op = make(copy, 0);
         if let Op::In { to, from, crc, .. } = &mut op {
-            self.bytes(*to, from.length())?;
+            self.window(*to, from.length())?;
             *crc = checksum(from);
         }
         self.note(CopyStep::Queued { copy, is_pinned });
@@ -299,8 +354,7 @@ impl Engine {
                 outcome
             }
             Op::Out { from, to } => {
-                let bytes = self.bytes(from, to.length())?;
-                to.copy_in(bytes);
+                to.copy_in(&contents(&self.window(from, to.length())?));
                 Ok(())
             }
             Op::Record { event, mark } => {
@@ -322,13 +376,17 @@ impl Engine {
         if checksum(from) != crc {
             self.overtaken += 1;
         }
-        from.copy_out(self.bytes(to, from.length())?);
+        self.window(to, from.length())?.copy_in(&contents(from));
         Ok(())
     }
 }
 
 fn checksum(window: &Window) -> u32 {
+    crc32c(&contents(window))
+}
+
+fn contents(window: &Window) -> Vec<u8> {
     let mut bytes = vec![0; window.length()];
     window.copy_out(&mut bytes);
-    crc32c(&bytes)
+    bytes
 }

@@ -1,13 +1,14 @@
 //! A device of this process.
 #![allow(unsafe_code)]
 
+mod allocated;
 mod engine;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use dma::{Span, Window};
+use dma::{DmaBuf, Span, Window};
 use extent::{Kind, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -64,13 +65,27 @@ impl SoftwareDevice {
     /// If there is no thread to be had.
     #[must_use]
     pub fn new(memory_bytes: u64, seed: u64) -> Self {
+        Self::with(memory_bytes, seed, false)
+    }
+
+    /// The same, which exports its memory: what stands for a dma-buf is the file that the memory is in, so that
+    /// simulated RDMA devices can write there. Addresses of what was freed it uses again.
+    ///
+    /// # Panics
+    /// If there is no thread to be had.
+    #[must_use]
+    pub fn exporting(memory_bytes: u64, seed: u64) -> Self {
+        Self::with(memory_bytes, seed, true)
+    }
+
+    fn with(memory_bytes: u64, seed: u64, exports: bool) -> Self {
         let info = DeviceInfo {
             ordinal: 0,
             name: "software device (no GPU)".to_owned(),
             memory_bytes,
-            dma_buf: false,
+            dma_buf: exports,
         };
-        let engine = Mutex::new(Engine::new(memory_bytes, seed));
+        let engine = Mutex::new(Engine::new(memory_bytes, seed, exports));
         let shared = Arc::new(Shared { info, engine, news: Condvar::new() });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -130,6 +145,17 @@ impl SoftwareDevice {
     /// From now on no host memory is pinned.
     pub fn refuse_pins(&self, refuse: bool) {
         self.engine().refuses_pins = refuse;
+    }
+
+    /// From now on no memory is exported.
+    pub fn refuse_exports(&self, refuse: bool) {
+        self.engine().refuses_exports = refuse;
+    }
+
+    /// How often it was told to take in what others had written.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.engine().flushes
     }
 
     /// It falls off its bus: nothing that is queued is ever done, and every call says so.
@@ -228,6 +254,21 @@ impl DeviceApi for Handle {
 
     fn find(&self, pointer: DevicePointer) -> Result<Range<u64>> {
         self.with(|engine| engine.find(pointer))
+    }
+
+    fn allocation(&self, pointer: DevicePointer) -> Result<u64> {
+        self.with(|engine| engine.allocation(pointer))
+    }
+
+    fn export(&self, from: DevicePointer, bytes: usize) -> Result<Arc<DmaBuf>> {
+        self.with(|engine| engine.export(from, bytes))
+    }
+
+    fn flush_writes(&self) -> Result<()> {
+        self.with(|engine| {
+            engine.flushes += 1;
+            Ok(())
+        })
     }
 
     fn pin(&self, memory: Span<'_>) -> Result<()> {

@@ -1,6 +1,8 @@
 //! What a ring must do, each as a function that panics if it does not.
 #![allow(unsafe_code)]
 
+#[path = "../exported/mod.rs"]
+mod exported;
 #[path = "../piece/mod.rs"]
 mod piece;
 
@@ -28,6 +30,7 @@ pub(crate) const SCENES: &[(&str, fn())] = &[
     ("pins_are_refused_or_done_without", pins_are_refused_or_done_without),
     ("what_does_not_fit_is_refused", what_does_not_fit_is_refused),
     ("device_memory_is_bounded_and_freed", device_memory_is_bounded_and_freed),
+    ("only_whole_pages_are_exported", only_whole_pages_are_exported),
 ];
 
 pub(crate) const SLOT: usize = 8192;
@@ -334,4 +337,8 @@ fn device_memory_is_bounded_and_freed() {
     assert_eq!(borrow(51).expect_err("past its end").kind(), Kind::Invalid);
     drop(memory);
     assert_eq!(borrow(1).expect_err("freed").kind(), Kind::Invalid);
+}
+
+fn only_whole_pages_are_exported() {
+    exported::check_written(&Device::software(&SoftwareDevice::exporting(1 << 20, 1)));
 }

@@ -25,6 +25,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ("memory_of_others_is_found_or_refused", memory_of_others_is_found_or_refused),
     ("memory_that_is_not_pinned_is_copied_too", memory_that_is_not_pinned_is_copied_too),
     ("too_much_memory_is_refused", too_much_memory_is_refused),
+    ("allocations_are_told_apart", allocations_are_told_apart),
+    ("memory_is_exported_or_refused", memory_is_exported_or_refused),
 ];
 
 pub(crate) fn ring(device: &Device, slots: usize, slot: usize, pinning: Pinning) -> Ring<Piece> {
@@ -155,4 +157,43 @@ fn too_much_memory_is_refused(device: &Device) {
     let most = usize::try_from(device.info().memory_bytes).expect("fits");
     let error = device.allocate(most.saturating_mul(2)).expect_err("no device has so much");
     assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+}
+
+fn allocations_are_told_apart(device: &Device) {
+    let (one, other) = (device.allocate(4 << 20), device.allocate(4 << 20));
+    let (one, other) = (one.expect("device memory"), other.expect("device memory"));
+    let of = |span: DeviceSpan| span.allocation().expect("there");
+    let whole = of(one.all());
+    assert_eq!(whole, of(one.part(100..200).expect("inside")));
+    assert!(whole.range().contains(&one.pointer().0) && whole != of(other.all()));
+    assert!(device.has(&whole));
+    let gone = one.pointer();
+    drop(one);
+    assert!(!device.has(&whole));
+    assert_eq!(device.export(&whole).expect_err("freed").kind(), Kind::Invalid);
+    // Whatever has its address next is something else.
+    let again = device.allocate(4 << 20).expect("device memory");
+    assert!(again.pointer() != gone || of(again.all()) != whole);
+}
+
+fn memory_is_exported_or_refused(device: &Device) {
+    let memory = device.allocate(4 << 20).expect("device memory");
+    memory.part(5..).expect("inside").fill(&bytes(3000, 7)).expect("filled");
+    assert!(memory.part(5..3005).expect("inside").to_vec().expect("read back") == bytes(3000, 7));
+    assert!(memory.all().fill(&vec![0; (4 << 20) + 1]).is_err());
+    let allocation = memory.all().allocation().expect("there");
+    match device.export(&allocation) {
+        Ok(exported) => {
+            let pages = allocation.pages();
+            assert_eq!(exported.address(), pages.start);
+            assert_eq!(exported.length() as u64, pages.end - pages.start);
+            device.flush_writes().expect("what exports takes in what is written");
+        }
+        Err(error) => assert_eq!(error.kind(), Kind::Unsupported, "{error}"),
+    }
+    let tiny = device.allocate(100).expect("device memory").all().allocation();
+    if tiny.as_ref().is_ok_and(|tiny| tiny.pages().is_empty()) {
+        let error = device.export(&tiny.expect("just seen")).expect_err("no page");
+        assert!([Kind::Unsupported, Kind::Invalid].contains(&error.kind()), "{error}");
+    }
 }

@@ -7,24 +7,26 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dma::{HugePages, Region, Window};
+use dma::{DmaBuf, HugePages, Region, Window};
 use extent::wire::{
     Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Refusal, Reply, Request,
     Segment, Segments,
 };
 use extent::{Error, Kind, Proof, Result};
 
+use crate::bugs::{self, Bug};
 use crate::sys::{self, Epoll};
 use crate::{Channel, Fabric};
 
 use super::completion::{Wake, WorkCompletion, WorkStatus};
 use super::connection::{CmEvent, CmEventKind, CmId, ConnectionParameters, EventChannel};
+use super::device_region::of_device;
 use super::greeting::{Hello, MAGIC, Welcome};
 use super::memory::Rights;
 use super::options::VerbsOptions;
 use super::provider::{
-    Adapter as _, CmId as _, CompletionQueue as _, EventChannel as _, MemoryRegion as _,
-    ProtectionDomain as _, Provider, QueuePair as _,
+    Adapter as _, CmId as _, CompletionQueue as _, DeviceRegion as _, EventChannel as _,
+    MemoryRegion as _, ProtectionDomain as _, Provider, QueuePair as _,
 };
 use super::queue_pair::Receives;
 use super::rdma_core::RdmaCore;
@@ -46,6 +48,7 @@ pub struct VerbsChannel<P: Provider = RdmaCore> {
     pair: P::QueuePair,
     send: SendQueue,
     memory: HashMap<u32, P::MemoryRegion>,
+    devices: HashMap<u32, P::DeviceRegion>,
     queue: Arc<P::CompletionQueue>,
     domain: Arc<P::ProtectionDomain>,
     events: Arc<P::EventChannel>,
@@ -164,6 +167,7 @@ impl<P: Provider> VerbsChannel<P> {
             pair,
             send: SendQueue::of_messages(0, depth),
             memory: HashMap::new(),
+            devices: HashMap::new(),
             queue,
             domain,
             events,
@@ -180,6 +184,13 @@ impl<P: Provider> VerbsChannel<P> {
         let Some(event) = self.events.next()? else { return Ok(false) };
         let answer = judge(event, CmEventKind::Established)?;
         Welcome::parse(&answer.private_data).map(|_| true)
+    }
+
+    fn check_regions(&self) -> Result<()> {
+        if self.memory.len() + self.devices.len() >= MAX_REGIONS {
+            return Err(Kind::Busy.error(format!("{MAX_REGIONS} regions are registered already")));
+        }
+        Ok(())
     }
 
     fn check_open(&self) -> Result<()> {
@@ -203,6 +214,9 @@ impl<P: Provider> VerbsChannel<P> {
 
     /// A segment as the node sees it.
     pub(super) fn remote(&self, segment: Segment) -> Result<Segment> {
+        if let Some(region) = self.devices.get(&segment.key) {
+            return of_device(region.memory(), region.remote_key(), segment);
+        }
         let memory = self.memory.get(&segment.key).ok_or_else(|| {
             Kind::Invalid.error(format!("no region {} was allocated here", segment.key))
         })?;
@@ -328,9 +342,7 @@ impl<P: Provider> Channel for VerbsChannel<P> {
 
     fn register(&mut self, region: &Arc<Region>) -> Result<()> {
         self.check_open()?;
-        if self.memory.len() >= MAX_REGIONS {
-            return Err(Kind::Busy.error(format!("{MAX_REGIONS} regions are registered already")));
-        }
+        self.check_regions()?;
         let memory = P::MemoryRegion::new(&self.domain, region, Rights::Remote)?;
         self.memory.insert(region.id().0, memory);
         Ok(())
@@ -338,6 +350,20 @@ impl<P: Provider> Channel for VerbsChannel<P> {
 
     fn release(&mut self, region: &Arc<Region>) {
         self.memory.remove(&region.id().0);
+    }
+
+    fn register_device(&mut self, memory: &Arc<DmaBuf>) -> Result<()> {
+        self.check_open()?;
+        self.check_regions()?;
+        let region = P::DeviceRegion::new(&self.domain, memory)?;
+        self.devices.insert(memory.id().0, region);
+        Ok(())
+    }
+
+    fn release_device(&mut self, memory: &Arc<DmaBuf>) {
+        if !bugs::is(Bug::DeviceKept) {
+            self.devices.remove(&memory.id().0);
+        }
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {

@@ -53,6 +53,19 @@ pub(super) enum Rights {
     /// Read and write by RDMA, for whoever has its key and a queue pair in its domain. What a client
     /// grants its node.
     Remote,
+    /// The same, without reading: of memory of other devices.
+    RemoteWrite,
+}
+
+impl Rights {
+    /// Whether memory that has these may be used so.
+    pub(super) fn allow(self, wanted: Self) -> bool {
+        match wanted {
+            Self::Local => true,
+            Self::Remote => self == Self::Remote,
+            Self::RemoteWrite => self != Self::Local,
+        }
+    }
 }
 
 /// Memory that a device may use. Unregistered before the region goes.
@@ -83,6 +96,7 @@ impl MemoryRegion {
             | match rights {
                 Rights::Local => 0,
                 Rights::Remote => ffi::IBV_ACCESS_REMOTE_READ | ffi::IBV_ACCESS_REMOTE_WRITE,
+                Rights::RemoteWrite => ffi::IBV_ACCESS_REMOTE_WRITE,
             };
         let (base, length) = (region.base().as_ptr().cast(), region.length());
         // SAFETY: the region stays mapped until after it is unregistered: see the fields' order of

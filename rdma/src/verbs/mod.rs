@@ -12,6 +12,7 @@ mod adapter;
 mod channel;
 mod completion;
 mod connection;
+mod device_region;
 mod devices;
 mod events;
 mod ffi;

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use dma::Region;
+use dma::{DmaBuf, Region};
 use extent::Result;
 
 use super::adapter::Limits;
@@ -25,6 +25,7 @@ pub(super) trait Provider: Debug + Sized + Send + Sync + 'static {
     type CmId: CmId<Self>;
     type ProtectionDomain: ProtectionDomain<Self>;
     type MemoryRegion: MemoryRegion<Self>;
+    type DeviceRegion: DeviceRegion<Self>;
     type CompletionQueue: CompletionQueue<Self>;
     type SharedReceiveQueue: SharedReceiveQueue<Self>;
     type QueuePair: QueuePair<Self>;
@@ -119,6 +120,16 @@ pub(super) trait MemoryRegion<P: Provider>: Debug + Send + Sync + Sized {
     fn address(&self, offset: usize, length: usize) -> u64 {
         self.region().at(offset, length).addr().get() as u64
     }
+}
+
+pub(super) trait DeviceRegion<P: Provider>: Debug + Send + Sync + Sized {
+    /// Lets the other side write there.
+    fn new(domain: &Arc<P::ProtectionDomain>, memory: &Arc<DmaBuf>) -> Result<Self>;
+
+    /// The key to hand to the other side.
+    fn remote_key(&self) -> u32;
+
+    fn memory(&self) -> &Arc<DmaBuf>;
 }
 
 pub(super) trait CompletionQueue<P: Provider>: Debug + Send + Sync + Sized {

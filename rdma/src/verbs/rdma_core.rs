@@ -2,7 +2,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use dma::Region;
+use dma::{DmaBuf, Region};
 use extent::{Error, Result};
 
 use crate::sys;
@@ -10,6 +10,7 @@ use crate::sys;
 use super::adapter::{Adapter, Limits};
 use super::completion::{CompletionQueue, Wake, WorkCompletion};
 use super::connection::{CmEvent, CmId, ConnectionParameters, EventChannel};
+use super::device_region::DeviceRegion;
 use super::events::{DeviceEvent, Watch};
 use super::memory::{MemoryRegion, ProtectionDomain, Rights};
 use super::provider::{self, Provider};
@@ -26,6 +27,7 @@ impl Provider for RdmaCore {
     type CmId = CmId;
     type ProtectionDomain = ProtectionDomain;
     type MemoryRegion = MemoryRegion;
+    type DeviceRegion = DeviceRegion;
     type CompletionQueue = CompletionQueue;
     type SharedReceiveQueue = SharedReceiveQueue;
     type QueuePair = QueuePair;
@@ -158,6 +160,22 @@ impl provider::MemoryRegion<RdmaCore> for MemoryRegion {
     #[inline]
     fn address(&self, offset: usize, length: usize) -> u64 {
         MemoryRegion::address(self, offset, length)
+    }
+}
+
+impl provider::DeviceRegion<RdmaCore> for DeviceRegion {
+    fn new(domain: &Arc<ProtectionDomain>, memory: &Arc<DmaBuf>) -> Result<Self> {
+        DeviceRegion::new(domain, memory)
+    }
+
+    #[inline]
+    fn remote_key(&self) -> u32 {
+        DeviceRegion::remote_key(self)
+    }
+
+    #[inline]
+    fn memory(&self) -> &Arc<DmaBuf> {
+        DeviceRegion::memory(self)
     }
 }
 

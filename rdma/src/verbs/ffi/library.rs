@@ -9,12 +9,16 @@ use libc::{c_char, c_int, c_uint};
 
 use super::structs::*;
 
-/// Declares the functions that are looked up, each under its own name.
+/// Declares the functions that are looked up, each under its own name; those in brackets older libraries lack.
 macro_rules! library {
-    ($($library:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* })*) => {
+    ($($library:ident {
+        $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*
+        $([ $($later:ident: fn($($needs:ty),*) -> $gives:ty;)* ])?
+    })*) => {
         /// The functions, for as long as the process runs: the libraries are never closed.
         pub(in crate::verbs) struct Library {
             $($(pub(in crate::verbs) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*)*
+            $($($(pub(in crate::verbs) $later: Option<unsafe extern "C" fn($($needs),*) -> $gives>,)*)?)*
         }
 
         impl Library {
@@ -26,6 +30,10 @@ macro_rules! library {
                         // with this version of its ABI.
                         $name: unsafe { look_up(&$library, stringify!($name))? },
                     )*)*
+                    $($($(
+                        // SAFETY: rdma-core has declared it so since it has it.
+                        $later: unsafe { look_up(&$library, stringify!($later)) }.ok(),
+                    )*)?)*
                 })
             }
         }
@@ -60,6 +68,10 @@ library! {
         ibv_ack_async_event: fn(*mut ibv_async_event);
         ibv_modify_qp: fn(*mut ibv_qp, *mut ibv_qp_attr, c_int) -> c_int;
         ibv_wc_status_str: fn(c_uint) -> *const c_char;
+        [
+            // Since rdma-core 34.
+            ibv_reg_dmabuf_mr: fn(*mut ibv_pd, u64, usize, u64, c_int, c_int) -> *mut ibv_mr;
+        ]
     }
     librdmacm {
         rdma_get_devices: fn(*mut c_int) -> *mut *mut ibv_context;

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use dma::Region;
 use extent::{Kind, Result};
-use rand::Rng;
 
 use super::super::adapter::Limits;
 use super::super::completion::{Wake, WorkCompletion};
@@ -19,6 +18,7 @@ use super::super::queue_pair::Receives;
 use super::super::receive::{RECEIVE, Slots};
 use super::super::send_queue::{Posting, Wire, Work};
 use super::connection::IdRef;
+use super::device_region::SimDeviceRegion;
 use super::pair::{Inbound, Pair, Sending, SimWork};
 use super::queue::{PairRef, Queue, Receive, ReceiveQueue};
 use super::world::{Registered, Shared, lock};
@@ -38,6 +38,7 @@ impl Provider for Simulated {
     type CmId = SimId;
     type ProtectionDomain = SimDomain;
     type MemoryRegion = SimMemory;
+    type DeviceRegion = SimDeviceRegion;
     type CompletionQueue = SimQueue;
     type SharedReceiveQueue = SimReceives;
     type QueuePair = SimPair;
@@ -184,8 +185,8 @@ impl Drop for SimId {
 /// A protection domain.
 #[derive(Debug)]
 pub(crate) struct SimDomain {
-    world: Shared,
-    number: u32,
+    pub(super) world: Shared,
+    pub(super) number: u32,
 }
 
 impl provider::ProtectionDomain<Simulated> for SimDomain {
@@ -214,17 +215,9 @@ pub(crate) struct SimMemory {
 
 impl provider::MemoryRegion<Simulated> for SimMemory {
     fn new(domain: &Arc<SimDomain>, region: &Arc<Region>, rights: Rights) -> Result<Self> {
-        let mut world = lock(&domain.world);
-        let key = loop {
-            let key = world.rng.random();
-            if !world.memory.contains_key(&key) {
-                break key;
-            }
-        };
-        let region = Arc::clone(region);
-        let known = Registered { domain: domain.number, rights, region: Arc::clone(&region) };
-        world.memory.insert(key, known);
-        Ok(Self { key, rights, region, domain: Arc::clone(domain) })
+        let known = Registered::whole(domain.number, rights, region);
+        let key = lock(&domain.world).register(known);
+        Ok(Self { key, rights, region: Arc::clone(region), domain: Arc::clone(domain) })
     }
 
     fn local_key(&self) -> u32 {
@@ -234,7 +227,7 @@ impl provider::MemoryRegion<Simulated> for SimMemory {
     fn remote_key(&self) -> Result<u32> {
         match self.rights {
             Rights::Local => Err(Kind::Denied.error("this memory is for nobody else")),
-            Rights::Remote => Ok(self.key),
+            Rights::Remote | Rights::RemoteWrite => Ok(self.key),
         }
     }
 

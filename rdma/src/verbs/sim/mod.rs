@@ -17,6 +17,7 @@
 //! test. Time is counted in looks at completion queues.
 
 mod connection;
+mod device_region;
 mod fabric;
 mod handles;
 mod options;

@@ -20,6 +20,8 @@ pub struct SimVerbsOptions {
     /// Whether a device leaves the completions of a queue pair that is destroyed; else it drops them,
     /// and with them the receives that they used.
     pub keeps_completions: bool,
+    /// Whether devices register memory of other devices.
+    pub takes_dma_buf: bool,
     /// Messages that never arrive, or are never acknowledged.
     pub lost: f64,
     /// Work requests and receives that fail in any other way.
@@ -47,6 +49,7 @@ impl Default for SimVerbsOptions {
             completions: 1 << 16,
             shared_receives: 1 << 12,
             keeps_completions: true,
+            takes_dma_buf: true,
             lost: 0.0,
             failed: 0.0,
             told_twice: 0.0,

@@ -307,7 +307,11 @@ impl World {
             return Outcome::Failed(LOCAL_PROTECTION);
         };
         let place = Local { address: remote.address, length: local.length, key: remote.key };
-        let theirs = self.window(remote_domain, place, Rights::Remote).filter(|_| is_open);
+        let rights = match work {
+            SimWork::Write { .. } => Rights::RemoteWrite,
+            _ => Rights::Remote,
+        };
+        let theirs = self.window(remote_domain, place, rights).filter(|_| is_open);
         let Some(theirs) = theirs else {
             self.end_pair(peer);
             return Outcome::Failed(REMOTE_ACCESS);

@@ -1,5 +1,6 @@
 //! Everything on a simulated network, and the order in which it happens.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,6 +99,19 @@ pub(super) struct Registered {
     pub(super) domain: u32,
     pub(super) rights: Rights,
     pub(super) region: Arc<Region>,
+    /// Where in the region it begins, how long it is, and its address for work requests.
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) address: u64,
+}
+
+impl Registered {
+    /// All of a region, at its own address.
+    pub(super) fn whole(domain: u32, rights: Rights, region: &Arc<Region>) -> Self {
+        let region = Arc::clone(region);
+        let (length, address) = (region.length() as u64, region.base().addr().get() as u64);
+        Self { domain, rights, region, offset: 0, length, address }
+    }
 }
 
 impl World {
@@ -177,14 +191,27 @@ impl World {
         }
     }
 
+    /// Makes memory known. Its key.
+    pub(super) fn register(&mut self, known: Registered) -> u32 {
+        loop {
+            let key = self.rng.random();
+            if let Entry::Vacant(place) = self.memory.entry(key) {
+                place.insert(known);
+                return key;
+            }
+        }
+    }
+
     /// Memory of a domain by its key, if all of it is there and may be used so.
     pub(super) fn window(&self, domain: u32, place: Local, rights: Rights) -> Option<Window> {
         let known = self.memory.get(&place.key)?;
-        if known.domain != domain || (rights == Rights::Remote && known.rights == Rights::Local) {
+        if known.domain != domain || !known.rights.allow(rights) {
             return None;
         }
-        let base = known.region.base().addr().get() as u64;
-        let offset = place.address.checked_sub(base)?;
-        Window::new(Arc::clone(&known.region), offset, place.length as usize).ok()
+        let at = place.address.checked_sub(known.address)?;
+        let is_inside = at.checked_add(place.length.into())? <= known.length;
+        let window =
+            || Window::new(Arc::clone(&known.region), known.offset + at, place.length as usize);
+        is_inside.then(window)?.ok()
     }
 }

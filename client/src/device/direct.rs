@@ -1,0 +1,294 @@
+//! Device memory that the node writes to by itself: what is registered, and whether it was seen to work.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use dma::DmaBuf;
+use extent::{Error, Kind, Result};
+use gds::{Allocation, Device, DeviceSpan, Ladder, Path, Policy, Verdict};
+
+use crate::bugs::{self, Bug};
+use crate::{Client, Memory};
+
+/// Allocations that one reader has registered at a time.
+const MOST_REGISTRATIONS: usize = 64;
+/// Bytes that are read both ways before the rest is believed.
+const PROOF_BYTES: usize = 8192;
+/// Device memory that is registered to see whether any is: as much as a GPU has in one of its pages.
+const SCRATCH_BYTES: usize = 2 << 20;
+
+/// What a reader did by GPUDirect RDMA, since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DirectStats {
+    /// Allocations that are registered now.
+    pub registered: usize,
+    /// How often one was registered, without those that another connection needed.
+    pub registrations: u64,
+    /// How often what a node wrote was read back and compared.
+    pub proofs: u64,
+    /// Pieces of reads that went this way, and their bytes.
+    pub reads: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+}
+
+/// See the module.
+pub(super) struct Direct {
+    client: Client,
+    device: Device,
+    /// The least recently used first.
+    registrations: Vec<Registration>,
+    /// Why nothing is believed that comes this way.
+    refuted: Option<Error>,
+    /// The connection that has no such way, and why.
+    refused: Option<(u64, Error)>,
+    stats: DirectStats,
+}
+
+struct Registration {
+    allocation: Allocation,
+    memory: Arc<DmaBuf>,
+    /// Whether it ever was registered.
+    is_known: bool,
+    /// Over which connection it was seen to work.
+    proven_on: Option<u64>,
+}
+
+/// Where a part of a read goes by itself.
+pub(super) struct Aim {
+    pub(super) memory: Arc<DmaBuf>,
+    /// Which part, in bytes from its start.
+    pub(super) within: Range<usize>,
+    /// Whether something was seen to arrive there; else the file has nothing there.
+    pub(super) is_proven: bool,
+}
+
+/// What is to be read: a file, and where in it.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) handle: u64,
+    pub(super) offset: u64,
+}
+
+impl Direct {
+    /// If all that can be told without a file speaks for it. The ladder has why not, or that it is to be tried.
+    pub(super) fn begin(
+        client: &Client,
+        device: &Device,
+        policy: Policy,
+        ladder: &mut Ladder,
+    ) -> Option<Self> {
+        if *ladder.verdict(Path::GpuDirect) != Verdict::Works {
+            return None;
+        }
+        let this = Self {
+            client: client.clone(),
+            device: device.clone(),
+            registrations: Vec::new(),
+            refuted: None,
+            refused: None,
+            stats: DirectStats::default(),
+        };
+        let (why, this) = if client.options().verify {
+            let why = "the client compares checksums (Options::verify), and would see no byte";
+            (why.to_owned(), None)
+        } else if !policy.allows(Path::GpuDirect) {
+            ("not tried: the policy does not allow it".to_owned(), None)
+        } else {
+            match this.try_scratch() {
+                Ok(()) => ("the first read tries it".to_owned(), Some(this)),
+                Err(error) => (error.to_string(), None),
+            }
+        };
+        ladder.deny(Path::GpuDirect, why);
+        this
+    }
+
+    /// Whether any memory of the device is exported, and registered.
+    fn try_scratch(&self) -> Result<()> {
+        self.device.flush_writes()?;
+        let scratch = self.device.allocate(SCRATCH_BYTES)?;
+        let memory = self.device.export(&scratch.all().allocation()?)?;
+        let registered = self.register(&memory);
+        drop(memory);
+        // Before the device gets its memory back.
+        self.client.lock().session.release_devices();
+        registered
+    }
+
+    fn register(&self, memory: &Arc<DmaBuf>) -> Result<()> {
+        self.client.when_connected(|state| state.session.register_device(memory))
+    }
+
+    /// Why nothing goes this way over a connection.
+    pub(super) fn obstacle(&self, connection: u64) -> Option<&Error> {
+        let refused = self.refused.as_ref().filter(|(of, _)| *of == connection);
+        self.refuted.as_ref().or(refused.map(|(_, error)| error))
+    }
+
+    pub(super) fn stats(&self) -> DirectStats {
+        DirectStats { registered: self.registrations.len(), ..self.stats }
+    }
+
+    /// A piece has arrived.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.stats.reads += 1;
+        self.stats.bytes += bytes;
+    }
+
+    /// Where the node may write a read's bytes by itself, seen to work over this connection. To see that, some of the
+    /// bytes of `todo` are read twice.
+    ///
+    /// # Errors
+    /// Why they must go another way.
+    pub(super) fn aim(
+        &mut self,
+        connection: u64,
+        origin: Origin,
+        into: &DeviceSpan,
+        todo: &Range<usize>,
+    ) -> Result<Aim> {
+        if let Some(error) = self.obstacle(connection) {
+            return Err(error.duplicate());
+        }
+        let allocation = into.allocation()?;
+        let within = within(&allocation, into).ok_or_else(|| {
+            Kind::Unsupported.error(format!("no whole page of the host's is in {into:?}"))
+        })?;
+        let index = self.registration(&allocation)?;
+        self.check_registered(connection, index)?;
+        let first = todo.start.max(within.start);
+        let last = todo.end.min(within.end).min(first + PROOF_BYTES).max(first);
+        let is_proven = self.registrations[index].proven_on == Some(connection)
+            || bugs::is(Bug::DirectUnproven)
+            || (first < last && self.prove(index, origin, into, first..last)?);
+        if is_proven {
+            self.registrations[index].proven_on = Some(connection);
+        }
+        let memory = Arc::clone(&self.registrations[index].memory);
+        Ok(Aim { memory, within, is_proven })
+    }
+
+    /// An allocation's place in the list, where it is the last: it was used just now.
+    fn registration(&mut self, allocation: &Allocation) -> Result<usize> {
+        let is_it = |one: &Registration| {
+            one.allocation == *allocation
+                || (bugs::is(Bug::DirectByAddress) && one.allocation.range() == allocation.range())
+        };
+        if let Some(index) = self.registrations.iter().position(is_it) {
+            let found = self.registrations.remove(index);
+            self.registrations.push(found);
+            return Ok(self.registrations.len() - 1);
+        }
+        // What was freed meanwhile is not kept from its device any longer.
+        let device = &self.device;
+        self.registrations.retain(|one| device.has(&one.allocation));
+        self.make_room()?;
+        let memory = self.device.export(allocation)?;
+        let allocation = allocation.clone();
+        self.registrations.push(Registration {
+            allocation,
+            memory,
+            is_known: false,
+            proven_on: None,
+        });
+        Ok(self.registrations.len() - 1)
+    }
+
+    /// Whether the node may write there by this connection: another one registered it again, or refused to.
+    fn check_registered(&mut self, connection: u64, index: usize) -> Result<()> {
+        if self.registrations[index].proven_on == Some(connection) {
+            return Ok(());
+        }
+        let Err(error) = self.register(&self.registrations[index].memory) else {
+            let was_known = std::mem::replace(&mut self.registrations[index].is_known, true);
+            self.stats.registrations += u64::from(!was_known);
+            return Ok(());
+        };
+        self.registrations.remove(index);
+        if error.kind() == Kind::Unsupported {
+            self.refused = Some((connection, error.duplicate()));
+        }
+        Err(error)
+    }
+
+    fn make_room(&mut self) -> Result<()> {
+        if self.registrations.len() < MOST_REGISTRATIONS {
+            return Ok(());
+        }
+        // This list has one, the session another: what more there are are reads'.
+        let is_idle = |one: &Registration| Arc::strong_count(&one.memory) <= 2;
+        let index = self.registrations.iter().position(is_idle).ok_or_else(|| {
+            Kind::Busy.error(format!("{MOST_REGISTRATIONS} allocations are being read into"))
+        })?;
+        self.registrations.remove(index);
+        Ok(())
+    }
+
+    /// Has the node write some of a file over what is nowhere like it, and looks whether it is there then. Whether the
+    /// file has anything there.
+    fn prove(
+        &mut self,
+        index: usize,
+        origin: Origin,
+        into: &DeviceSpan,
+        range: Range<usize>,
+    ) -> Result<bool> {
+        let Origin { handle, offset } = origin;
+        let offset = offset
+            .checked_add(range.start as u64)
+            .ok_or_else(|| Kind::Invalid.error("the range ends beyond 64 bits"))?;
+        let expected = self.read_by_host(handle, offset, range.len())?;
+        if expected.is_empty() {
+            return Ok(false);
+        }
+        self.stats.proofs += 1;
+        let span = into.part(range.start..range.start + expected.len())?;
+        span.fill(&expected.iter().map(|byte| !byte).collect::<Vec<u8>>())?;
+        let memory = Arc::clone(&self.registrations[index].memory);
+        let done = self
+            .client
+            .call(|session| session.submit_read_to_device(handle, offset, &memory, &span))?;
+        done.result?;
+        if !bugs::is(Bug::DirectUnflushed) {
+            self.device.flush_writes()?;
+        }
+        if done.bytes != expected.len() as u64 || span.to_vec()? != expected {
+            let error = Kind::Unsupported.error(
+                "what the node wrote into the device's memory is not there: look at the GPU, the RDMA device and \
+                 what is between them (an IOMMU, ACS)",
+            );
+            self.refuted = Some(error.duplicate());
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    fn read_by_host(&self, handle: u64, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let memory = self.client.alloc(length)?;
+        let done = self.client.run(memory, |session, memory| {
+            session.submit_read(handle, offset, memory, 0..length)
+        })?;
+        done.result?;
+        let memory = done.memory.filter(|memory| !memory.is_empty());
+        let memory: Memory =
+            memory.ok_or_else(|| Kind::Disconnected.error("the memory of a read was lost"))?;
+        let bytes = usize::try_from(done.bytes).expect("no more than the memory");
+        Ok(memory.as_slice()[..bytes].to_vec())
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.registrations.clear();
+        self.client.lock().session.release_devices();
+    }
+}
+
+/// The part of a span that whole pages of its allocation hold.
+fn within(allocation: &Allocation, span: &DeviceSpan) -> Option<Range<usize>> {
+    let (base, pages) = (span.pointer().0, allocation.pages());
+    let from = |address: u64| usize::try_from(address.saturating_sub(base)).unwrap_or(usize::MAX);
+    let range = from(pages.start)..from(pages.end).min(span.len());
+    (!range.is_empty()).then_some(range)
+}
