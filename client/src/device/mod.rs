@@ -20,6 +20,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`LocalFile`] is one of this machine's own: [`DeviceReader::read_local`] has cuFile read it, or goes through the
+//! ring.
 
 mod fetch;
 mod flight;
