@@ -180,6 +180,12 @@ fn registered_memory_is_read_into_and_given_back() {
         registered(1000..1100) && registered(1001..100_001) && registered(LENGTH + 5..2 * LENGTH)
     );
     assert!(!registered(3 * LENGTH..4 * LENGTH - 5), "elsewhere");
+    for partly in [0..1001, 2 * LENGTH - 1..2 * LENGTH + 1, 0..3 * LENGTH] {
+        let error = file.read_into(0, &memory.part(partly).expect("inside"));
+        assert_eq!(error.expect_err("the library knows half of it").kind(), Kind::Invalid);
+    }
+    let none = file.read_into(0, &memory.part(1500..1500).expect("inside")).expect("nothing");
+    assert_eq!((none.bytes, none.calls), (0, 0));
     for overlapping in [0..1001, 1500..1600, 2 * LENGTH - 1..3 * LENGTH, 0..4 * LENGTH] {
         let error = world.cufile.register(&memory.part(overlapping).expect("inside"));
         assert_eq!(error.expect_err("twice").kind(), Kind::Invalid);
