@@ -145,8 +145,8 @@ impl Ladder {
         }
     }
 
-    /// A way was taken.
-    pub fn confirm(&mut self, path: Path) {
+    /// A way was tried, and works.
+    pub fn admit(&mut self, path: Path) {
         self.verdicts[path as usize] = Verdict::Works;
     }
 
@@ -242,7 +242,7 @@ mod tests {
         let mut ladder = Ladder::new(Err("no libcuda.so.1"), Wire::Unknown);
         ladder.look_for_local(|| unreachable!("without a GPU"));
         assert_eq!(why(&ladder, Path::CuFile), "no libcuda.so.1");
-        ladder.confirm(Path::CuFile);
+        ladder.admit(Path::CuFile);
         assert_eq!(why(&ladder, Path::CuFile), "works");
     }
 
