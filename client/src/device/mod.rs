@@ -45,9 +45,9 @@ use flight::Flight;
 
 pub use fetch::DeviceFetch;
 pub use gds::{
-    CuFile, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer, DeviceSpan,
-    Ladder, LocalFile, Path, Pinning, Policy, Ring, RingStats, SoftwareDevice, Stream, Transfer,
-    Verdict,
+    CuFile, CuFileInfo, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory, DevicePointer,
+    DeviceSpan, Ladder, LocalFile, LocalRead, Path, Pinning, Policy, Registration, Ring, RingStats,
+    SoftwareDevice, Stream, Transfer, Verdict,
 };
 pub use local::LocalDeviceRead;
 
