@@ -23,6 +23,10 @@ python *ARGS:
 gpu *ARGS:
     ci/gpu {{ARGS}}
 
+# NVIDIA's own libcufile, named by its path, over a driver without a GPU
+cufile LIBRARY:
+    ci/cufile {{LIBRARY}}
+
 # A command in a guest with NVMe, VFIO and soft-RoCE: see ci/lab/README.md
 lab *ARGS:
     ci/lab/run {{ARGS}}

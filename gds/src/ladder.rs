@@ -182,8 +182,8 @@ impl Ladder {
         }
     }
 
-    /// A way was taken.
-    pub fn confirm(&mut self, path: Path) {
+    /// A way was tried, and works.
+    pub fn admit(&mut self, path: Path) {
         self.verdicts[path as usize] = Verdict::Works;
     }
 
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::GpuDirect);
         ladder.deny(Path::GpuDirect, "rxe0 registers no dma-buf");
         assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::Staged);
-        ladder.confirm(Path::GpuDirect);
+        ladder.admit(Path::GpuDirect);
         assert_eq!(ladder.choose(Policy::AtLeast(Path::GpuDirect)).expect("one"), Path::GpuDirect);
     }
 
@@ -292,6 +292,7 @@ mod tests {
         let mut ladder = Ladder::new(Ok(&info), Wire::Rdma);
         ladder.look_for_local(|| Ok(()));
         assert_eq!(why(&ladder, Path::CuFile), "works");
+        ladder.deny(Path::GpuDirect, "rxe0 registers no dma-buf");
         ladder.deny(Path::Staged, "no page was pinned");
         assert_eq!(ladder.choose(Policy::Auto).expect("one"), Path::Host);
         let error = ladder.choose(Policy::Exactly(Path::CuFile)).expect_err("a node's");
@@ -300,7 +301,7 @@ mod tests {
         let mut ladder = Ladder::new(Err("no libcuda.so.1"), Wire::Unknown);
         ladder.look_for_local(|| unreachable!("without a GPU"));
         assert_eq!(why(&ladder, Path::CuFile), "no libcuda.so.1");
-        ladder.confirm(Path::CuFile);
+        ladder.admit(Path::CuFile);
         assert_eq!(why(&ladder, Path::CuFile), "works");
     }
 

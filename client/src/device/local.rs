@@ -1,7 +1,7 @@
 //! Files of the GPU server's own.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use extent::{Error, Kind, Result};
 use gds::{CopyId, DeviceSpan, Lent, LocalFile, Path, Policy, Transfer};
@@ -44,27 +44,30 @@ impl DeviceReader {
         policy: Policy,
     ) -> Result<LocalDeviceRead> {
         let begin = clock::now();
+        let timed = |read| LocalDeviceRead { total: clock::now() - begin, ..read };
         if !into.device().is(self.device()) {
             return Err(Kind::Invalid.error("the memory is another device's than the reader's"));
         }
         self.ready()?;
         let mut reasons = Vec::new();
         if policy.allows(Path::CuFile) {
-            match self.read_by_cufile(file, offset, into, begin) {
+            match self.read_by_cufile(file, offset, into) {
                 Err(error) if is_refusal(&error) => {
                     reasons.push(format!("{}: {error}", Path::CuFile));
                     self.ladder.deny(Path::CuFile, error.to_string());
                 }
-                outcome => return outcome,
+                outcome => return outcome.map(timed),
             }
         }
-        if policy.allows(self.path) || bugs::is(Bug::StrictLocalDegrades) {
-            return self.read_through_ring(file, offset, into, policy, begin).map_err(|error| {
+        let ring = self.ring_path;
+        if policy.allows(ring) || bugs::is(Bug::StrictLocalDegrades) {
+            let read = self.read_through_ring(ring, file, offset, into, policy);
+            return read.map(timed).map_err(|error| {
                 let path = file.path().display();
                 error.while_doing(format_args!("reading {path} at {offset} into device memory"))
             });
         }
-        reasons.push(format!("the reader's ring is {}", self.path));
+        reasons.push(format!("the reader's ring is {ring}"));
         Err(Kind::Unsupported.error(format!(
             "no way for {} into device memory that {policy:?} allows ({}): mend that, or allow more",
             file.path().display(),
@@ -72,50 +75,56 @@ impl DeviceReader {
         )))
     }
 
+    /// The time is for the caller to tell, here and below.
     fn read_by_cufile(
         &mut self,
         file: &LocalFile,
         offset: u64,
         into: &DeviceSpan,
-        begin: Instant,
     ) -> Result<LocalDeviceRead> {
         file.check(self.device())?;
         let read = file.read_into(offset, into)?;
-        self.ladder.confirm(Path::CuFile);
+        self.ladder.admit(Path::CuFile);
         Ok(LocalDeviceRead {
             bytes: read.bytes,
             path: Path::CuFile,
             transfer: Some(read.transfer),
-            total: clock::now() - begin,
+            total: Duration::ZERO,
         })
     }
 
     fn read_through_ring(
         &mut self,
+        ring: Path,
         file: &LocalFile,
         offset: u64,
         into: &DeviceSpan,
         policy: Policy,
-        begin: Instant,
     ) -> Result<LocalDeviceRead> {
-        let worst = self.path;
-        let copying = HashSet::new();
-        let mut staging = Staging { reader: self, worst, copying, error: None, has_stalled: false };
+        let slot_bytes = self.ring.stats().slot_bytes;
+        let mut staging = Staging {
+            reader: self,
+            slot_bytes,
+            worst: ring,
+            copying: HashSet::new(),
+            error: None,
+            has_stalled: false,
+        };
         let bytes = staging.run(file, offset, into);
         // What was begun is waited for in any case: the caller has the memory back then.
         let ended = staging.finish();
         let worst = staging.worst;
         let bytes = bytes?;
         ended?;
-        if worst != self.path {
+        if worst != ring {
             self.note_degraded();
         }
         if !policy.allows(worst) && !bugs::is(Bug::StrictLocalDegrades) {
             return Err(Kind::Unsupported
                 .error(format!("the bytes went by {worst}, which {policy:?} does not allow")));
         }
-        let total = clock::now() - begin;
-        Ok(LocalDeviceRead { bytes: bytes as u64, path: worst, transfer: None, total })
+        let (bytes, total) = (bytes as u64, Duration::ZERO);
+        Ok(LocalDeviceRead { bytes, path: worst, transfer: None, total })
     }
 }
 
@@ -127,6 +136,8 @@ fn is_refusal(error: &Error) -> bool {
 /// A read through the ring under way.
 struct Staging<'a> {
     reader: &'a mut DeviceReader,
+    /// Bytes of a piece of the ring.
+    slot_bytes: usize,
     worst: Path,
     /// Copies that it began and that have not ended.
     copying: HashSet<CopyId>,
@@ -139,7 +150,7 @@ struct Staging<'a> {
 impl Staging<'_> {
     /// Reads all there is, and begins to copy it. How many bytes.
     fn run(&mut self, file: &LocalFile, offset: u64, into: &DeviceSpan) -> Result<usize> {
-        let slot_bytes = self.reader.options.slot_bytes;
+        let slot_bytes = self.slot_bytes;
         let mut at = 0;
         while at < into.len() {
             let position = offset.checked_add(at as u64);
@@ -177,7 +188,7 @@ impl Staging<'_> {
 
     /// A piece of the ring, when there is one.
     fn lend(&mut self) -> Result<(Lent, Memory)> {
-        let slot_bytes = self.reader.options.slot_bytes;
+        let slot_bytes = self.slot_bytes;
         loop {
             self.take(|reader, ended| reader.ring.poll(ended));
             self.error.take().map_or(Ok(()), Err)?;

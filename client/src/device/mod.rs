@@ -21,6 +21,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`LocalFile`] is one of this machine's own: [`DeviceReader::read_local`] has cuFile read it, or goes through the
+//! ring.
 
 mod direct;
 mod directly;
@@ -47,9 +50,9 @@ use flight::Flight;
 pub use direct::DirectStats;
 pub use fetch::DeviceFetch;
 pub use gds::{
-    Begun, Copied, CopyId, CuFile, CudaDriver, CudaState, Device, DeviceInfo, DeviceMemory,
-    DevicePointer, DeviceSpan, Ladder, Lent, LocalFile, Path, Pinning, Policy, Ring, RingStats,
-    SoftwareDevice, Stream, Transfer, Verdict, Wire,
+    Begun, Copied, CopyId, CuFile, CuFileInfo, CudaDriver, CudaState, Device, DeviceInfo,
+    DeviceMemory, DevicePointer, DeviceSpan, Ladder, Lent, LocalFile, LocalRead, Path, Pinning,
+    Policy, Registration, Ring, RingStats, SoftwareDevice, Stream, Transfer, Verdict, Wire,
 };
 pub use local::LocalDeviceRead;
 pub use staging::{Staging, within};
@@ -289,7 +292,7 @@ impl DeviceReader {
         let aimed = direct.aim(connection, origin, into, todo);
         match &aimed {
             Ok(aim) if aim.is_proven => {
-                self.ladder.confirm(Path::GpuDirect);
+                self.ladder.admit(Path::GpuDirect);
                 self.path = Path::GpuDirect;
             }
             Ok(_) => {}

@@ -66,15 +66,20 @@ impl CuFile {
         Ok(Registration { registered })
     }
 
-    /// The registered memory that all of a span is in.
+    /// The registered memory that a span is in.
     ///
     /// # Errors
-    /// [`Kind::Busy`] if it is being given back just now.
+    /// [`Kind::Invalid`] if only a part of it is; [`Kind::Busy`] if that memory is being given back just now.
     pub(super) fn registered(&self, span: &DeviceSpan) -> Result<Option<Arc<Registered>>> {
         let (begin, end) = ends(span);
         let table = self.registered.lock();
-        let found = table.range(..=begin).next_back().filter(|(_, entry)| entry.end >= end);
-        let Some((_, entry)) = found else { return Ok(None) };
+        let found = table.range(..end).next_back().filter(|(_, entry)| entry.end > begin);
+        let Some((base, entry)) = found else { return Ok(None) };
+        if *base > begin || entry.end < end {
+            let reason =
+                "a part of this device memory is registered: read that and the rest one by one";
+            return Err(Kind::Invalid.error(reason));
+        }
         entry.registered.upgrade().map(Some).ok_or_else(|| {
             Kind::Busy.error("this device memory is being given back by cuFile: ask again")
         })

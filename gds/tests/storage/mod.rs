@@ -22,6 +22,7 @@ pub(crate) const SCENES: &[(&str, fn())] = &[
         "registered_memory_is_read_into_and_given_back",
         registered_memory_is_read_into_and_given_back,
     ),
+    ("threads_share_a_file_and_a_library", threads_share_a_file_and_a_library),
     ("what_cannot_go_direct_is_not_called_direct", what_cannot_go_direct_is_not_called_direct),
     (
         "errors_are_told_apart_and_leave_nothing_behind",
@@ -179,6 +180,12 @@ fn registered_memory_is_read_into_and_given_back() {
         registered(1000..1100) && registered(1001..100_001) && registered(LENGTH + 5..2 * LENGTH)
     );
     assert!(!registered(3 * LENGTH..4 * LENGTH - 5), "elsewhere");
+    for partly in [0..1001, 2 * LENGTH - 1..2 * LENGTH + 1, 0..3 * LENGTH] {
+        let error = file.read_into(0, &memory.part(partly).expect("inside"));
+        assert_eq!(error.expect_err("the library knows half of it").kind(), Kind::Invalid);
+    }
+    let none = file.read_into(0, &memory.part(1500..1500).expect("inside")).expect("nothing");
+    assert_eq!((none.bytes, none.calls), (0, 0));
     for overlapping in [0..1001, 1500..1600, 2 * LENGTH - 1..3 * LENGTH, 0..4 * LENGTH] {
         let error = world.cufile.register(&memory.part(overlapping).expect("inside"));
         assert_eq!(error.expect_err("twice").kind(), Kind::Invalid);
@@ -190,6 +197,36 @@ fn registered_memory_is_read_into_and_given_back() {
     drop((memory, middle, registration));
     assert_eq!(world.fakes.left().buffers, 1);
     drop((after, file));
+    world.check_clean();
+}
+
+fn threads_share_a_file_and_a_library() {
+    let world = World::new(&[]);
+    let file = world.file();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (world, file) = (&world, &file);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let memory = world.device.allocate(LENGTH).expect("device memory");
+                    let registers = (thread + round) % 2 == 0;
+                    let registration = registers
+                        .then(|| world.cufile.register(&memory.all()).expect("nobody else's"));
+                    let offset = thread * 1000 + round;
+                    let read = file.read_into(offset as u64, &memory.all()).expect("read");
+                    assert_eq!(
+                        (read.bytes, read.is_registered),
+                        ((LENGTH - offset) as u64, registers)
+                    );
+                    let found = memory.part(..LENGTH - offset).expect("inside");
+                    assert!(found.to_vec().expect("read back") == world.bytes[offset..]);
+                    drop(registration);
+                }
+            });
+        }
+    });
+    assert_eq!(world.fakes.left().files, 1, "one file for all");
+    drop(file);
     world.check_clean();
 }
 
