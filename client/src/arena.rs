@@ -38,6 +38,8 @@ struct Block {
     free: Vec<Range<usize>>,
     /// Known to no node any more: kept while somebody has a piece of it, and never used again.
     retired: bool,
+    /// The caller's own: no piece of it is given to anybody else.
+    theirs: bool,
 }
 
 impl Home {
@@ -46,9 +48,8 @@ impl Home {
         let reserved = length.checked_next_multiple_of(ALIGN_BYTES)?;
         let mut state = self.state.lock();
         state.blocks.iter_mut().find_map(|block| {
-            // Lent memory is its owner's alone.
-            let is_ours = !block.retired && !block.region.is_lent();
-            let range = is_ours.then(|| block.carve(reserved))??;
+            let is_free = !block.retired && !block.theirs;
+            let range = is_free.then(|| block.carve(reserved))??;
             Some(Memory::new(Arc::clone(&block.region), range, length, self))
         })
     }
@@ -56,10 +57,11 @@ impl Home {
     /// How long a new region for `length` bytes should be.
     pub(crate) fn region_bytes(&self, length: usize) -> usize {
         let state = self.state.lock();
-        let growth = if state.blocks.len() < MANY_REGIONS {
+        let ours = || state.blocks.iter().filter(|block| !block.theirs);
+        let growth = if ours().count() < MANY_REGIONS {
             CHUNK_BYTES
         } else {
-            let held: usize = state.blocks.iter().map(|block| block.region.length()).sum();
+            let held: usize = ours().map(|block| block.region.length()).sum();
             (held / 8).clamp(CHUNK_BYTES, MOST_GROWTH_BYTES)
         };
         length.max(growth)
@@ -71,12 +73,25 @@ impl Home {
         let end = length.next_multiple_of(ALIGN_BYTES).min(region.length());
         let rest = end..region.length();
         let free = if rest.is_empty() { Vec::new() } else { vec![rest] };
-        let mut memory = Memory::new(Arc::clone(&region), 0..end, length, self);
-        if region.is_lent() {
-            memory.fix();
-        }
-        self.state.lock().blocks.push(Block { region, free, retired: false });
+        let memory = Memory::new(Arc::clone(&region), 0..end, length, self);
+        let (retired, theirs) = (false, false);
+        self.state.lock().blocks.push(Block { region, free, retired, theirs });
         memory
+    }
+
+    /// Takes note of a region of the caller's, who knows it by its address.
+    pub(crate) fn admit(self: &Arc<Self>, region: Arc<Region>) -> Memory {
+        let length = region.length();
+        let mut memory = Memory::new(Arc::clone(&region), 0..length, length, self);
+        memory.fix();
+        let (free, retired, theirs) = (Vec::new(), false, true);
+        self.state.lock().blocks.push(Block { region, free, retired, theirs });
+        memory
+    }
+
+    /// Whether somebody has a piece of this region.
+    pub(crate) fn holds(&self, region: &Arc<Region>) -> bool {
+        self.state.lock().blocks.iter().any(|block| Arc::ptr_eq(&block.region, region))
     }
 
     /// Takes memory back.
@@ -220,12 +235,12 @@ mod tests {
 
     #[test]
     #[expect(unsafe_code, reason = "memory of somebody else's is known by its address")]
-    fn what_is_left_of_lent_memory_is_given_to_nobody() {
+    fn what_is_left_of_a_callers_memory_is_given_to_nobody() {
         let home = Arc::new(Home::default());
         let mut owner = vec![0_u8; 100_001];
         // SAFETY: the vector outlives everything here, and is not looked at meanwhile.
         let region = unsafe { Region::lent(std::ptr::NonNull::from(&mut owner[1]), 100_000) };
-        let mut memory = home.adopt(region.expect("memory"), 100_000);
+        let mut memory = home.admit(region.expect("memory"));
         assert!(memory.is_fixed());
         drop(memory.split_off(10));
         assert!(home.carve(4096).is_none());

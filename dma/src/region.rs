@@ -175,12 +175,6 @@ impl Region {
         self.shared
     }
 
-    /// Whether it is somebody else's memory.
-    #[must_use]
-    pub fn is_lent(&self) -> bool {
-        self.lent
-    }
-
     /// The address of its first byte, for registration with a device or fabric.
     #[must_use]
     pub fn base(&self) -> NonNull<u8> {
@@ -293,7 +287,7 @@ mod tests {
         let base = NonNull::from(&mut owner[3]);
         // SAFETY: the array outlives the region, and is not looked at meanwhile.
         let region = unsafe { Region::lent(base, 90) }.expect("memory");
-        assert_eq!((region.base(), region.length(), region.is_lent()), (base, 90, true));
+        assert_eq!((region.base(), region.length()), (base, 90));
         // SAFETY: it is inside, and nobody else uses it.
         unsafe { region.at(89, 1).write(8) };
         drop(region);

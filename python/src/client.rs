@@ -119,7 +119,7 @@ impl Client {
     fn gpu<'py>(&self, py: Python<'py>, number: usize) -> PyResult<Bound<'py, PyDict>> {
         let engine = self.engine(py)?;
         let here = Arc::clone(engine);
-        let (device, (path, ladder, stats)) = wait::apart(py, move || {
+        let (device, (path, ladder, stats, under_way)) = wait::apart(py, move || {
             let device = here.gpu(number)?;
             let looked = here.look_at(number);
             looked.map(|looked| (device, looked)).ok_or_else(|| Kind::Io.error("it has no ring"))
@@ -133,6 +133,7 @@ impl Client {
         said.set_item("pinned_bytes", stats.pinned_bytes)?;
         said.set_item("peak_pinned_bytes", stats.peak_pinned_bytes)?;
         said.set_item("copies", stats.copies)?;
+        said.set_item("copies_under_way", under_way)?;
         said.set_item("copied_bytes", stats.copied_bytes)?;
         said.set_item("failures", stats.failures)?;
         Ok(said)

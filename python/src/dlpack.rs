@@ -26,8 +26,10 @@ const MANAGED: i32 = 13;
 const UNSIGNED: u8 = 1;
 /// `DLPACK_FLAG_BITMASK_READ_ONLY`.
 const READ_ONLY: u64 = 1;
-/// A consumer that orders its work by itself.
-const NO_STREAM: i64 = -1;
+/// How a library is told in which order its work and the consumer's come: before what comes into the legacy
+/// default stream, or in none.
+const BEFORE_DEFAULT: i64 = 1;
+const NO_ORDER: i64 = -1;
 /// What is spoken here.
 const VERSION: (u32, u32) = (1, 0);
 
@@ -220,16 +222,17 @@ pub(crate) fn is_gpu(kind: i32) -> bool {
 }
 
 /// What an object shows by DLPack; `None` if it does not, or not this time, such as a tensor of a type that
-/// DLPack has not. Of a GPU's memory nothing is waited for.
+/// DLPack has not. The library puts what it has begun with memory of a GPU before what comes into the default
+/// stream, unless the caller has another order.
 ///
 /// # Errors
 /// `forebay.Invalid` if the memory is not in one piece, or of a kind that has no bytes.
-pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Seen>> {
+pub(crate) fn see(object: &Bound<'_, PyAny>, is_ordered: bool) -> PyResult<Option<Seen>> {
     let Ok(method) = object.getattr("__dlpack__") else { return Ok(None) };
     let py = object.py();
     let known = PyDict::new(py);
     if device(object)?.is_some_and(|(kind, _)| is_gpu(kind)) {
-        known.set_item("stream", NO_STREAM)?;
+        known.set_item("stream", if is_ordered { NO_ORDER } else { BEFORE_DEFAULT })?;
     }
     let versioned = known.copy()?;
     versioned.set_item("max_version", VERSION)?;

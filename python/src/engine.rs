@@ -174,7 +174,11 @@ impl Engine {
         let memory = self.lock().session.register(region)?;
         let mut buffers = self.buffers.lock();
         // Another thread may have come first.
-        taken(&buffers).map_or(Ok(()), Err)?;
+        if let Some(error) = taken(&buffers) {
+            drop((buffers, memory));
+            self.hurry_pump();
+            return Err(error);
+        }
         Ok(buffers.add(Slab::new(memory)?))
     }
 
@@ -214,11 +218,12 @@ impl Engine {
         Ok(gpu)
     }
 
-    /// How a GPU that has a ring is reached, and what the ring did.
-    pub(crate) fn look_at(&self, ordinal: usize) -> Option<(Path, Ladder, RingStats)> {
+    /// How a GPU that has a ring is reached, what the ring did, and how many copies are under way.
+    pub(crate) fn look_at(&self, ordinal: usize) -> Option<(Path, Ladder, RingStats, usize)> {
         let state = self.lock();
         let staging = &state.rooms.staged.get(&ordinal)?.staging;
-        Some((staging.path, staging.ladder.clone(), staging.ring.stats()))
+        let ring = &staging.ring;
+        Some((staging.path, staging.ladder.clone(), ring.stats(), ring.under_way()))
     }
 
     /// The buffer that holds these bytes, and where in it they begin.

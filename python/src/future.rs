@@ -42,7 +42,14 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Before the memory may go.
         self.transfer.let_go();
-        if self.transfer.is_copying() && !self.engine.wait_for_copies(&self.transfer, LAST_COPIES) {
+        if !self.transfer.is_copying() {
+            return;
+        }
+        // Once for many that were told so already.
+        let limit = if self.transfer.is_stalled() { Duration::ZERO } else { LAST_COPIES };
+        let (engine, transfer) = (&self.engine, &self.transfer);
+        let ended = Python::attach(|py| py.detach(|| engine.wait_for_copies(transfer, limit)));
+        if !ended {
             // A GPU that does not go on may write to it at any time.
             std::mem::forget(self.target.get_mut().take());
         }

@@ -1,6 +1,6 @@
 //! Memory of GPUs, as the libraries of Python show it.
 
-use client::device::{CudaDriver, DevicePointer, Ladder, Verdict, Wire};
+use client::device::{CudaDriver, DevicePointer, Ladder, Path, Verdict, Wire};
 use extent::{Error, Kind};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -36,17 +36,17 @@ impl Keeper {
 }
 
 /// A GPU's memory that an object shows, by DLPack, which tells types and GPUs apart, or else by
-/// `__cuda_array_interface__`; `None` if it shows none.
+/// `__cuda_array_interface__`; `None` if it shows none. `is_ordered` says that the caller puts its library's work and ours in order.
 ///
 /// # Errors
 /// `forebay.Invalid` if the memory is not in one piece; `forebay.Unsupported` if it is another kind of
 /// device's, or there is no GPU.
-pub(crate) fn see(object: &Bound<'_, PyAny>) -> PyResult<Option<Shown>> {
+pub(crate) fn see(object: &Bound<'_, PyAny>, is_ordered: bool) -> PyResult<Option<Shown>> {
     let py = object.py();
     let device = dlpack::device(object)?;
     if let Some((kind, number)) = device
         && dlpack::is_gpu(kind)
-        && let Some(seen) = dlpack::see(object)?
+        && let Some(seen) = dlpack::see(object, is_ordered)?
     {
         let ordinal = usize::try_from(number)?;
         let pointer = DevicePointer(seen.base.addr().get() as u64);
@@ -139,5 +139,7 @@ pub(crate) fn rungs(ladder: &Ladder) -> Vec<(&'static str, Option<String>)> {
         Verdict::Works => None,
         Verdict::Cannot(why) => Some(why.clone()),
     };
-    ladder.rungs().map(|(path, verdict)| (path.name(), why(verdict))).collect()
+    // Local files are for programs in Rust.
+    let rungs = ladder.rungs().filter(|(path, _)| *path != Path::CuFile);
+    rungs.map(|(path, verdict)| (path.name(), why(verdict))).collect()
 }

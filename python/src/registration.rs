@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use client::Memory;
 use dma::Region;
 use pyo3::prelude::*;
 
@@ -13,7 +12,6 @@ use crate::lock::Mutex;
 use crate::slab::Slab;
 use crate::target::Target;
 use crate::transfer::Flow;
-use crate::wait;
 
 /// Memory of a buffer, an array or a tensor that the node writes where it is, until this is closed,
 /// or dropped. The memory stays exported as long.
@@ -33,6 +31,17 @@ struct Held {
     target: Target,
 }
 
+/// Registrations that were dropped under a read: what they hold stays until that is over. Of all clients,
+/// and looked through whenever another begins or ends.
+static LEFT: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+
+/// Lets go of what no read uses any more.
+fn tidy_up(py: Python<'_>) {
+    let is_over = |held: &mut Held| held.slab.close().is_ok();
+    let over: Vec<Held> = LEFT.lock().extract_if(.., is_over).collect();
+    over.into_iter().for_each(|held| held.target.release(py));
+}
+
 impl Registration {
     /// Registers what an object shows.
     ///
@@ -41,6 +50,7 @@ impl Registration {
     /// writes there already.
     pub(crate) fn new(engine: &Arc<Engine>, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
+        tidy_up(py);
         let target = Target::of(engine, object, Flow::Read, None)?;
         let Some((base, length)) = target.foreign() else {
             let sentence = "this memory is the node's to write already, or a GPU's";
@@ -50,8 +60,8 @@ impl Registration {
         // SAFETY: the object stays exported while the registration has it, and a registration lets it
         // go when no request uses the memory any more.
         let region = unsafe { Region::lent(base, length) }.raise(py)?;
-        let here = Arc::clone(engine);
-        let slab = wait::apart(py, move || here.register(&region))?;
+        // Not left to itself upon Ctrl-C: the memory is the object's for no longer than this call.
+        let slab = py.detach(|| engine.register(&region)).raise(py)?;
         let held = Mutex::new(Some(Held { slab, target }));
         Ok(Self { inner: Here::new(Inner { engine: Arc::clone(engine), held }) })
     }
@@ -72,6 +82,7 @@ impl Registration {
         if let Some(target) = target {
             target.release(py);
         }
+        tidy_up(py);
         Ok(())
     }
 
@@ -97,11 +108,11 @@ impl Drop for Inner {
             // No request names it any more, and the client's thread has the session let go of it.
             Ok(pieces) => {
                 self.engine.hide(&slab);
-                drop::<Vec<Memory>>(pieces);
+                drop(pieces);
                 self.engine.hurry_pump();
             }
             // The node may still write there.
-            Err(_) => std::mem::forget(target),
+            Err(_) => LEFT.lock().push(Held { slab, target }),
         }
     }
 }

@@ -85,6 +85,11 @@ impl Staged {
         Ok(if is_pinned { self.staging.path } else { Path::Host })
     }
 
+    /// Whether all of the ring is lost, as with a device, or with the session.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.staging.ring.missing() == self.staging.ring.stats().slots
+    }
+
     /// Copies under way.
     pub(crate) fn under_way(&self) -> usize {
         self.copying.len()
@@ -104,8 +109,7 @@ impl Staged {
             if let Some(transfer) = self.copying.remove(&id)
                 && let Err(error) = transfer.on_copied(result)
             {
-                let told = "an earlier read, which had been handed to a stream";
-                self.late.get_or_insert(error.while_doing(told));
+                self.late.get_or_insert_with(|| Staging::late(error));
             }
         }
         self.ended = ended;
@@ -116,11 +120,7 @@ impl Staged {
         if self.copying.is_empty() || clock::now() < self.moved_at + timeout {
             return None;
         }
-        let error = Kind::Busy.error(format!(
-            "{} finished no copy within {timeout:?}, and may still write to the memory: keep that, and look at \
-             the device",
-            self.staging.ring.device().info().name,
-        ));
+        let error = self.staging.stalled(timeout);
         let waiting = self.copying.values().chain(&self.hungry).map(Arc::clone).collect();
         Some((error, waiting))
     }

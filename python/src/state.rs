@@ -44,6 +44,16 @@ enum Flight {
     Chunk(Arc<Transfer>, Chunk, Instant),
 }
 
+/// What a transfer got.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fed {
+    /// All that it wants now.
+    Enough,
+    /// Less than that.
+    Some,
+    Nothing,
+}
+
 impl State {
     /// # Errors
     /// As [`Pool::new`].
@@ -93,7 +103,8 @@ impl State {
     /// Asks for as much of a transfer as may be; the rest follows by [`State::poll`].
     fn start(&mut self, transfer: &Arc<Transfer>) {
         // In turn, lest one of many requests starves those before it.
-        if !self.hungry(transfer.ordinal()).is_empty() || !self.feed(transfer) {
+        let others_wait = !self.hungry(transfer.ordinal()).is_empty();
+        if (others_wait || self.feed(transfer) != Fed::Enough) && transfer.queue() {
             self.hungry(transfer.ordinal()).push_back(Arc::clone(transfer));
         }
     }
@@ -142,20 +153,35 @@ impl State {
         let mut fed = false;
         while let Some(transfer) = self.hungry(ordinal).pop_front() {
             fed = true;
-            if self.feed(&transfer) {
-                continue;
+            match self.feed(&transfer) {
+                Fed::Enough => transfer.unqueue(),
+                // The others have their turn.
+                Fed::Some => {
+                    self.hungry(ordinal).push_back(transfer);
+                    break;
+                }
+                Fed::Nothing => {
+                    let Some(error) = self.hopeless(ordinal) else {
+                        self.hungry(ordinal).push_front(transfer);
+                        break;
+                    };
+                    transfer.unqueue();
+                    transfer.fail(&error, &mut self.rooms);
+                }
             }
-            // A session that is over brings no memory back that was lost with it.
-            if self.session.outstanding() == 0
-                && let Some(error) = self.session.failure().map(Error::duplicate)
-            {
-                transfer.fail(&error, &mut self.rooms);
-                continue;
-            }
-            self.hungry(ordinal).push_front(transfer);
-            break;
         }
         fed
+    }
+
+    /// Why there will never be memory for those that wait; `None` as long as there may be.
+    fn hopeless(&mut self, ordinal: Option<usize>) -> Option<Error> {
+        if ordinal.is_some_and(|ordinal| self.rooms.of(ordinal).is_gone()) {
+            let sentence = "nothing is left of the ring into this GPU: connect again";
+            return Some(Kind::Disconnected.error(sentence));
+        }
+        // A session that is over brings no memory back that was lost with it.
+        let is_quiet = self.session.outstanding() == 0;
+        self.session.failure().filter(|_| is_quiet).map(Error::duplicate)
     }
 
     /// A request that takes longer than the timeout ends the session, because the node might still be
@@ -230,17 +256,19 @@ impl State {
         }
     }
 
-    /// Asks for what a transfer wants now. False if there is no memory for it.
-    fn feed(&mut self, transfer: &Arc<Transfer>) -> bool {
+    /// Asks for what a transfer wants now, as far as there is memory for it.
+    fn feed(&mut self, transfer: &Arc<Transfer>) -> Fed {
+        let mut fed = Fed::Nothing;
         loop {
             match transfer.next(&mut self.rooms) {
                 Next::Chunk(chunk) => {
+                    fed = Fed::Some;
                     if !self.send(transfer, chunk) {
-                        return true;
+                        return Fed::Enough;
                     }
                 }
-                Next::Nothing => return true,
-                Next::NoMemory => return false,
+                Next::Nothing => return Fed::Enough,
+                Next::NoMemory => return fed,
             }
         }
     }

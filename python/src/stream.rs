@@ -6,6 +6,8 @@ use pyo3::types::PyDict;
 
 /// The stream in which those do their work who name none.
 pub(crate) const DEFAULT: u64 = 0;
+/// `CU_STREAM_PER_THREAD`.
+pub(crate) const OF_THE_THREAD: u64 = 2;
 
 /// What a caller names a stream by: its number, or an object of torch's, CuPy's, or one that follows the
 /// protocol `__cuda_stream__`.
@@ -32,16 +34,14 @@ pub(crate) fn named(stream: &Bound<'_, PyAny>) -> PyResult<u64> {
     })
 }
 
-/// The stream in which an object's memory may still be used by what its library has begun.
+/// The stream behind which the library of an object that shows memory has put what it has begun with it:
+/// what shows itself by DLPack does so when it is asked, and else a number may say.
 ///
 /// # Errors
 /// What the library raises.
-pub(crate) fn of_owner(object: &Bound<'_, PyAny>, ordinal: usize) -> PyResult<u64> {
-    let py = object.py();
-    let module: String = object.get_type().getattr("__module__")?.extract().unwrap_or_default();
-    if module.split('.').next() == Some("torch") {
-        let cuda = py.import("torch.cuda")?;
-        return cuda.call_method1("current_stream", (ordinal,))?.getattr("cuda_stream")?.extract();
+pub(crate) fn of_owner(object: &Bound<'_, PyAny>) -> PyResult<u64> {
+    if object.hasattr("__dlpack__")? {
+        return Ok(DEFAULT);
     }
     // From version 3 of the interface on: a number, of which 1 is the default one, or none to wait for.
     let Ok(shown) = object.getattr("__cuda_array_interface__") else { return Ok(DEFAULT) };

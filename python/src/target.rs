@@ -56,7 +56,7 @@ impl Target {
         let py = object.py();
         let view = match PyUntypedBuffer::get(object) {
             Ok(view) => View::Buffer(view),
-            Err(refused) => match gpu::see(object)? {
+            Err(refused) => match gpu::see(object, stream.is_some())? {
                 Some(shown) => return Self::of_gpu(engine, object, shown, flow, stream),
                 None => View::without_buffer(object, refused)?,
             },
@@ -108,6 +108,12 @@ impl Target {
             return Err(read_only(py));
         }
         let before = stream.map(stream::named).transpose()?;
+        if before == Some(stream::OF_THE_THREAD) {
+            return Err(invalid(
+                py,
+                "the default stream of a thread is another one in the client's: name another, or none",
+            ));
+        }
         let view = View::Gpu(keeper);
         if length == 0 {
             // It is at no address.
@@ -124,7 +130,7 @@ impl Target {
                 wait::apart(py, move || engine.gpu(ordinal))?
             }
         };
-        let after = before.map_or_else(|| stream::of_owner(object, ordinal), Ok)?;
+        let after = before.map_or_else(|| stream::of_owner(object), Ok)?;
         // SAFETY: the object is kept until no copy is under way, or the stream that the caller named
         // has them in its order, by which the caller has to go as with any work in a stream.
         let into = unsafe { gpu.borrow(pointer, length) }.raise(py)?;
@@ -200,7 +206,7 @@ fn read_only(py: Python<'_>) -> PyErr {
 impl View {
     /// By DLPack, or else of the array that shows the same memory.
     fn without_buffer(object: &Bound<'_, PyAny>, refused: PyErr) -> PyResult<Self> {
-        if let Some(seen) = dlpack::see(object)? {
+        if let Some(seen) = dlpack::see(object, false)? {
             return Ok(Self::Tensor(seen));
         }
         match object.getattr("numpy") {

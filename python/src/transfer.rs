@@ -70,6 +70,8 @@ pub(crate) struct Transfer {
     place: Place,
     progress: Mutex<Progress>,
     settled: AtomicBool,
+    /// Whether it is among those that wait for memory.
+    is_queued: AtomicBool,
 }
 
 struct Progress {
@@ -84,6 +86,8 @@ struct Progress {
     in_flight: usize,
     /// Copies to a GPU under way.
     copying: usize,
+    /// Whether what comes into the caller's stream waits for them.
+    is_led: bool,
     /// When it began, or something of it last came.
     moved_at: Instant,
     done: Done,
@@ -176,6 +180,7 @@ impl Transfer {
             length,
             place,
             settled: AtomicBool::new(length == 0),
+            is_queued: AtomicBool::new(false),
             progress: Mutex::new(Progress {
                 pieces,
                 foreign,
@@ -183,6 +188,7 @@ impl Transfer {
                 next: 0,
                 in_flight: 0,
                 copying: 0,
+                is_led: false,
                 moved_at: clock::now(),
                 done: Done { copied, ..Done::default() },
                 error: None,
@@ -233,11 +239,28 @@ impl Transfer {
 
     /// Whether a GPU may still write to its memory on behalf of this, and no stream of the caller's knows.
     pub(crate) fn is_copying(&self) -> bool {
-        let is_known = match &self.place {
-            Place::Device(onto) => onto.before.is_some() && self.is_settled(),
-            Place::Slab(..) | Place::Foreign => true,
-        };
-        !is_known && self.progress.lock().copying != 0
+        if self.ordinal().is_none() {
+            return false;
+        }
+        let progress = self.progress.lock();
+        progress.copying != 0 && !(progress.is_led && self.is_settled())
+    }
+
+    /// Whether it has failed because the GPU does not go on.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let progress = self.progress.lock();
+        let is_busy = progress.error.as_ref().is_some_and(|error| error.kind() == Kind::Busy);
+        self.is_settled() && progress.copying != 0 && is_busy
+    }
+
+    /// From now on it is among those that wait for memory. False if it was already.
+    pub(crate) fn queue(&self) -> bool {
+        !self.is_queued.swap(true, Ordering::Relaxed)
+    }
+
+    /// From now on it is not.
+    pub(crate) fn unqueue(&self) {
+        self.is_queued.store(false, Ordering::Relaxed);
     }
 
     /// From now on the end of this is told to a watch. False if it has ended.
@@ -466,17 +489,19 @@ impl Transfer {
 
     /// Whether nothing of it is left to wait for.
     fn is_over(&self, progress: &Progress) -> bool {
-        let is_handed_over = matches!(&self.place, Place::Device(onto) if onto.before.is_some());
-        let is_copied = progress.copying == 0 || is_handed_over;
+        let is_copied = progress.copying == 0 || progress.is_led;
         !self.wants_more(progress) && progress.in_flight == 0 && is_copied
     }
 
     /// What comes into the caller's stream from now on waits for the copies that there are.
     fn lead(&self, progress: &mut Progress, rooms: &mut Rooms) {
-        if let Place::Device(Onto { ordinal, before: Some(stream), .. }) = &self.place
-            && let Err(error) = rooms.of(*ordinal).staging.ring.lead(stream)
-        {
-            progress.error.get_or_insert(error);
+        let Place::Device(Onto { ordinal, before: Some(stream), .. }) = &self.place else { return };
+        match rooms.of(*ordinal).staging.ring.lead(stream) {
+            Ok(()) => progress.is_led = true,
+            // Then the copies are waited for.
+            Err(error) => {
+                progress.error.get_or_insert(error);
+            }
         }
     }
 
@@ -490,6 +515,10 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
+        // Nobody waited for it any more, and nothing of it was under way.
+        if let Some((watch, number)) = self.progress.get_mut().watch.take() {
+            watch.end(number);
+        }
         // Pieces that no request ever had.
         if let Place::Slab(slab, _) = &self.place {
             for (start, memory) in self.progress.get_mut().pieces.drain(..) {

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 import time
 import types
 from collections.abc import Iterator
@@ -89,12 +88,18 @@ def test_ends_of_files(file: forebay.File, array: Array) -> None:
     assert (read.result(), read.path) == (0, "nothing")
 
 
-def test_tensors_by_dlpack(file: forebay.File, array: Array) -> None:
+def test_tensors_by_dlpack(file: forebay.File, gpu: Gpu, array: Array) -> None:
     tensor = Tensor(array)
     assert file.read_into(tensor).result() == SIZE // 2 * 2
     assert array.content()[: SIZE // 2 * 2] == CONTENT[: SIZE // 2 * 2]
-    # It need not wait for anything: the read does.
+    # What its library has begun with it comes before what comes into the default stream.
+    assert set(tensor.asked) == {1}
+    tensor.asked.clear()
+    stream = gpu.stream()
+    assert file.read_into(tensor, stream=stream).result() == SIZE // 2 * 2
     assert set(tensor.asked) == {-1}
+    gpu.finish(stream)
+    gpu.end(stream)
 
 
 def test_what_was_in_the_stream_comes_first(file: forebay.File, array: Array) -> None:
@@ -105,31 +110,13 @@ def test_what_was_in_the_stream_comes_first(file: forebay.File, array: Array) ->
     del kept
 
 
-def test_the_stream_that_the_library_works_in(
-    file: forebay.File, gpu: Gpu, array: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stream_that_the_library_works_in(file: forebay.File, gpu: Gpu, array: Array) -> None:
     stream = gpu.stream()
     kept = array.fill(b"\xee" * SIZE, stream)
     array.__cuda_array_interface__["stream"] = stream
     assert file.read_into(array).result() == SIZE
     gpu.finish(stream)
     assert array.content() == CONTENT
-
-    class Current:
-        cuda_stream = stream
-
-    cuda = types.ModuleType("torch.cuda")
-    cuda.current_stream = lambda number: Current() if number == 0 else None  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
-    monkeypatch.setitem(sys.modules, "torch.cuda", cuda)
-
-    class Torch(Tensor):
-        __module__ = "torch"
-
-    kept = array.fill(b"\xee" * SIZE, stream)
-    assert file.read_into(Torch(array)).result() == SIZE // 2 * 2
-    gpu.finish(stream)
-    assert array.content()[: SIZE // 2 * 2] == CONTENT[: SIZE // 2 * 2]
     del kept
     gpu.end(stream)
 
@@ -252,14 +239,54 @@ def test_a_gpu_that_does_not_go_on(node: Node, name: str, array: Array) -> None:
         assert array.content() == CONTENT
 
 
-def test_a_read_that_nobody_waits_for(file: forebay.File, gpu: Gpu) -> None:
+def test_a_read_that_nobody_waits_for(small: forebay.Client, file: forebay.File, gpu: Gpu) -> None:
+    array = Array(gpu, SIZE)
+    begun = 0
     for _ in range(20):
-        array = Array(gpu, SIZE)
+        before = small.gpu()["copies"]
         read = file.read_into(array)
-        read.done()
+        while not read.done() and small.gpu()["copies"] < before + 2:
+            pass
+        begun += small.gpu()["copies_under_way"]
         del read
-        # Nothing writes to it any more.
+        assert small.gpu()["copies_under_way"] == 0, "nothing writes to it any more"
+    assert begun
+    array.free()
+
+
+def test_awaited_reads_that_are_given_up(node: Node, name: str, gpu: Gpu) -> None:
+    switch("stall")
+    gc.collect()
+    before = left()
+    arrays = [Array(gpu, SIZE) for _ in range(3)]
+    read_and_give_up(node, name, arrays)
+    for array in arrays:
         array.free()
+    nothing_more_is_left(before)
+
+
+def read_and_give_up(node: Node, name: str, arrays: list[Array]) -> None:
+    stall = switch("stall")
+    client = forebay.connect(node.shm, **RING)
+    file = client.open(name)
+    assert file.read_into(arrays[0], 0, 10).result() == 10
+
+    async def give_up() -> None:
+        waiting = [asyncio.ensure_future(await_read(file, array)) for array in arrays]
+        await asyncio.sleep(0.1)
+        stall(0)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    stall(1)
+    asyncio.run(give_up())
+    assert file.read_into(arrays[0]).result() == SIZE
+    assert arrays[0].content() == CONTENT
+
+
+async def await_read(file: forebay.File, array: Array) -> int:
+    return await file.read_into(array)
 
 
 def test_nothing_is_left(node: Node, name: str, gpu: Gpu) -> None:
@@ -269,13 +296,17 @@ def test_nothing_is_left(node: Node, name: str, gpu: Gpu) -> None:
     client = forebay.connect(node.shm, **RING)
     file = client.open(name)
     assert file.read_into(array).result() == SIZE
-    assert left() > before
+    assert all(now > was for now, was in zip(left(), before, strict=True))
     array.free()
     client.close()
     del client, file
+    nothing_more_is_left(before)
+
+
+def nothing_more_is_left(before: list[int]) -> None:
     gc.collect()
     for _ in range(1000):
-        if left() <= before:
+        if all(now <= was for now, was in zip(left(), before, strict=True)):
             return
         # The client's thread is about to let go of it.
         time.sleep(0.01)
@@ -294,8 +325,44 @@ def test_a_lost_gpu(node: Node, name: str, gpu: Gpu, array: Array) -> None:
         lose(0)
 
 
+def test_a_gpu_that_is_lost_under_reads(node: Node, name: str, gpu: Gpu, array: Array) -> None:
+    stall, lose = switch("stall"), switch("lose")
+    with forebay.connect(node.tcp, **RING) as client:
+        file = client.open(name)
+        assert file.read_into(array, 0, 10).result() == 10
+        stall(1)
+        reads = file.readv([(0, array), (0, array), (0, array)])
+        assert not any(read.done() for read in reads)
+        lose(1)
+        # Those that wait for room, too.
+        for read in reads:
+            with pytest.raises(forebay.Disconnected):
+                read.result(60)
+        assert file.pread(0, 10) == CONTENT[:10]
+        stall(0)
+        lose(0)
+
+
+def test_a_stream_that_is_gone(file: forebay.File, gpu: Gpu, array: Array) -> None:
+    stall = switch("stall")
+    assert file.read_into(array, 0, 10).result() == 10
+    stream = gpu.stream()
+    stall(1)
+    read = file.read_into(array, stream=stream)
+    gpu.end(stream)
+    stall(0)
+    with pytest.raises(forebay.Invalid, match="cuStreamWaitEvent"):
+        read.result()
+    # All of its copies have ended.
+    kept = array.fill(b"\xee" * SIZE)
+    assert array.content() == b"\xee" * SIZE
+    del kept
+    with pytest.raises(forebay.Invalid, match="default stream of a thread"):
+        file.read_into(array, stream=2)
+
+
 def test_caps_tell_the_ways(node: Node) -> None:
     found = forebay.caps(node.shm)["gpu"]
     assert (found["ok"], found["best"]) == (True, "staged")
-    assert list(found["ladder"]) == ["gpudirect", "staged", "cufile", "host"]
+    assert list(found["ladder"]) == ["gpudirect", "staged", "host"]
     assert found["ladder"]["gpudirect"]["why"]

@@ -262,6 +262,19 @@ def test_memory_that_is_read_into_stays_registered(own_node: Node) -> None:
     registered.close()
     assert content == CONTENT
     content.extend(b"it is nobody else's any more")
+    # One that is dropped under a read stays until that is over.
+    content = bytearray(SIZE)
+    registered = client.register(content)
+    own_node.freeze()
+    read = file.read_into(content)
+    del registered
+    own_node.thaw()
+    assert read.result() == SIZE
+    with pytest.raises(BufferError):
+        content.extend(b"still exported")
+    client.register(bytearray(10)).close()
+    assert content == CONTENT
+    content.extend(b"it is nobody else's any more")
 
 
 def test_own_memory_by_dlpack(client: forebay.Client, file: forebay.File) -> None:

@@ -61,7 +61,7 @@ impl Arena {
     /// # Errors
     /// If some of them are in a piece, and others are not.
     pub(crate) fn place(&self, address: usize, length: usize) -> Outcome<Place> {
-        let ends = Failure::invalid(c"the bytes go past the end of memory from forebay_alloc");
+        let ends = Failure::invalid(c"the bytes go past the end of memory that the ring has there");
         let end =
             address.checked_add(length).ok_or(Failure::invalid(c"there is no such memory"))?;
         if let Some((base, piece)) = self.pieces.range(..=address).next_back()
@@ -74,7 +74,7 @@ impl Arena {
             };
         }
         match self.pieces.range(address..end).next() {
-            Some(_) => Err(Failure::invalid(c"the bytes reach into memory from forebay_alloc")),
+            Some(_) => Err(Failure::invalid(c"the bytes reach into memory that the ring has")),
             None => Ok(Place::Outside),
         }
     }

@@ -69,7 +69,7 @@ impl DeviceReader {
         }
         reasons.push(format!("the reader's ring is {ring}"));
         Err(Kind::Unsupported.error(format!(
-            "no way for {} into device memory that {policy:?} allows ({}): mend that, or allow more",
+            "no way for {} into device memory that the policy {policy} allows ({}): mend that, or allow more",
             file.path().display(),
             reasons.join("; ")
         )))
@@ -102,7 +102,7 @@ impl DeviceReader {
         policy: Policy,
     ) -> Result<LocalDeviceRead> {
         let slot_bytes = self.ring.stats().slot_bytes;
-        let mut staging = Staging {
+        let mut passage = Passage {
             reader: self,
             slot_bytes,
             worst: ring,
@@ -110,18 +110,19 @@ impl DeviceReader {
             error: None,
             has_stalled: false,
         };
-        let bytes = staging.run(file, offset, into);
+        let bytes = passage.run(file, offset, into);
         // What was begun is waited for in any case: the caller has the memory back then.
-        let ended = staging.finish();
-        let worst = staging.worst;
+        let ended = passage.finish();
+        let worst = passage.worst;
         let bytes = bytes?;
         ended?;
         if worst != ring {
             self.note_degraded();
         }
         if !policy.allows(worst) && !bugs::is(Bug::StrictLocalDegrades) {
-            return Err(Kind::Unsupported
-                .error(format!("the bytes went by {worst}, which {policy:?} does not allow")));
+            return Err(Kind::Unsupported.error(format!(
+                "the bytes went by {worst}, which the policy {policy} does not allow"
+            )));
         }
         let (bytes, total) = (bytes as u64, Duration::ZERO);
         Ok(LocalDeviceRead { bytes, path: worst, transfer: None, total })
@@ -134,7 +135,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// A read through the ring under way.
-struct Staging<'a> {
+struct Passage<'a> {
     reader: &'a mut DeviceReader,
     /// Bytes of a piece of the ring.
     slot_bytes: usize,
@@ -147,7 +148,7 @@ struct Staging<'a> {
     has_stalled: bool,
 }
 
-impl Staging<'_> {
+impl Passage<'_> {
     /// Reads all there is, and begins to copy it. How many bytes.
     fn run(&mut self, file: &LocalFile, offset: u64, into: &DeviceSpan) -> Result<usize> {
         let slot_bytes = self.slot_bytes;
@@ -157,9 +158,7 @@ impl Staging<'_> {
             let position = position.filter(|position| i64::try_from(*position).is_ok());
             let position =
                 position.ok_or_else(|| Kind::Invalid.error("the range ends beyond 63 bits"))?;
-            let into_slot =
-                usize::try_from(position % slot_bytes as u64).expect("less than a piece");
-            let asked = (slot_bytes - into_slot).min(into.len() - at);
+            let asked = super::under::piece(position, into.len() - at, slot_bytes);
             let (lent, mut memory) = self.lend()?;
             let bytes = match file.read_at(position, &mut memory.as_mut_slice()[..asked]) {
                 Ok(bytes) => bytes,

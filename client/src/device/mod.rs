@@ -272,8 +272,7 @@ impl DeviceReader {
             if let Err(error) = copied.result
                 && !bugs::is(Bug::LateFailureForgotten)
             {
-                let told = "an earlier read, which had been handed to a stream";
-                self.late.get_or_insert(error.while_doing(told));
+                self.late.get_or_insert_with(|| staging::late(error));
             }
         }
     }
@@ -327,12 +326,7 @@ impl DeviceReader {
     }
 
     fn stalled(&self) -> Error {
-        Kind::Busy.error(format!(
-            "{} finished no copy within {:?}, and may still write to the memory: keep that, and look at the \
-             device",
-            self.device().info().name,
-            self.client.options().timeout
-        ))
+        staging::stalled(self.device(), self.client.options().timeout)
     }
 
     /// Something was copied from memory that is not pinned. Said once.

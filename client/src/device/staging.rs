@@ -1,6 +1,7 @@
 use std::ops::Range;
+use std::time::Duration;
 
-use extent::Result;
+use extent::{Error, Kind, Result};
 use gds::{Device, Ladder, Path, Ring, Verdict, Wire};
 use rdma::Fabric;
 
@@ -36,6 +37,30 @@ impl Staging {
         let (ring, path) = slots::choose(allocate, device, options, &mut ladder)?;
         Ok(Self { ring, ladder, path })
     }
+
+    /// What to say of a device that has finished no copy for so long.
+    #[must_use]
+    pub fn stalled(&self, timeout: Duration) -> Error {
+        stalled(self.ring.device(), timeout)
+    }
+
+    /// What to say of a copy that failed after its read was over.
+    #[must_use]
+    pub fn late(error: Error) -> Error {
+        late(error)
+    }
+}
+
+pub(super) fn stalled(device: &Device, timeout: Duration) -> Error {
+    Kind::Busy.error(format!(
+        "{} finished no copy within {timeout:?}, and may still write to the memory: keep that, and look at the \
+         device",
+        device.info().name
+    ))
+}
+
+pub(super) fn late(error: Error) -> Error {
+    error.while_doing("an earlier read, which had been handed to a stream")
 }
 
 /// What a device, and the way to the node, allow.

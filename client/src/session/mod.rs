@@ -255,14 +255,17 @@ impl Session {
     ///
     /// # Errors
     /// [`Kind::Unsupported`] over shared memory, where a node maps only what was made for it;
-    /// [`Kind::NoSpace`] over the limit on locked memory; else as [`Session::allocate`].
+    /// [`Kind::Invalid`] if the session has it already; [`Kind::NoSpace`] over the limit on locked memory; else as [`Session::allocate`].
     pub fn register(&mut self, region: &Arc<Region>) -> Result<Memory> {
         self.release_unused();
         self.check_over()?;
+        if self.home.holds(region) {
+            return Err(Kind::Invalid.error("this memory is the session's already"));
+        }
         self.connected(|session| {
             let Some(channel) = &mut session.channel else { return Err(session.no_channel()) };
             channel.register(region)?;
-            Ok(session.home.adopt(Arc::clone(region), region.length()))
+            Ok(session.home.admit(Arc::clone(region)))
         })
     }
 

@@ -200,6 +200,9 @@ fn lent_memory_is_used_where_it_is_over_every_connection() {
     #[expect(unsafe_code, reason = "memory of somebody else's is known by its address")]
     let region = unsafe { Region::lent(base, 10_000) }.expect("memory");
     let mut whole = session.register(&region).expect("registered");
+    let again = session.register(&region).expect_err("it is the session's");
+    assert_eq!(again.kind(), Kind::Invalid);
+    drop(region);
     let rest = whole.split_off(4000);
     for lose in [false, true] {
         if lose {
