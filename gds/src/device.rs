@@ -91,7 +91,9 @@ impl Device {
         Ok(Event { device: self.clone(), handle: self.api.create_event()? })
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// Whether it is the same device, reached by the same driver.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
         self.api.identity() == other.api.identity()
     }
 }
