@@ -91,7 +91,7 @@ impl Device {
         Ok(Event { device: self.clone(), handle: self.api.create_event()? })
     }
 
-    /// Whether two are the same device, reached by the same driver.
+    /// Whether it is the same device, reached by the same driver.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.api.identity() == other.api.identity()

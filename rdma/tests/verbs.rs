@@ -12,6 +12,7 @@ use common::crowd::{many_clients, many_reads};
 use common::lab::addresses;
 use common::network::{PATIENCE, READ};
 use common::{PIECE_BYTES, TestClient, TestNode, pattern, range, until};
+use dma::{DmaBuf, Region};
 use extent::wire::{Command, OpenMode, Segment, Segments};
 use extent::{Kind, checksum};
 use forebay_rdma::{
@@ -129,6 +130,26 @@ fn any_ranges_go_between_any_segments() {
         assert!(client.bytes(0, EACH * 12) == expected, "bytes land where they belong only");
         until(node, |node| node.buffers_out() == 0);
     }
+}
+
+/// Neither soft-RoCE, which takes none, nor a device that does: this is none.
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn memory_that_is_no_devices_is_refused_with_the_reason() {
+    let mut network = Network::new(4);
+    let (memory, file) = Region::shareable(1 << 16).expect("memory");
+    let memory = DmaBuf::new(file, 0, 0xFB00_0000_0000_0000, memory.length());
+    let mut client = network.client(PIECE_BYTES);
+    let error = client.channel.register_device(&memory).expect_err("no exporter's");
+    assert_eq!(error.kind(), Kind::Unsupported);
+    let said = error.to_string();
+    assert!(said.contains("registers no dma-buf (E") || said.contains("rdma-core 34"), "{said}");
+    // The session goes on.
+    let node = &mut network.node;
+    let mut turn = || {
+        node.step();
+    };
+    assert_eq!(client.call(Command::Ping, &mut turn).expect("connected").status, Ok(()));
 }
 
 #[test]

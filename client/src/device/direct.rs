@@ -151,6 +151,10 @@ impl Direct {
         if let Some(error) = self.obstacle(connection) {
             return Err(error.duplicate());
         }
+        // Devices may count alike: the same address is other memory there.
+        if !into.device().is(&self.device) {
+            return Err(Kind::Invalid.error("the memory is another device's than the reader"));
+        }
         let allocation = into.allocation()?;
         let within = within(&allocation, into).ok_or_else(|| {
             Kind::Unsupported.error(format!("no whole page of the host's is in {into:?}"))

@@ -133,7 +133,7 @@ impl Session {
     }
 
     /// Reads from `offset` of an open file into device memory: all of `into`, which is inside of what was
-    /// registered, or as much as there is. No byte comes into the host's memory, and none is compared here. Without
+    /// registered, and of the same device, or as much as there is. No byte comes into the host's memory, and none is compared here. Without
     /// an error, the bytes are in the device's memory when this has completed; before they are read there,
     /// [`gds::Device::flush_writes`].
     ///

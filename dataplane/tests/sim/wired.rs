@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dataplane::Stepped;
-use dma::Region;
+use dma::{DmaBuf, Region};
 use extent::Result;
 use extent::wire::{Reply, Request};
 use rdma::{Channel, Fabric};
@@ -37,6 +37,14 @@ impl Channel for Wired {
 
     fn release(&mut self, region: &Arc<Region>) {
         self.inner.release(region);
+    }
+
+    fn register_device(&mut self, memory: &Arc<DmaBuf>) -> Result<()> {
+        self.inner.register_device(memory)
+    }
+
+    fn release_device(&mut self, memory: &Arc<DmaBuf>) {
+        self.inner.release_device(memory);
     }
 
     fn send(&mut self, request: &Request) -> Result<()> {

@@ -347,6 +347,24 @@ fn a_read_that_is_given_up_is_cut_off_from_the_device() {
     assert_eq!(world.software.left_behind().0, 0, "and nobody keeps it");
 }
 
+#[test]
+fn memory_of_another_device_is_refused() {
+    let world = world(PAGES);
+    let elsewhere = Device::software(&SoftwareDevice::exporting(64 << 20, 7));
+    let (here, there) = (world.memory(PAGES), elsewhere.allocate(PAGES).expect("device memory"));
+    assert_eq!(here.pointer(), there.pointer(), "devices count alike");
+    for policy in [Policy::Auto, Policy::Exactly(Path::GpuDirect)] {
+        let mut reader = world.reader_with(4, policy).expect("a reader");
+        world.read(&mut reader, &here).expect("read");
+        world.fake.node().put("data/a", vec![7; PAGES]);
+        let other = world.client.open(&name("data/a")).expect("there");
+        let error = reader.read_into(&other, 0, &there.all(), None).expect_err("another device's");
+        assert_eq!(error.kind(), Kind::Invalid, "{error}");
+        world.check_bytes(&here);
+        assert!(there.all().to_vec().expect("read back").iter().all(|byte| *byte == 0xA5));
+    }
+}
+
 /// Nobody waits for a read that is under way, and nobody has its memory any more but the session.
 #[test]
 fn what_is_being_read_into_stays_until_it_is_not() {
