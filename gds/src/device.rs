@@ -62,8 +62,9 @@ impl Device {
     ///
     /// # Safety
     /// It stays allocated while the span, a copy of it, or a [`crate::Ring`]'s copy into it lives: also after a
-    /// read that was handed to a stream, until that has come past it, and after one that the device did not
-    /// finish in time, until it has.
+    /// read that was handed to a stream, until that has come past it, after one that the device did not
+    /// finish in time, until it has, and for ever after one, or the end of a registration, that answered
+    /// [`Kind::Disconnected`].
     pub unsafe fn borrow(&self, pointer: DevicePointer, bytes: usize) -> Result<DeviceSpan> {
         DeviceSpan::borrowed(self, pointer, bytes)
     }

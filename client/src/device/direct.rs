@@ -14,6 +14,8 @@ use crate::{Client, Memory};
 const MOST_REGISTRATIONS: usize = 64;
 /// Bytes that are read both ways before the rest is believed.
 const PROOF_BYTES: usize = 8192;
+/// Proofs in a row that connections end over, each as often as it is repeated, before it is left alone.
+const MOST_BROKEN: u32 = 2;
 /// Device memory that is registered to see whether any is: as much as a GPU has in one of its pages.
 const SCRATCH_BYTES: usize = 2 << 20;
 
@@ -42,6 +44,8 @@ pub(super) struct Direct {
     refuted: Option<Error>,
     /// The connection that has no such way, and why.
     refused: Option<(u64, Error)>,
+    /// Connections in a row that ended, one after the other, over a proof.
+    broken: u32,
     stats: DirectStats,
 }
 
@@ -87,6 +91,7 @@ impl Direct {
             registrations: Vec::new(),
             refuted: None,
             refused: None,
+            broken: 0,
             stats: DirectStats::default(),
         };
         let (why, this) = if client.options().verify {
@@ -96,8 +101,9 @@ impl Direct {
             ("not tried: the policy does not allow it".to_owned(), None)
         } else {
             match this.try_scratch() {
-                Ok(()) => ("the first read tries it".to_owned(), Some(this)),
-                Err(error) => (error.to_string(), None),
+                Err(error) if error.kind() == Kind::Unsupported => (error.to_string(), None),
+                // What else went wrong may pass.
+                Ok(()) | Err(_) => ("the first read tries it".to_owned(), Some(this)),
             }
         };
         ladder.deny(Path::GpuDirect, why);
@@ -137,7 +143,7 @@ impl Direct {
     }
 
     /// Where the node may write a read's bytes by itself, seen to work over this connection. To see that, some of the
-    /// bytes of `todo` are read twice.
+    /// bytes of `todo`, which is in order, are read twice: the first, since a file that has none there has none behind.
     ///
     /// # Errors
     /// Why they must go another way.
@@ -146,7 +152,7 @@ impl Direct {
         connection: u64,
         origin: Origin,
         into: &DeviceSpan,
-        todo: &Range<usize>,
+        todo: &[Range<usize>],
     ) -> Result<Aim> {
         if let Some(error) = self.obstacle(connection) {
             return Err(error.duplicate());
@@ -161,11 +167,16 @@ impl Direct {
         })?;
         let index = self.registration(&allocation)?;
         self.check_registered(connection, index)?;
-        let first = todo.start.max(within.start);
-        let last = todo.end.min(within.end).min(first + PROOF_BYTES).max(first);
+        let clip = |part: &Range<usize>| part.start.max(within.start)..part.end.min(within.end);
+        let first = todo.iter().map(clip).find(|part| !part.is_empty());
         let is_proven = self.registrations[index].proven_on == Some(connection)
             || bugs::is(Bug::DirectUnproven)
-            || (first < last && self.prove(index, origin, into, first..last)?);
+            || match first {
+                Some(Range { start, end }) => {
+                    self.prove(index, origin, into, start..end.min(start + PROOF_BYTES))?
+                }
+                None => false,
+            };
         if is_proven {
             self.registrations[index].proven_on = Some(connection);
         }
@@ -252,8 +263,10 @@ impl Direct {
         let memory = Arc::clone(&self.registrations[index].memory);
         let done = self
             .client
-            .call(|session| session.submit_read_to_device(handle, offset, &memory, &span))?;
-        done.result?;
+            .call(|session| session.submit_read_to_device(handle, offset, &memory, &span))
+            .and_then(|mut done| std::mem::replace(&mut done.result, Ok(())).map(|()| done))
+            .map_err(|error| self.on_failed_proof(error))?;
+        self.broken = 0;
         if !bugs::is(Bug::DirectUnflushed) {
             self.device.flush_writes()?;
         }
@@ -266,6 +279,19 @@ impl Direct {
             return Err(error);
         }
         Ok(true)
+    }
+
+    /// A connection that ends over this is none's fault for once.
+    fn on_failed_proof(&mut self, error: Error) -> Error {
+        if error.kind() == Kind::Disconnected {
+            self.broken += 1;
+        }
+        if self.broken >= MOST_BROKEN {
+            let sentence = "connections end when the node writes into the device's memory: look at the RDMA device's and \
+                            the GPU's driver, and at what is between them";
+            self.refuted = Some(Kind::Unsupported.error(sentence));
+        }
+        error
     }
 
     fn read_by_host(&self, handle: u64, offset: u64, length: usize) -> Result<Vec<u8>> {

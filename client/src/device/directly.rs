@@ -1,5 +1,7 @@
 //! The pieces of reads that the node writes into the device by itself.
 
+use std::ops::Range;
+
 use extent::{Error, Kind, Result};
 use gds::Path;
 
@@ -29,7 +31,10 @@ impl Flight<'_> {
         self.preparations += 1;
         let allowed = self.allow_direct(connection);
         for index in 0..self.fetches.len() {
-            let Some(todo) = self.todo(index) else { continue };
+            let todo = self.todo(index);
+            if todo.is_empty() {
+                continue;
+            }
             let fetch = &mut self.fetches[index];
             let origin = Origin { handle: fetch.handle.number, offset: fetch.offset };
             let aimed = match &allowed {
@@ -40,6 +45,7 @@ impl Flight<'_> {
                 fetch.read.path =
                     if aimed.is_ok() { Path::GpuDirect } else { self.reader.ring_path };
             }
+            let fetch = &mut self.fetches[index];
             (fetch.aim, fetch.detour) = match aimed {
                 Ok(aim) => (Some(aim), None),
                 Err(error) => {
@@ -47,6 +53,10 @@ impl Flight<'_> {
                     (None, Some(error))
                 }
             };
+            // What is found out over one connection is of no use over another. So often it is not begun again.
+            if self.connection() != connection {
+                return self.prepare();
+            }
         }
     }
 
@@ -78,15 +88,17 @@ impl Flight<'_> {
         Ok(())
     }
 
-    /// Some of what is still to be asked for, of one fetch.
-    fn todo(&self, index: usize) -> Option<std::ops::Range<usize>> {
+    /// What is still to be asked for, of one fetch, in its order.
+    fn todo(&self, index: usize) -> Vec<Range<usize>> {
         let fetch = &self.fetches[index];
         if fetch.error.is_some() {
-            return None;
+            return Vec::new();
         }
-        let again = self.again.iter().find(|piece| piece.fetch == index);
-        let more = fetch.wants_more().then(|| fetch.asked..fetch.into.len());
-        again.map(|piece| piece.at..piece.at + piece.bytes).or(more)
+        let again = self.again.iter().filter(|piece| piece.fetch == index);
+        let mut todo: Vec<_> = again.map(|piece| piece.at..piece.at + piece.bytes).collect();
+        todo.sort_unstable_by_key(|part| part.start);
+        todo.extend(fetch.wants_more().then(|| fetch.asked..fetch.into.len()));
+        todo
     }
 
     /// Whether the node writes a piece into the device by itself.

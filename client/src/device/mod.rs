@@ -283,7 +283,7 @@ impl DeviceReader {
         connection: u64,
         origin: Origin,
         into: &DeviceSpan,
-        todo: &Range<usize>,
+        todo: &[Range<usize>],
     ) -> Result<Aim> {
         let Some(direct) = &mut self.direct else {
             return Err(Kind::Unsupported.error("it was not there when the reader was made"));

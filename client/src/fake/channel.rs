@@ -109,6 +109,10 @@ impl Channel for FakeChannel {
             }
             node.check_there(self.session)?;
             let Some(request) = node.take_request(self.session) else { break };
+            if node.devices.ends_connection(&request) {
+                node.forget(self.session);
+                return node.check_there(self.session);
+            }
             let mut reply = node.answer(self.session, &request)?;
             reply.credits = node.credits;
             replies.push(reply);

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dma::{DmaBuf, Region};
+use extent::wire::{Command, Request};
 use extent::{Kind, Result};
 
 /// How a node's RDMA device treats memory of other devices.
@@ -12,6 +13,8 @@ pub(crate) struct FakeDevices {
     /// What is written there gets lost, now or over the next connection.
     pub(crate) loses_writes: bool,
     pub(crate) loses_writes_next: bool,
+    /// Connections end when something is written there.
+    pub(crate) breaks: bool,
     /// What was ever registered.
     known: HashSet<u32>,
 }
@@ -32,6 +35,11 @@ impl FakeDevices {
 
     pub(super) fn loses(&self, key: u32) -> bool {
         self.loses_writes && self.known.contains(&key)
+    }
+
+    pub(super) fn ends_connection(&self, request: &Request) -> bool {
+        let Command::Read { into, .. } = &request.command else { return false };
+        self.breaks && into.as_slice().iter().any(|segment| self.known.contains(&segment.key))
     }
 
     /// How many of these regions are devices'.

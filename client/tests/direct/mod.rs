@@ -120,6 +120,40 @@ fn a_node_writes_into_a_devices_memory() {
     assert!(why.contains("registers no dma-buf (EOPNOTSUPP)"), "{why}");
 }
 
+/// The device's memory, and what it is registered with, is kept by nobody who does not need it.
+#[test]
+fn registrations_are_given_back() {
+    let world = World::new(6);
+    let strict = Policy::Exactly(Path::GpuDirect);
+    let regions = || {
+        // What is not used any more is let go of when somebody polls.
+        world.client.ping().expect("it answers");
+        world.verbs.usage().regions
+    };
+    let before = regions();
+    for _ in 0..3 {
+        drop(world.reader(strict).expect("it takes dma-buf"));
+        assert_eq!(regions(), before);
+    }
+    let mut reader = world.reader(strict).expect("it takes dma-buf");
+    let with_reader = regions();
+    for turn in 0..70 {
+        let memory = world.device.allocate(4 * page_bytes()).expect("device memory");
+        let read = reader.read_into(&world.open, turn, &memory.all(), None).expect("read");
+        assert_eq!(read.path, Path::GpuDirect);
+        // Of those that are freed, the last one may still be known.
+        assert!(regions() <= with_reader + 1, "{turn}");
+    }
+    let kept: Vec<_> =
+        (0..70).map(|_| world.device.allocate(4 * page_bytes()).expect("device memory")).collect();
+    for memory in &kept {
+        reader.read_into(&world.open, 7, &memory.all(), None).expect("read");
+    }
+    assert!(regions() <= with_reader + 64);
+    drop(reader);
+    assert_eq!(regions(), before);
+}
+
 #[test]
 fn bytes_are_right_over_devices_that_fail() {
     let (mut reconnections, mut direct) = (0, 0);

@@ -215,7 +215,7 @@ impl<P: Provider> VerbsChannel<P> {
     /// A segment as the node sees it.
     pub(super) fn remote(&self, segment: Segment) -> Result<Segment> {
         if let Some(region) = self.devices.get(&segment.key) {
-            return of_device(region.memory(), region.remote_key(), segment);
+            return of_device(region.place(), region.remote_key(), segment);
         }
         let memory = self.memory.get(&segment.key).ok_or_else(|| {
             Kind::Invalid.error(format!("no region {} was allocated here", segment.key))

@@ -21,7 +21,9 @@ use super::memory::ProtectionDomain;
 #[derive(Debug)]
 pub(super) struct DeviceRegion {
     registration: NonNull<ffi::ibv_mr>,
-    memory: Arc<DmaBuf>,
+    /// Where it is, as the other device counts, and how long. Whose it is is for others to keep: the kernel keeps what
+    /// is registered.
+    place: (u64, usize),
     _domain: Arc<ProtectionDomain>,
 }
 
@@ -56,7 +58,8 @@ impl DeviceRegion {
             )));
         }
         let registration = made(mr, "registering device memory with an RDMA device")?;
-        Ok(Self { registration, memory: Arc::clone(memory), _domain: Arc::clone(domain) })
+        let place = (memory.address(), length);
+        Ok(Self { registration, place, _domain: Arc::clone(domain) })
     }
 
     /// The key to hand to the other side.
@@ -65,8 +68,8 @@ impl DeviceRegion {
         unsafe { (*self.registration.as_ptr()).rkey }
     }
 
-    pub(super) fn memory(&self) -> &Arc<DmaBuf> {
-        &self.memory
+    pub(super) fn place(&self) -> (u64, usize) {
+        self.place
     }
 }
 
@@ -76,9 +79,8 @@ impl Drop for DeviceRegion {
         // SAFETY: it was registered, and is unregistered once.
         let failed = unsafe { (library.ibv_dereg_mr)(self.registration.as_ptr()) };
         if let Err(error) = check(failed, "unregistering device memory") {
-            // The device may still write there: better lost than used for something else.
+            // The kernel keeps it from being used for something else.
             tracing::error!(%error, "device memory stays registered, and is never given back");
-            std::mem::forget(Arc::clone(&self.memory));
         }
     }
 }
@@ -87,22 +89,20 @@ impl Drop for DeviceRegion {
 ///
 /// # Errors
 /// [`Kind::Invalid`] if it is not inside.
-pub(super) fn of_device(memory: &DmaBuf, key: u32, segment: Segment) -> Result<Segment> {
+pub(super) fn of_device(
+    (address, length): (u64, usize),
+    key: u32,
+    segment: Segment,
+) -> Result<Segment> {
     let end = segment.address.checked_add(segment.length.into());
-    let is_outside = end.is_none_or(|end| end > memory.length() as u64);
+    let is_outside = end.is_none_or(|end| end > length as u64);
     if is_outside && !bugs::is(Bug::DeviceUnbounded) {
         return Err(Kind::Invalid.error(format!(
-            "{} bytes at {} are outside {} bytes of device memory",
-            segment.length,
-            segment.address,
-            memory.length()
+            "{} bytes at {} are outside {length} bytes of device memory",
+            segment.length, segment.address
         )));
     }
-    Ok(Segment {
-        address: memory.address().wrapping_add(segment.address),
-        length: segment.length,
-        key,
-    })
+    Ok(Segment { address: address.wrapping_add(segment.address), length: segment.length, key })
 }
 
 /// What an error number is called that means that this cannot be done here.

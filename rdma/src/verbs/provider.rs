@@ -129,7 +129,8 @@ pub(super) trait DeviceRegion<P: Provider>: Debug + Send + Sync + Sized {
     /// The key to hand to the other side.
     fn remote_key(&self) -> u32;
 
-    fn memory(&self) -> &Arc<DmaBuf>;
+    /// Where it is, as the other device counts, and how long.
+    fn place(&self) -> (u64, usize);
 }
 
 pub(super) trait CompletionQueue<P: Provider>: Debug + Send + Sync + Sized {

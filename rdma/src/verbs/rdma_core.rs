@@ -174,8 +174,8 @@ impl provider::DeviceRegion<RdmaCore> for DeviceRegion {
     }
 
     #[inline]
-    fn memory(&self) -> &Arc<DmaBuf> {
-        DeviceRegion::memory(self)
+    fn place(&self) -> (u64, usize) {
+        DeviceRegion::place(self)
     }
 }
 

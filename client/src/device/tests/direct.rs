@@ -198,6 +198,39 @@ pub(crate) fn another_connection_is_looked_at_again() {
     }
 }
 
+/// What is found out over another connection is found out with bytes that the file has.
+#[test]
+fn the_end_of_a_file_proves_nothing() {
+    for replies in 1..12 {
+        for seed in 0..4 {
+            let world = world(2 * SLOT + 5);
+            world.fake.node().seed = seed;
+            let mut reader = world.direct(6);
+            let memory = world.memory(6 * SLOT);
+            assert_eq!(world.read(&mut reader, &memory).expect("read").path, Path::GpuDirect);
+            world.check_bytes(&memory);
+            memory.all().fill(&vec![0; 6 * SLOT]).expect("filled");
+            world.fake.node().devices.loses_writes_next = true;
+            world.fake.node().lose_after = Some(replies);
+            world.read(&mut reader, &memory).expect("read");
+            world.check_bytes(&memory);
+        }
+    }
+}
+
+#[test]
+fn a_way_that_connections_end_over_is_left_alone() {
+    let world = world(PAGES);
+    let mut reader = world.direct(4);
+    world.fake.node().devices.breaks = true;
+    assert_eq!(world.check(&mut reader).path, Path::Staged);
+    let lost = world.client.stats().reconnections;
+    assert!((2..=20).contains(&lost), "{lost}");
+    assert!(why(&reader).contains("connections end"), "{}", reader.ladder());
+    assert_eq!(world.check(&mut reader).path, Path::Staged);
+    assert_eq!(world.client.stats().reconnections, lost, "it costs nobody another one");
+}
+
 #[test]
 pub(crate) fn what_a_stream_still_does_comes_first() {
     let world = exporting(PAGES, &options(Duration::from_millis(300)));

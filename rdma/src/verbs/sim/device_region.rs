@@ -12,7 +12,7 @@ use super::world::{Registered, lock};
 #[derive(Debug)]
 pub(crate) struct SimDeviceRegion {
     key: u32,
-    memory: Arc<DmaBuf>,
+    place: (u64, usize),
     domain: Arc<SimDomain>,
 }
 
@@ -34,15 +34,16 @@ impl provider::DeviceRegion<Simulated> for SimDeviceRegion {
             address: memory.address(),
         };
         let key = lock(&domain.world).register(known);
-        Ok(Self { key, memory: Arc::clone(memory), domain: Arc::clone(domain) })
+        let place = (memory.address(), memory.length());
+        Ok(Self { key, place, domain: Arc::clone(domain) })
     }
 
     fn remote_key(&self) -> u32 {
         self.key
     }
 
-    fn memory(&self) -> &Arc<DmaBuf> {
-        &self.memory
+    fn place(&self) -> (u64, usize) {
+        self.place
     }
 }
 
