@@ -13,6 +13,7 @@ use crate::bound::Bound as Here;
 use crate::clock;
 use crate::engine::Engine;
 use crate::errors::Raise;
+use crate::left::{self, Left};
 use crate::lock::Mutex;
 use crate::target::Target;
 use crate::transfer::{Done, Transfer};
@@ -45,13 +46,13 @@ impl Drop for Inner {
         if !self.transfer.is_copying() {
             return;
         }
-        // Once for many that were told so already.
-        let limit = if self.transfer.is_stalled() { Duration::ZERO } else { LAST_COPIES };
         let (engine, transfer) = (&self.engine, &self.transfer);
-        let ended = Python::attach(|py| py.detach(|| engine.wait_for_copies(transfer, limit)));
-        if !ended {
-            // A GPU that does not go on may write to it at any time.
-            std::mem::forget(self.target.get_mut().take());
+        // A read that was told that the GPU does not go on has waited.
+        let ended = !transfer.is_stalled()
+            && Python::attach(|py| py.detach(|| engine.wait_for_copies(transfer, LAST_COPIES)));
+        if !ended && let Some(target) = self.target.get_mut().take() {
+            let transfer = Arc::clone(transfer);
+            left::keep(Left::Copied { transfer, _target: target });
         }
     }
 }

@@ -17,6 +17,7 @@ mod file;
 mod future;
 mod gpu;
 mod hardware;
+mod left;
 mod lock;
 mod pool;
 mod pump;

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use crate::bound::Bound as Here;
 use crate::engine::Engine;
 use crate::errors::{Raise, invalid};
+use crate::left::{self, Left};
 use crate::lock::Mutex;
 use crate::slab::Slab;
 use crate::target::Target;
@@ -31,17 +32,6 @@ struct Held {
     target: Target,
 }
 
-/// Registrations that were dropped under a read: what they hold stays until that is over. Of all clients,
-/// and looked through whenever another begins or ends.
-static LEFT: Mutex<Vec<Held>> = Mutex::new(Vec::new());
-
-/// Lets go of what no read uses any more.
-fn tidy_up(py: Python<'_>) {
-    let is_over = |held: &mut Held| held.slab.close().is_ok();
-    let over: Vec<Held> = LEFT.lock().extract_if(.., is_over).collect();
-    over.into_iter().for_each(|held| held.target.release(py));
-}
-
 impl Registration {
     /// Registers what an object shows.
     ///
@@ -50,7 +40,7 @@ impl Registration {
     /// writes there already.
     pub(crate) fn new(engine: &Arc<Engine>, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
-        tidy_up(py);
+        left::tidy_up(py);
         let target = Target::of(engine, object, Flow::Read, None)?;
         let Some((base, length)) = target.foreign() else {
             let sentence = "this memory is the node's to write already, or a GPU's";
@@ -82,7 +72,7 @@ impl Registration {
         if let Some(target) = target {
             target.release(py);
         }
-        tidy_up(py);
+        left::tidy_up(py);
         Ok(())
     }
 
@@ -112,7 +102,10 @@ impl Drop for Inner {
                 self.engine.hurry_pump();
             }
             // The node may still write there.
-            Err(_) => LEFT.lock().push(Held { slab, target }),
+            Err(_) => {
+                let engine = Arc::downgrade(&self.engine);
+                left::keep(Left::Registered { engine, slab, _target: target });
+            }
         }
     }
 }

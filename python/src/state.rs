@@ -152,11 +152,14 @@ impl State {
     fn feed_hungry(&mut self, ordinal: Option<usize>) -> bool {
         let mut fed = false;
         while let Some(transfer) = self.hungry(ordinal).pop_front() {
-            fed = true;
             match self.feed(&transfer) {
-                Fed::Enough => transfer.unqueue(),
+                Fed::Enough => {
+                    fed = true;
+                    transfer.unqueue();
+                }
                 // The others have their turn.
                 Fed::Some => {
+                    fed = true;
                     self.hungry(ordinal).push_back(transfer);
                     break;
                 }

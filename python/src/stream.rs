@@ -34,17 +34,23 @@ pub(crate) fn named(stream: &Bound<'_, PyAny>) -> PyResult<u64> {
     })
 }
 
-/// The stream behind which the library of an object that shows memory has put what it has begun with it:
-/// what shows itself by DLPack does so when it is asked, and else a number may say.
-///
-/// # Errors
-/// What the library raises.
-pub(crate) fn of_owner(object: &Bound<'_, PyAny>) -> PyResult<u64> {
-    if object.hasattr("__dlpack__")? {
-        return Ok(DEFAULT);
-    }
-    // From version 3 of the interface on: a number, of which 1 is the default one, or none to wait for.
-    let Ok(shown) = object.getattr("__cuda_array_interface__") else { return Ok(DEFAULT) };
-    let stream = shown.cast_into::<PyDict>()?.get_item("stream")?;
+/// Whether an object is a tensor of torch's, which has a current stream for each GPU.
+pub(crate) fn is_torchs(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let modules = object.py().import("sys")?.getattr("modules")?;
+    let Ok(torch) = modules.get_item("torch") else { return Ok(false) };
+    torch.getattr("Tensor").map_or(Ok(false), |tensor| object.is_instance(&tensor))
+}
+
+/// The stream that torch works in on a GPU.
+pub(crate) fn of_torch(py: Python<'_>, ordinal: usize) -> PyResult<u64> {
+    let cuda = py.import("torch.cuda")?;
+    cuda.call_method1("current_stream", (ordinal,))?.getattr("cuda_stream")?.extract()
+}
+
+/// The stream that an object's `__cuda_array_interface__` names: from version 3 on a number, of which 1 is the
+/// default one, or none to wait for.
+pub(crate) fn of_interface(object: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let shown = object.getattr("__cuda_array_interface__")?.cast_into::<PyDict>()?;
+    let stream = shown.get_item("stream")?;
     Ok(stream.and_then(|stream| stream.extract().ok()).unwrap_or(DEFAULT))
 }

@@ -14,6 +14,7 @@ use crate::dlpack::{self, Seen};
 use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, exception, invalid};
 use crate::gpu::{self, Keeper, Shown};
+use crate::left;
 use crate::slab::Slab;
 use crate::transfer::{Flow, Foreign, Onto, Transfer};
 use crate::{stream, wait};
@@ -56,7 +57,9 @@ impl Target {
         let py = object.py();
         let view = match PyUntypedBuffer::get(object) {
             Ok(view) => View::Buffer(view),
-            Err(refused) => match gpu::see(object, stream.is_some())? {
+            // Torch's own streams are asked for below.
+            Err(refused) => match gpu::see(object, stream.is_some() || stream::is_torchs(object)?)?
+            {
                 Some(shown) => return Self::of_gpu(engine, object, shown, flow, stream),
                 None => View::without_buffer(object, refused)?,
             },
@@ -103,6 +106,7 @@ impl Target {
                 ),
             ));
         }
+        left::tidy_up(py);
         let Shown { keeper, ordinal, pointer, length, is_read_only } = shown;
         if is_read_only {
             return Err(read_only(py));
@@ -130,7 +134,13 @@ impl Target {
                 wait::apart(py, move || engine.gpu(ordinal))?
             }
         };
-        let after = before.map_or_else(|| stream::of_owner(object), Ok)?;
+        let after = match (before, &view) {
+            (Some(named), _) => named,
+            _ if stream::is_torchs(object)? => stream::of_torch(py, ordinal)?,
+            (None, View::Gpu(Keeper::Object(_))) => stream::of_interface(object)?,
+            // DLPack has put its library's work before what comes into that one.
+            (None, _) => stream::DEFAULT,
+        };
         // SAFETY: the object is kept until no copy is under way, or the stream that the caller named
         // has them in its order, by which the caller has to go as with any work in a stream.
         let into = unsafe { gpu.borrow(pointer, length) }.raise(py)?;

@@ -92,7 +92,7 @@ struct Progress {
     moved_at: Instant,
     done: Done,
     error: Option<Error>,
-    watch: Option<(Arc<Watch>, u64)>,
+    watches: Vec<(Arc<Watch>, u64)>,
 }
 
 /// What a transfer did, so far.
@@ -192,7 +192,7 @@ impl Transfer {
                 moved_at: clock::now(),
                 done: Done { copied, ..Done::default() },
                 error: None,
-                watch: None,
+                watches: Vec::new(),
             }),
         }
     }
@@ -270,7 +270,7 @@ impl Transfer {
             return false;
         }
         watch.begin();
-        progress.watch = Some((Arc::clone(watch), number));
+        progress.watches.push((Arc::clone(watch), number));
         true
     }
 
@@ -448,7 +448,8 @@ impl Transfer {
         progress.copying -= 1;
         progress.moved_at = clock::now();
         if self.is_settled() {
-            return result;
+            // A read that failed has told so.
+            return if progress.error.is_none() { result } else { Ok(()) };
         }
         if let Err(error) = result {
             progress.error.get_or_insert(error);
@@ -507,7 +508,7 @@ impl Transfer {
 
     fn end(&self, progress: &mut Progress) {
         self.settled.store(true, Ordering::Release);
-        if let Some((watch, number)) = progress.watch.take() {
+        for (watch, number) in progress.watches.drain(..) {
             watch.end(number);
         }
     }
@@ -516,7 +517,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         // Nobody waited for it any more, and nothing of it was under way.
-        if let Some((watch, number)) = self.progress.get_mut().watch.take() {
+        for (watch, number) in self.progress.get_mut().watches.drain(..) {
             watch.end(number);
         }
         // Pieces that no request ever had.

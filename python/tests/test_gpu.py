@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import sys
 import time
 import types
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 import forebay
 import pytest
@@ -110,15 +112,54 @@ def test_what_was_in_the_stream_comes_first(file: forebay.File, array: Array) ->
     del kept
 
 
-def test_the_stream_that_the_library_works_in(file: forebay.File, gpu: Gpu, array: Array) -> None:
+def test_the_stream_that_the_library_works_in(
+    file: forebay.File, gpu: Gpu, array: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = gpu.stream()
     kept = array.fill(b"\xee" * SIZE, stream)
     array.__cuda_array_interface__["stream"] = stream
     assert file.read_into(array).result() == SIZE
     gpu.finish(stream)
     assert array.content() == CONTENT
+    # What DLPack refuses is in the order that the interface names, all the same.
+    kept = array.fill(b"\xee" * SIZE, stream)
+    assert file.read_into(Refuses(array)).result() == SIZE
+    gpu.finish(stream)
+    assert array.content() == CONTENT
+
+    class Current:
+        cuda_stream = stream
+
+    torch, cuda = types.ModuleType("torch"), types.ModuleType("torch.cuda")
+    torch.Tensor = Tensor  # type: ignore[attr-defined]
+    cuda.current_stream = lambda number: Current() if number == 0 else None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch.cuda", cuda)
+
+    class Parameter(Tensor):
+        pass
+
+    kept = array.fill(b"\xee" * SIZE, stream)
+    tensor = Parameter(array)
+    assert file.read_into(tensor).result() == SIZE // 2 * 2
+    assert set(tensor.asked) == {-1}
+    gpu.finish(stream)
+    assert array.content()[: SIZE // 2 * 2] == CONTENT[: SIZE // 2 * 2]
     del kept
     gpu.end(stream)
+
+
+class Refuses(Array):
+    """Such as a type that DLPack has not."""
+
+    def __init__(self, array: Array) -> None:
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, **how: object) -> object:
+        raise BufferError("not this type")
 
 
 def test_a_stream_of_the_callers(file: forebay.File, gpu: Gpu, array: Array) -> None:
@@ -221,7 +262,8 @@ def test_a_copy_that_fails(small: forebay.Client, file: forebay.File, array: Arr
     assert array.content() == CONTENT
 
 
-def test_a_gpu_that_does_not_go_on(node: Node, name: str, array: Array) -> None:
+def test_a_gpu_that_does_not_go_on(node: Node, name: str, gpu: Gpu) -> None:
+    array = Array(gpu, SIZE)
     stall = switch("stall")
     with forebay.connect(node.shm, **RING, timeout=1.0) as client:
         file = client.open(name)
@@ -233,10 +275,19 @@ def test_a_gpu_that_does_not_go_on(node: Node, name: str, array: Array) -> None:
                 read.result()
         # The host's memory is none of its business.
         assert file.pread(0, SIZE) == CONTENT
+        # What the GPU may still write to stays until it does not.
+        kept = weakref.ref(array)
+        del read, reads, array
+        gc.collect()
+        assert kept() is not None
         stall(0)
-        del read, reads
-        assert file.read_into(array).result() == SIZE
-        assert array.content() == CONTENT
+        other = Array(gpu, SIZE)
+        assert file.read_into(other).result() == SIZE
+        assert other.content() == CONTENT
+        assert file.read_into(other).result() == SIZE
+        gc.collect()
+        assert kept() is None
+        other.free()
 
 
 def test_a_read_that_nobody_waits_for(small: forebay.Client, file: forebay.File, gpu: Gpu) -> None:
@@ -283,6 +334,34 @@ def read_and_give_up(node: Node, name: str, arrays: list[Array]) -> None:
     asyncio.run(give_up())
     assert file.read_into(arrays[0]).result() == SIZE
     assert arrays[0].content() == CONTENT
+
+
+def test_a_read_that_is_awaited_twice(node: Node, name: str, gpu: Gpu, array: Array) -> None:
+    stall = switch("stall")
+    before = left()
+    await_twice(node, name, array, stall)
+    nothing_more_is_left(before)
+
+
+def await_twice(node: Node, name: str, array: Array, stall: Callable[[int], None]) -> None:
+    client = forebay.connect(node.shm, **RING)
+    file = client.open(name)
+    assert file.read_into(array, 0, 10).result() == 10
+
+    async def both() -> list[int]:
+        read = file.read_into(array)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(once(read), 0.05)
+        waiting = asyncio.gather(once(read), once(read))
+        await asyncio.sleep(0.05)
+        stall(0)
+        return await waiting
+
+    async def once(read: forebay.Future) -> int:
+        return await read
+
+    stall(1)
+    assert asyncio.run(both()) == [SIZE, SIZE]
 
 
 async def await_read(file: forebay.File, array: Array) -> int:

@@ -275,7 +275,7 @@ impl Direct {
                 "what the node wrote into the device's memory is not there: look at the GPU, the RDMA device and \
                  what is between them (an IOMMU, ACS)",
             );
-            self.refuted = Some(error.duplicate());
+            self.refute(error.duplicate());
             return Err(error);
         }
         Ok(true)
@@ -289,9 +289,16 @@ impl Direct {
         if self.broken >= MOST_BROKEN {
             let sentence = "connections end when the node writes into the device's memory: look at the RDMA device's and \
                             the GPU's driver, and at what is between them";
-            self.refuted = Some(Kind::Unsupported.error(sentence));
+            self.refute(Kind::Unsupported.error(sentence));
         }
         error
+    }
+
+    /// Nothing goes this way any more, and what is registered is of no use.
+    fn refute(&mut self, why: Error) {
+        self.refuted = Some(why);
+        self.registrations.clear();
+        self.client.lock().session.release_devices();
     }
 
     fn read_by_host(&self, handle: u64, offset: u64, length: usize) -> Result<Vec<u8>> {

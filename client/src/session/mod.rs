@@ -328,14 +328,19 @@ impl Session {
     }
 
     fn release_unused(&mut self) {
-        // Before the greeting is answered, the channel knows no memory yet.
-        if let Some(channel) = &mut self.channel
-            && !matches!(self.link, Link::Greeting { .. })
-        {
-            for region in self.home.take_unused() {
-                channel.release(&region);
+        match &mut self.channel {
+            // Before the greeting is answered, the channel knows no memory yet.
+            Some(_) if matches!(self.link, Link::Greeting { .. }) => {}
+            Some(channel) => {
+                for region in self.home.take_unused() {
+                    channel.release(&region);
+                }
+                self.devices.sweep(Some(&mut **channel));
             }
-            self.devices.sweep(Some(&mut **channel));
+            None => {
+                drop(self.home.take_unused());
+                self.devices.sweep(None);
+            }
         }
     }
 }
