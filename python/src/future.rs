@@ -10,13 +10,14 @@ use pyo3::prelude::*;
 use rdma::Fabric;
 
 use crate::bound::Bound as Here;
+use crate::chunk::Done;
 use crate::clock;
 use crate::engine::Engine;
 use crate::errors::Raise;
 use crate::left::{self, Left};
 use crate::lock::Mutex;
 use crate::target::Target;
-use crate::transfer::{Done, Transfer};
+use crate::transfer::Transfer;
 use crate::wait::{self, STEP, interruptible};
 use crate::watch::Watch;
 

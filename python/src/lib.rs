@@ -7,6 +7,7 @@
 
 mod bound;
 mod buffer;
+mod chunk;
 mod client;
 mod clock;
 mod control;
@@ -14,6 +15,7 @@ mod dlpack;
 mod engine;
 mod errors;
 mod file;
+mod foreign;
 mod future;
 mod gpu;
 mod hardware;

@@ -10,7 +10,8 @@ use pyo3::types::PyBytes;
 
 use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, exception};
-use crate::transfer::{Flow, Foreign, Transfer};
+use crate::foreign::Foreign;
+use crate::transfer::{Flow, Transfer};
 use crate::wait::{self, STEP, interruptible};
 
 /// A range of a file.

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use client::{Completed, Session, Ticket};
 use extent::{Error, Kind, Result};
 
+use crate::chunk::{Chunk, Next};
 use crate::clock;
 use crate::engine::Call;
 use crate::pool::Pool;
 use crate::rooms::Rooms;
 use crate::staged::Staged;
-use crate::transfer::{Chunk, Next, Transfer};
+use crate::transfer::Transfer;
 
 /// How long requests rest that the node was too busy for.
 const BUSY_PAUSE: Duration = Duration::from_micros(500);

@@ -13,10 +13,11 @@ use pyo3::prelude::*;
 use crate::dlpack::{self, Seen};
 use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, exception, invalid};
+use crate::foreign::Foreign;
 use crate::gpu::{self, Keeper, Shown};
 use crate::left;
 use crate::slab::Slab;
-use crate::transfer::{Flow, Foreign, Onto, Transfer};
+use crate::transfer::{Flow, Onto, Transfer};
 use crate::{stream, wait};
 
 /// An object's bytes, which stay exported, and so where they are, for as long as this lives.

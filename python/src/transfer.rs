@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use client::device::{DeviceSpan, Lent, Path, Stream, within};
+use client::device::{DeviceSpan, Lent, Stream, within};
 use client::{Completed, Memory, Session};
-use extent::wire::{Landing, Served};
 use extent::{Error, Kind, Result};
 
+use crate::chunk::{Chunk, Done, Next};
 use crate::clock;
 use crate::engine::Handle;
+use crate::foreign::Foreign;
 use crate::lock::Mutex;
 use crate::pool::LARGE_BYTES;
 use crate::rooms::Rooms;
@@ -29,15 +29,6 @@ pub(crate) enum Flow {
     Read,
     Write,
 }
-
-/// Bytes of memory that is not the node's to use, such as a `bytearray`'s. Whoever made this keeps
-/// them where they are until the transfer is over, or [`Transfer::let_go`].
-pub(crate) struct Foreign(pub(crate) NonNull<u8>);
-
-#[expect(unsafe_code, reason = "a pointer into a Python object's buffer")]
-// SAFETY: it is only used by `copy_out` and `copy_in`, under the transfer's lock, while whoever
-// made it keeps the bytes there.
-unsafe impl Send for Foreign {}
 
 /// Memory of a GPU, from its first byte on. Whoever made this keeps it allocated until the transfer is over
 /// and has no copies under way.
@@ -93,39 +84,6 @@ struct Progress {
     done: Done,
     error: Option<Error>,
     watches: Vec<(Arc<Watch>, u64)>,
-}
-
-/// What a transfer did, so far.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Done {
-    pub(crate) bytes: u64,
-    pub(crate) served: Served,
-    pub(crate) landing: Landing,
-    /// Whether this process copied the bytes.
-    pub(crate) copied: bool,
-    /// The worst way that bytes took into a GPU's memory.
-    pub(crate) way: Option<Path>,
-    pub(crate) service_us: u32,
-}
-
-/// What one request moves.
-pub(crate) struct Chunk {
-    /// In the slab, in foreign memory, or in a GPU's.
-    start: usize,
-    /// Of the memory below.
-    within: Range<usize>,
-    pub(crate) memory: Memory,
-    /// If that is a piece of a GPU's ring.
-    lent: Option<Lent>,
-}
-
-/// See [`Transfer::next`].
-pub(crate) enum Next {
-    Chunk(Chunk),
-    /// Nothing, or nothing before something has ended.
-    Nothing,
-    /// Memory to copy through, when some comes back.
-    NoMemory,
 }
 
 impl Transfer {
@@ -301,7 +259,7 @@ impl Transfer {
                 let length = left.min(LARGE_BYTES);
                 let Some(mut memory) = rooms.pool.take(length) else { return Next::NoMemory };
                 if self.flow == Flow::Write {
-                    copy_in(foreign, start, &mut memory.as_mut_slice()[..length]);
+                    foreign.copy_to(start, &mut memory.as_mut_slice()[..length]);
                 }
                 Chunk { start, within: 0..length, memory, lent: None }
             }
@@ -400,7 +358,7 @@ impl Transfer {
                 if let Some(foreign) = &progress.foreign
                     && self.flow == Flow::Read
                 {
-                    copy_out(&memory.as_slice()[within], foreign, start);
+                    foreign.copy_from(start, &memory.as_slice()[within]);
                 }
                 rooms.pool.give_back(memory);
             }
@@ -532,27 +490,4 @@ impl Drop for Transfer {
 /// What succeeded, or its error.
 fn without_error(mut completed: Completed) -> Result<Completed> {
     std::mem::replace(&mut completed.result, Ok(())).map(|()| completed)
-}
-
-impl Foreign {
-    #[expect(unsafe_code, reason = "foreign memory is known by its address")]
-    fn at(&self, start: usize) -> *mut u8 {
-        // SAFETY: chunks lie within the transfer's length, for which this was made.
-        unsafe { self.0.as_ptr().add(start) }
-    }
-}
-
-#[expect(unsafe_code, reason = "foreign memory is known by its address")]
-fn copy_out(bytes: &[u8], foreign: &Foreign, start: usize) {
-    let place = foreign.at(start);
-    // SAFETY: whoever made `foreign` keeps its bytes where they are while the transfer has it, and
-    // they are no memory of the pool.
-    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
-}
-
-#[expect(unsafe_code, reason = "foreign memory is known by its address")]
-fn copy_in(foreign: &Foreign, start: usize, bytes: &mut [u8]) {
-    let place = foreign.at(start);
-    // SAFETY: as in `copy_out`.
-    unsafe { ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), bytes.len()) };
 }
