@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import forebay
 import pytest
 from conftest import MIB, Node, noise, settle
-from cuda import Array, Gpu, Tensor, left, switch
+from libcuda import Array, Gpu, Tensor, left, switch
 
 SIZE = 5 * MIB + 12345
 CONTENT = noise(SIZE)
