@@ -18,6 +18,19 @@ use crate::{Options, Reconnect, Session};
 
 const FABRICS: [Fabric; 3] = [Fabric::Tcp, Fabric::SharedMemory, Fabric::Verbs];
 const SLOT: usize = 8192;
+/// Of a file of 100,003 bytes into memory of 90,001: where in the file, where in the memory, how many.
+const ODD_RANGES: [(u64, usize, usize); 10] = [
+    (0, 0, 1),
+    (1, 1, SLOT),
+    (SLOT as u64 - 1, 3, 2),
+    (4095, 17, 4097),
+    (12_345, 13, 70_001),
+    (3 * SLOT as u64, 100, 2 * SLOT),
+    (99_000, 7, 5000),
+    (100_003, 0, 10),
+    (5_000_000, 0, 10),
+    (50, 5, 0),
+];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct World {
@@ -102,18 +115,7 @@ pub(crate) fn odd_ranges_arrive() {
         assert_eq!(reader.path(), Path::Staged);
         let memory = world.memory(90_001);
         let mut expected = memory.all().to_vec().expect("read back");
-        for (offset, at, length) in [
-            (0, 0, 1),
-            (1, 1, SLOT),
-            (SLOT as u64 - 1, 3, 2),
-            (4095, 17, 4097),
-            (12_345, 13, 70_001),
-            (3 * SLOT as u64, 100, 2 * SLOT),
-            (99_000, 7, 5000),
-            (100_003, 0, 10),
-            (5_000_000, 0, 10),
-            (50, 5, 0),
-        ] {
+        for (offset, at, length) in ODD_RANGES {
             let into = memory.part(at..at + length).expect("inside");
             let read = reader.read_into(&world.file, offset, &into, None).expect("read");
             let begin = world.bytes.len().min(usize::try_from(offset).expect("small"));

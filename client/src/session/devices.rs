@@ -8,9 +8,8 @@ use extent::{ByteRange, Error, Kind, Result};
 use gds::DeviceSpan;
 use rdma::Channel;
 
-use super::redial::Redial;
 use super::transfer::Operation;
-use super::{Link, Session, Ticket, connecting_again, ends_channel};
+use super::{Session, Ticket};
 use crate::Memory;
 use crate::bugs::{self, Bug};
 
@@ -106,25 +105,12 @@ impl Session {
         if self.devices.known.iter().any(|known| Arc::ptr_eq(&known.memory, memory)) {
             return self.devices.check(memory);
         }
-        let is_greeting = matches!(self.link, Link::Greeting { .. });
-        let Some(channel) = self.channel.as_mut().filter(|_| !is_greeting) else {
-            return Err(if self.redial.as_ref().is_some_and(Redial::is_resting) {
-                Kind::Disconnected.error("the connection was lost, and not made again")
-            } else {
-                connecting_again()
-            });
-        };
-        match channel.register_device(memory) {
-            Ok(()) => {
-                self.devices.known.push(Known { memory: Arc::clone(memory), refused: None });
-                Ok(())
-            }
-            Err(error) if ends_channel(&error) && self.redial.is_some() => {
-                self.lose(&error);
-                Err(connecting_again())
-            }
-            Err(error) => Err(error),
-        }
+        self.connected(|session| {
+            let Some(channel) = &mut session.channel else { return Err(session.no_channel()) };
+            channel.register_device(memory)?;
+            session.devices.known.push(Known { memory: Arc::clone(memory), refused: None });
+            Ok(())
+        })
     }
 
     /// Unregisters what nobody keeps any more; polling does it, too.
