@@ -1,5 +1,6 @@
 //! CRC32C (Castagnoli, as in RFC 3720 appendix B.4), the checksum of data blocks, records and capsules.
 
+mod shifts;
 mod tables;
 
 use std::fmt;
@@ -9,13 +10,13 @@ use std::time::Duration;
 
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
-/// Whether [`choose`] found tables to be faster. Either way gives the same.
-static BY_TABLES: AtomicBool = AtomicBool::new(false);
+/// Whether [`choose`] found shifts to be faster. Either way gives the same.
+static BY_SHIFTS: AtomicBool = AtomicBool::new(false);
 
 /// The CRC32C of `bytes`.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    if BY_TABLES.load(Ordering::Relaxed) { tables::crc32c(bytes) } else { by_instructions(bytes) }
+    if BY_SHIFTS.load(Ordering::Relaxed) { shifts::crc32c(bytes) } else { by_instructions(bytes) }
 }
 
 fn by_instructions(bytes: &[u8]) -> u32 {
@@ -27,15 +28,15 @@ fn by_instructions(bytes: &[u8]) -> u32 {
 pub enum Way {
     /// With the processor's instructions for it, as far as it has them. Unless chosen otherwise.
     Instructions,
-    /// By tables.
-    Tables,
+    /// By shifts and sums of words, which take any processor.
+    Shifts,
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Instructions => "instructions",
-            Self::Tables => "tables",
+            Self::Shifts => "shifts",
         })
     }
 }
@@ -47,19 +48,19 @@ pub struct Choice {
     pub way: Way,
     /// How long 4 KiB take with instructions.
     pub instructions: Duration,
-    /// How long they take by tables.
-    pub tables: Duration,
+    /// How long they take by shifts.
+    pub shifts: Duration,
 }
 
 /// Tries both ways on a few blocks and takes the faster one from now on, in all threads: instructions
-/// that are emulated, as in a guest whose host lacks them, are slower than tables. `now` is the time by a
+/// that are emulated, as in a guest whose host lacks them, are slower than shifts. `now` is the time by a
 /// clock that never goes back. Takes about 20 µs.
 pub fn choose(mut now: impl FnMut() -> Duration) -> Choice {
     let instructions = fastest(&mut now, by_instructions);
-    let tables = fastest(&mut now, tables::crc32c);
-    let way = if tables < instructions { Way::Tables } else { Way::Instructions };
-    BY_TABLES.store(way == Way::Tables, Ordering::Relaxed);
-    Choice { way, instructions, tables }
+    let shifts = fastest(&mut now, shifts::crc32c);
+    let way = if shifts < instructions { Way::Shifts } else { Way::Instructions };
+    BY_SHIFTS.store(way == Way::Shifts, Ordering::Relaxed);
+    Choice { way, instructions, shifts }
 }
 
 /// The shortest of a few times that one block took: whatever interrupts only makes it longer.
@@ -128,7 +129,7 @@ mod tests {
     fn the_faster_way_is_chosen_and_gives_the_same() {
         let bytes: Vec<u8> = (0..=255).cycle().take(5000).collect();
         let before = crc32c(&bytes);
-        for (first, second, way) in [(9, 5, Way::Tables), (5, 9, Way::Instructions)] {
+        for (first, second, way) in [(9, 5, Way::Shifts), (5, 9, Way::Instructions)] {
             let (mut asked, mut time) = (0, Duration::ZERO);
             let now = || {
                 let step = if asked / 2 < 8 { first } else { second };
@@ -137,9 +138,9 @@ mod tests {
                 time += Duration::from_micros(if asked % 2 == 0 { step } else { 0 });
                 time
             };
-            let (instructions, tables) =
+            let (instructions, shifts) =
                 (Duration::from_micros(first), Duration::from_micros(second));
-            assert_eq!(choose(now), Choice { way, instructions, tables });
+            assert_eq!(choose(now), Choice { way, instructions, shifts });
             assert_eq!(crc32c(&bytes), before);
         }
         // Of two that are alike the processor's own.

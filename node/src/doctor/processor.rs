@@ -38,10 +38,10 @@ pub(super) fn cores() -> Finding {
 }
 
 pub(super) fn checksums() -> Finding {
-    let Choice { way, instructions, tables } = system::choose_checksums();
+    let Choice { way, instructions, shifts } = system::choose_checksums();
     let names = checksum_instructions().join(", ");
     let found =
-        format!("4 KiB in {instructions:?} by instructions ({names}), {tables:?} by tables");
+        format!("4 KiB in {instructions:?} by instructions ({names}), {shifts:?} by shifts");
     match way {
         Way::Instructions if !names.is_empty() => Finding::ok("crc32c", found),
         _ => Finding::warn(

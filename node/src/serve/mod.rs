@@ -58,8 +58,8 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
 }
 
 fn choose_checksums() {
-    let Choice { way, instructions, tables } = system::choose_checksums();
-    tracing::info!(%way, ?instructions, ?tables, "chose how to compute checksums of 4 KiB");
+    let Choice { way, instructions, shifts } = system::choose_checksums();
+    tracing::info!(%way, ?instructions, ?shifts, "chose how to compute checksums of 4 KiB");
 }
 
 /// A node that serves.
