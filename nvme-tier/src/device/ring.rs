@@ -98,7 +98,7 @@ impl Ring {
         self.enable()?;
         let mut attempts = 0;
         loop {
-            match self.uring.submitter().submit() {
+            match self.uring.hand_over() {
                 Ok(_) if self.uring.queued() == 0 => return Ok(()),
                 Err(e) if e.raw_os_error() == Some(libc::EINTR) => continue,
                 // Completions are in the way: reap them, then come again.

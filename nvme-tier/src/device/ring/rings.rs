@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use io_uring::squeue::{self, Entry128};
-use io_uring::{Builder, IoUring, Parameters, Submitter, cqueue};
+use io_uring::{Builder, EnterFlags, IoUring, Parameters, Submitter, cqueue};
 
 /// A ring of ordinary entries, or one of twice the size, which NVMe commands need. The wide one takes
 /// ordinary entries, too.
@@ -78,6 +78,15 @@ impl Rings {
                 queue.taskrun() || queue.cq_overflow()
             }
         }
+    }
+
+    /// Hands over what is queued, and takes what the kernel holds back in the same system call: what a
+    /// device answers at once is there when this returns.
+    pub(super) fn hand_over(&mut self) -> io::Result<usize> {
+        let queued = u32::try_from(self.queued()).expect("no more than the ring's entries");
+        let flags = EnterFlags::GETEVENTS.bits();
+        // SAFETY: without an argument the call reads and writes nothing but the ring.
+        unsafe { self.submitter().enter::<()>(queued, 0, flags, None) }
     }
 
     pub(super) fn next_completion(&mut self) -> Option<Reaped> {
