@@ -1,7 +1,7 @@
 //! Queue pairs: one reliable connection each.
 #![allow(unsafe_code)]
 
-use std::ptr;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use extent::Result;
@@ -138,7 +138,7 @@ impl QueuePair {
         unsafe { (*self.id.as_ptr()).qp }
     }
 
-    fn request(&self, posting: &Posting<'_>) -> (ffi::ibv_send_wr, ffi::ibv_sge) {
+    fn entry(&self, posting: &Posting<'_>) -> Entry {
         let mut flags = if posting.signalled { ffi::IBV_SEND_SIGNALED } else { 0 };
         let mut immediate = 0;
         let element = |local: &super::send_queue::Local| ffi::ibv_sge {
@@ -187,7 +187,7 @@ impl QueuePair {
             rkey: remote.map_or(0, |remote| remote.key),
             rest: [0; 9],
         };
-        (request, element)
+        Entry { request, element }
     }
 }
 
@@ -228,31 +228,25 @@ fn create(
     Ok(attributes.cap.max_inline_data)
 }
 
+/// A work request and the memory that it names.
+#[repr(C)]
+struct Entry {
+    /// First, so that its address is the entry's.
+    request: ffi::ibv_send_wr,
+    element: ffi::ibv_sge,
+}
+
 impl Wire for QueuePair {
     fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
-        let blank = (
-            ffi::ibv_send_wr {
-                wr_id: 0,
-                next: none(),
-                sg_list: none(),
-                num_sge: 0,
-                opcode: 0,
-                send_flags: 0,
-                imm_data: 0,
-                remote_addr: 0,
-                rkey: 0,
-                rest: [0; 9],
-            },
-            ffi::ibv_sge { addr: 0, length: 0, lkey: 0 },
-        );
         assert!(postings.len() <= BATCH, "{} work requests at once", postings.len());
-        let mut list = [blank; BATCH];
+        // Most lists are short, and the entries large: none is written that is not used.
+        let mut list = [const { MaybeUninit::<Entry>::uninit() }; BATCH];
         let mut next = none();
         for (posting, place) in postings.iter().zip(&mut list).rev() {
-            *place = self.request(posting);
-            place.0.sg_list = &raw mut place.1;
-            place.0.next = next;
-            next = &raw mut place.0;
+            let entry = place.write(self.entry(posting));
+            entry.request.sg_list = &raw mut entry.element;
+            entry.request.next = next;
+            next = &raw mut entry.request;
         }
         let mut bad = none();
         // SAFETY: the list, its elements and inline bytes live until this returns; the memory that
@@ -263,9 +257,7 @@ impl Wire for QueuePair {
             Ok(()) => postings.len(),
             // It names the first that it did not take.
             Err(_) => {
-                let bad = bad.addr();
-                let refused =
-                    list.iter().position(|(request, _)| ptr::from_ref(request).addr() == bad);
+                let refused = list.iter().position(|entry| entry.as_ptr().addr() == bad.addr());
                 refused.unwrap_or(0).min(postings.len())
             }
         };

@@ -1,6 +1,7 @@
 //! Receives: places for messages of the other side.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -85,20 +86,16 @@ impl Slots {
         mut post: impl FnMut(*mut ffi::ibv_recv_wr) -> Result<()>,
     ) -> Result<()> {
         for slots in slots.chunks(BATCH) {
-            let mut elements = [ffi::ibv_sge { addr: 0, length: 0, lkey: 0 }; BATCH];
-            let empty = ffi::ibv_recv_wr { wr_id: 0, next: none(), sg_list: none(), num_sge: 1 };
-            let mut list = [empty; BATCH];
-            for (slot, element) in slots.iter().zip(&mut elements) {
-                let Local { address: addr, length, key: lkey } = self.whole(*slot);
-                *element = ffi::ibv_sge { addr, length, lkey };
-            }
+            // Most lists are short: none is written that is not used.
+            let mut elements = [const { MaybeUninit::uninit() }; BATCH];
+            let mut list = [const { MaybeUninit::uninit() }; BATCH];
             let mut next = none();
-            let entries = slots.iter().zip(&mut elements).zip(&mut list);
-            for ((slot, element), entry) in entries.rev() {
-                entry.wr_id = RECEIVE | u64::from(*slot);
-                entry.sg_list = element;
-                entry.next = next;
-                next = entry;
+            let places = elements.iter_mut().zip(&mut list);
+            for (slot, (element, entry)) in slots.iter().zip(places).rev() {
+                let Local { address: addr, length, key: lkey } = self.whole(*slot);
+                let sg_list = element.write(ffi::ibv_sge { addr, length, lkey });
+                let wr_id = RECEIVE | u64::from(*slot);
+                next = entry.write(ffi::ibv_recv_wr { wr_id, next, sg_list, num_sge: 1 });
             }
             post(next)?;
         }
