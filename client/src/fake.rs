@@ -28,6 +28,8 @@ use devices::FakeDevices;
 #[derive(Clone)]
 pub(crate) struct Fake(Arc<Mutex<Node>>);
 
+type Twist = Box<dyn FnMut(&mut Vec<Reply>) + Send>;
+
 pub(crate) struct Node {
     pub(crate) files: HashMap<String, Vec<u8>>,
     /// The number and the identity of each file's newest generation.
@@ -55,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) hold_opens: bool,
     /// READs that begin where this says so are held back.
     pub(crate) hold_reads: Option<Box<dyn FnMut(u64) -> bool + Send>>,
+    /// Spoils the replies of each poll.
+    pub(crate) twist: Option<Twist>,
     /// The longest region that a session may have, in bytes.
     pub(crate) largest_region: usize,
     /// Rails over which nobody can connect, and those tried so far.
@@ -104,6 +108,7 @@ impl Fake {
             refuse_opens: None,
             hold_opens: false,
             hold_reads: None,
+            twist: None,
             largest_region: usize::MAX,
             dead_rails: HashSet::new(),
             dials: Vec::new(),

@@ -120,6 +120,9 @@ impl Channel for FakeChannel {
                 *left = left.saturating_sub(1);
             }
         }
+        if let Some(twist) = &mut node.twist {
+            twist(replies);
+        }
         if !replies.is_empty() {
             return Ok(());
         }

@@ -361,3 +361,5 @@ pub(crate) use tests::a_silo_that_hangs_holds_nobody_up_for_ever;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twisted;
