@@ -28,7 +28,7 @@ fn by_instructions(bytes: &[u8]) -> u32 {
 pub enum Way {
     /// With the processor's instructions for it, as far as it has them. Unless chosen otherwise.
     Instructions,
-    /// By shifts and sums of words, which take any processor.
+    /// By shifts and sums of words, which any processor does.
     Shifts,
 }
 

@@ -1,9 +1,10 @@
-//! CRC32C by shifts and sums of whole words, with neither tables nor instructions of its own.
+//! CRC32C by shifts and sums of whole words, which need no instructions of its own, and tables for the end only.
 //!
 //! A checksum is a remainder, and adding a multiple of the divisor changes none. CRC32C's polynomial
 //! divides `x^209 + x^144 + x^54 + x^39 + x^14 + 1`: so a bit of a message may be taken away if those
 //! that come 65, 155, 170, 195 and 209 bits later are flipped. That is done with all bits of a word at a
-//! time, from the first word to the last but four, and only those four are divided, by tables.
+//! time, group by group of four, and only what is behind the last whole group but one, seven words at
+//! most and a few bytes, is divided by tables.
 //! (Multiples of few terms are how Russell, "Chorba: A novel CRC32 implementation", arXiv 2412.16398,
 //! 2024, computes another CRC. This one has the smallest degree of those with six terms whose first two are more than a word
 //! apart, so that a word changes later ones only and what is at hand are four words, in registers.)
@@ -12,7 +13,7 @@ use super::tables;
 
 /// How many bits later those come that are flipped.
 const LATER: [usize; 5] = [65, 155, 170, 195, 209];
-/// Words that the last of them is away.
+/// How many words back the farthest of them comes from.
 const BEFORE: usize = 4;
 /// Shorter ones are left to tables.
 const SHORTEST_BYTES: usize = 128;
@@ -28,28 +29,28 @@ pub(super) fn crc32c(bytes: &[u8]) -> u32 {
     let (groups, _) = words.split_at(words.len() - BEFORE).0.as_chunks::<BEFORE>();
     let left = &words[groups.len() * BEFORE..];
     // A checksum begins with all ones before the message, which flips its first 32 bits.
-    let (mut before, mut begin) = ([0; BEFORE], u64::from(!0u32));
+    let (mut before, mut initial) = ([0; BEFORE], u64::from(!0u32));
     for group in groups {
-        before = after_group(before, group, begin);
-        begin = 0;
+        before = after_group(before, group, initial);
+        initial = 0;
     }
-    let mut remainder = 0;
-    for word in left {
-        let word = u64::from_le_bytes(*word) ^ from(&before);
+    let mut end = [[0; 8]; 2 * BEFORE];
+    for (word, place) in left.iter().zip(&mut end) {
+        *place = (u64::from_le_bytes(*word) ^ flips(&before)).to_le_bytes();
         // Nothing is taken away any more, so nothing later is flipped by this one.
         before = pushed(before, 0);
-        remainder = tables::after(remainder, &word.to_le_bytes());
     }
+    let remainder = tables::after(0, end[..left.len()].as_flattened());
     !tables::after(remainder, rest)
 }
 
 /// The last four words, nearest first, after four more were taken away.
 #[inline(always)]
-fn after_group(mut before: Words, group: &[[u8; 8]; BEFORE], begin: u64) -> Words {
-    before = pushed(before, u64::from_le_bytes(group[0]) ^ begin ^ from(&before));
-    before = pushed(before, u64::from_le_bytes(group[1]) ^ from(&before));
-    before = pushed(before, u64::from_le_bytes(group[2]) ^ from(&before));
-    pushed(before, u64::from_le_bytes(group[3]) ^ from(&before))
+fn after_group(mut before: Words, group: &[[u8; 8]; BEFORE], initial: u64) -> Words {
+    before = pushed(before, u64::from_le_bytes(group[0]) ^ initial ^ flips(&before));
+    before = pushed(before, u64::from_le_bytes(group[1]) ^ flips(&before));
+    before = pushed(before, u64::from_le_bytes(group[2]) ^ flips(&before));
+    pushed(before, u64::from_le_bytes(group[3]) ^ flips(&before))
 }
 
 #[inline(always)]
@@ -59,7 +60,7 @@ const fn pushed(before: Words, word: u64) -> Words {
 
 /// Which bits of a word those flip that were taken away before it.
 #[inline(always)]
-const fn from(before: &Words) -> u64 {
+const fn flips(before: &Words) -> u64 {
     shifted::<{ LATER[0] }>(before)
         ^ shifted::<{ LATER[1] }>(before)
         ^ shifted::<{ LATER[2] }>(before)

@@ -228,8 +228,7 @@ impl ShmChannel {
     /// Maps a file, and has the node map it too.
     fn share(&mut self, file: &OwnedFd, rounded: usize) -> Result<Arc<Region>> {
         let region = Region::sealed_memfd(file.as_fd(), rounded)?;
-        // The node pins all of it: pages that are there already cost its thread, which others wait for
-        // too, a quarter of those that it has to clear.
+        // The node pins all of it, in a thread that others wait for, too: it shall not clear the pages.
         region.populate();
         let key = region.id().0;
         let order = Order::Register { key, length: rounded as u64 };

@@ -257,8 +257,8 @@ impl Wire for QueuePair {
             Ok(()) => postings.len(),
             // It names the first that it did not take.
             Err(_) => {
-                let refused = list.iter().position(|entry| entry.as_ptr().addr() == bad.addr());
-                refused.unwrap_or(0).min(postings.len())
+                let mut used = list[..postings.len()].iter();
+                used.position(|entry| entry.as_ptr().addr() == bad.addr()).unwrap_or(0)
             }
         };
         (taken, result)

@@ -80,12 +80,13 @@ impl Rings {
         }
     }
 
-    /// Hands over what is queued, and takes what the kernel holds back in the same system call: what a
-    /// device answers at once is there when this returns.
+    /// Hands over what is queued, and has the kernel post what it holds back in the same system call: unless it
+    /// takes only some of the entries, what a device answers at once is there when this returns.
     pub(super) fn hand_over(&mut self) -> io::Result<usize> {
         let queued = u32::try_from(self.queued()).expect("no more than the ring's entries");
         let flags = EnterFlags::GETEVENTS.bits();
-        // SAFETY: without an argument the call reads and writes nothing but the ring.
+        // SAFETY: without an argument it reads nothing of ours but the ring; the memory that entries name is
+        // kept by whoever pushed them.
         unsafe { self.submitter().enter::<()>(queued, 0, flags, None) }
     }
 
