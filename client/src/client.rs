@@ -102,7 +102,8 @@ impl Client {
         }
     }
 
-    /// Memory that the node reads and writes itself, without a copy where the fabric allows it.
+    /// Memory that the node reads and writes itself, without a copy where the fabric allows it. Other threads'
+    /// requests wait while new memory is registered (see [`Session::allocate`]).
     ///
     /// # Errors
     /// As [`Session::allocate`].

@@ -153,7 +153,8 @@ impl Session {
         }))
     }
 
-    /// Appends what has completed, and sends what may be sent now. Never blocks.
+    /// Appends what has completed, and sends what may be sent now. Does not wait for the node, but after a
+    /// connection over shared memory was lost it may make new memory (see [`Session::allocate`]).
     pub fn poll(&mut self, completed: &mut Vec<super::Completed>) {
         if self.channel.is_none() {
             self.connect_again();

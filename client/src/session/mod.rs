@@ -231,7 +231,8 @@ impl Session {
         self.over.as_ref()
     }
 
-    /// Memory that this session's node may use directly.
+    /// Memory that this session's node may use directly. New memory is registered with it before this returns,
+    /// and over shared memory all of its pages are there then: a second for some GiB.
     ///
     /// # Errors
     /// [`Kind::NoSpace`] without memory; [`Kind::Busy`] if the node maps no more of it, or while the
