@@ -67,4 +67,8 @@ extent::mistakes! {
     DirectOvertakes,
     /// The device is not told to take in what a node wrote.
     DirectUnflushed,
+    /// A node may say that more came than was asked for.
+    MoreThanAskedTaken,
+    /// The checksum that a node sends with its bytes is not compared.
+    PayloadUnchecked,
 }

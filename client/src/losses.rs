@@ -393,6 +393,7 @@ fn every_mistake_is_noticed() {
         ("direct: streams", device::direct::what_a_stream_still_does_comes_first),
         ("direct: flushed", device::direct::the_device_is_told_of_what_was_written),
         ("direct: given back", device::direct::nothing_is_claimed_before_it_was_seen),
+        ("nearly right", crate::session::twisted::replies_that_are_nearly_right),
     ];
     let fails = |bug, scene: fn()| during(bug, || std::panic::catch_unwind(scene).is_err());
     for (name, scene) in SCENES {

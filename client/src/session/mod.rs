@@ -363,4 +363,4 @@ pub(crate) use tests::a_silo_that_hangs_holds_nobody_up_for_ever;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod twisted;
+pub(crate) mod twisted;
