@@ -147,11 +147,14 @@ fn doctor_looks_at_everything() {
     ] {
         assert!(names.contains(&name), "{name} was not looked at");
     }
-    let human = forebay(&["doctor", "--color", "always"]);
-    assert_eq!(text(&human.stdout).matches("→ ").count(), {
-        let bad = findings.iter().filter(|finding| finding["state"] != "ok");
-        bad.count()
-    });
+    // What another run finds may differ: how busy the machine is, how much room is left.
+    let human = forebay(&["doctor", "--color", "never"]);
+    let human = text(&human.stdout);
+    let bad = |line: &&str| line.starts_with("warn ") || line.starts_with("missing ");
+    assert_eq!(human.matches("→ ").count(), human.lines().filter(bad).count(), "{human}");
+    assert!(human.lines().filter(|line| line.starts_with("ok ")).count() > 0, "{human}");
+    let colored = forebay(&["doctor", "--color", "always"]);
+    assert!(text(&colored.stdout).contains("\u{1b}["));
 }
 
 #[test]
