@@ -34,12 +34,21 @@ pub struct Plan {
     pub shards: Option<usize>,
     /// Memory for checksums, as the configuration says it; the node's default if `None`.
     pub checksum_memory: Option<String>,
-    /// A block device for the tier; a file of its own if `None`.
-    pub device: Option<PathBuf>,
+    /// What the tier is on; a file of its own if `None`.
+    pub device: Option<Backing>,
     /// An address of an RDMA device to listen at; no RDMA if `None`.
     pub rdma: Option<SocketAddr>,
     /// How long an idle shard spins, in microseconds; as it sees fit if `None`.
     pub spin_us: Option<u64>,
+}
+
+/// What a tier is on, other than a file beside the node's state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backing {
+    /// A block device, by the driver that suits it.
+    Block(PathBuf),
+    /// A file in memory of so many bytes, which the node makes, read where it lies.
+    Memory(PathBuf, u64),
 }
 
 /// Where a node keeps its state, whether it runs or not.
@@ -128,13 +137,22 @@ impl Place {
         if let Some(memory) = &plan.checksum_memory {
             line(format_args!("checksum_memory = {memory:?}"));
         }
-        if let Some(device) = &plan.device {
-            line(format_args!("[[device]]\npath = {}", quoted(device)));
-        } else {
-            // A fifth more than the data: sizes of slots are powers of two.
-            let bytes = (plan.data_bytes + plan.data_bytes / 5 + TIER_SLACK_BYTES) >> 20 << 20;
-            let tier = quoted(&self.directory.join("tier.img"));
-            line(format_args!("[[device]]\npath = {tier}\nsize = {bytes}"));
+        match &plan.device {
+            Some(Backing::Block(device)) => {
+                line(format_args!("[[device]]\npath = {}", quoted(device)));
+            }
+            Some(Backing::Memory(file, bytes)) => {
+                let file = quoted(file);
+                line(format_args!(
+                    "[[device]]\npath = {file}\nsize = {bytes}\ndriver = \"memory\""
+                ));
+            }
+            None => {
+                // A fifth more than the data: sizes of slots are powers of two.
+                let bytes = (plan.data_bytes + plan.data_bytes / 5 + TIER_SLACK_BYTES) >> 20 << 20;
+                let tier = quoted(&self.directory.join("tier.img"));
+                line(format_args!("[[device]]\npath = {tier}\nsize = {bytes}"));
+            }
         }
         for (name, root) in &plan.silos {
             line(format_args!("[silo.{name}]\nkind = \"directory\"\npath = {}", quoted(root)));
@@ -298,7 +316,11 @@ mod tests {
         }
         assert!(!text.contains("[rdma]") && !text.contains("insecure"), "{text}");
         let rdma = Some("10.0.0.1:7".parse().expect("an address"));
-        let device = Some("/dev/ram0".into());
+        let device = Some(Backing::Block("/dev/ram0".into()));
+        let memory = Some(Backing::Memory("/dev/shm/t".into(), 9));
+        let text = place.text(&Plan { device: memory, ..plan.clone() });
+        let wanted = "path = \"/dev/shm/t\"\nsize = 9\ndriver = \"memory\"\n[silo";
+        assert!(text.contains(wanted), "{text}");
         let text = place.text(&Plan { device, rdma, spin_us: Some(9), ..plan });
         for wanted in [
             "insecure = true",

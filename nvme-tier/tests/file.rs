@@ -1,4 +1,4 @@
-//! A tier on a real file or namespace, through io_uring: the same code path that a node runs.
+//! A tier on a real file or namespace: the same code path that a node runs.
 #![allow(clippy::print_stdout, reason = "which namespaces were tested")]
 
 mod common;
@@ -46,6 +46,27 @@ fn a_tier_on_a_file_survives_a_restart() {
         // This kernel has no io_uring, or forbids it.
         Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => {}
         Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_tier_in_memory_survives_a_restart_by_either_driver() {
+    let folder = Path::new("/dev/shm");
+    let file = Scratch(folder.join(format!("forebay-tier-{}.img", std::process::id())));
+    let drivers = [Driver::Memory, Driver::IoUring];
+    for (before, after) in [(0, 0), (0, 1), (1, 0)] {
+        std::fs::File::create(&file.0).and_then(|f| f.set_len(BYTES)).expect("/dev/shm is there");
+        let queue = |driver: usize| queue(&file.0, drivers[driver]);
+        match (queue(before), queue(after)) {
+            // Two cannot have it at once.
+            (Ok(device), Err(busy)) => {
+                assert_eq!(busy.kind(), Kind::Busy, "{busy}");
+                survives_a_restart(device, || queue(after));
+            }
+            // This kernel has no io_uring, or forbids it.
+            (Err(error), _) => assert!(before == 1 && error.kind() != Kind::Busy, "{error}"),
+            (Ok(_), Ok(_)) => panic!("two have one tier"),
+        }
     }
 }
 

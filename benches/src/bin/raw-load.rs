@@ -46,6 +46,8 @@ enum Choice {
     Passthrough,
     #[value(name = "io_uring")]
     IoUring,
+    /// A file of a tmpfs, read where it lies.
+    Memory,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
             Choice::Vfio => Driver::Vfio,
             Choice::Passthrough => Driver::Passthrough,
             Choice::IoUring => Driver::IoUring,
+            Choice::Memory => Driver::Memory,
         },
         block_bytes: arguments.block_bytes,
         depth: arguments.depth,

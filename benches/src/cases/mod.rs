@@ -55,7 +55,7 @@ pub enum Contest {
 const MOST_LIMIT_RUNS: usize = 3;
 
 /// All cases.
-pub const ALL: [Case; 30] = [
+pub const ALL: [Case; 31] = [
     local::ONE_MEGABYTE,
     local::FOUR_KILOBYTES,
     capi::CASE,
@@ -83,6 +83,7 @@ pub const ALL: [Case; 30] = [
     rdma::WRITE,
     rdma::WRITE_VERIFIED,
     rdma::LATENCY,
+    rdma::LATENCY_BRD,
     rdma::INSTRUCTIONS,
     rdma::INSTRUCTIONS_BESIDE,
     rdma::SCALE,

@@ -109,6 +109,8 @@ pub(crate) enum DriverName {
     Passthrough,
     /// Reads and writes of a file or block device.
     IoUring,
+    /// A file of a tmpfs, read where it lies.
+    Memory,
 }
 
 impl From<DriverName> for Driver {
@@ -118,6 +120,7 @@ impl From<DriverName> for Driver {
             DriverName::Vfio => Self::Vfio,
             DriverName::Passthrough => Self::Passthrough,
             DriverName::IoUring => Self::IoUring,
+            DriverName::Memory => Self::Memory,
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Driver {
     Passthrough,
     /// Reads and writes of a file or block device.
     IoUring,
+    /// A file of a tmpfs, read where it lies.
+    Memory,
 }
 
 impl fmt::Display for Driver {
@@ -27,6 +29,7 @@ impl fmt::Display for Driver {
             Self::Vfio => "vfio",
             Self::Passthrough => "passthrough",
             Self::IoUring => "io_uring",
+            Self::Memory => "memory",
         })
     }
 }

@@ -8,7 +8,8 @@ use extent::{Kind, Result};
 
 use super::kernel_health::HealthReader;
 use super::medium::{self, Medium};
-use super::mixed::MixedDevice;
+use super::memory::MemoryQueue;
+use super::mixed::{Driven, MixedDevice};
 use super::nvme_disk::{DiskHealth, NvmeBus};
 use super::passthrough::{self, Namespace};
 use super::{
@@ -180,7 +181,7 @@ impl Media {
         self.0.all[usize::from(device.0)].is_direct()
     }
 
-    /// By which driver it is reached: `io_uring`, `passthrough`, `vfio`.
+    /// By which driver it is reached: `io_uring`, `passthrough`, `vfio`, `memory`.
     ///
     /// # Panics
     /// If there is no such device.
@@ -217,13 +218,19 @@ impl Media {
     /// [`Kind::Invalid`] for a depth outside 1 to 4096; [`Kind::Unsupported`] if the kernel has no
     /// `io_uring` or forbids it; [`Kind::NoSpace`] if it has no memory for another.
     pub fn queue(&self, depth: usize) -> Result<Box<dyn Device>> {
-        let is_polled = |medium: &Medium| medium.disk().is_some();
-        if !self.0.all.iter().any(is_polled) {
+        let is_driven = |medium: &Medium| medium.disk().is_some() || medium.memory().is_some();
+        if !self.0.all.iter().any(is_driven) {
             return Ok(Box::new(UringDevice::new(self, depth)?));
         }
-        let all_polled = self.0.all.iter().all(is_polled);
-        let uring = if all_polled { None } else { Some(UringDevice::new(self, depth)?) };
-        let queue = |medium: &Medium| medium.disk().map(|disk| disk.queue(depth)).transpose();
+        let all_driven = self.0.all.iter().all(is_driven);
+        let uring = if all_driven { None } else { Some(UringDevice::new(self, depth)?) };
+        let queue = |medium: &Medium| {
+            Ok(match (medium.disk(), medium.memory()) {
+                (Some(disk), _) => Some(Driven::Polled(disk.queue(depth)?)),
+                (None, Some(file)) => Some(Driven::Memory(MemoryQueue::new(file, depth)?)),
+                (None, None) => None,
+            })
+        };
         let queues: Result<_> = self.0.all.iter().map(queue).collect();
         let geometries = self.0.all.iter().map(Medium::geometry).collect();
         Ok(Box::new(MixedDevice::new(uring, queues?, geometries)))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dma::{Region, RegionId};
 use extent::{Kind, Result};
 
+use super::memory::MemoryQueue;
 use super::polled::PolledQueue;
 use super::wait::until_readable;
 use super::{Command, Completion, Device, DeviceIndex, Geometry, HandedOver, Token, UringDevice};
@@ -15,16 +16,35 @@ use super::{Command, Completion, Device, DeviceIndex, Geometry, HandedOver, Toke
 /// The longest sleep while a polled device has work: it wakes nobody.
 const POLL_PAUSE: Duration = Duration::from_micros(50);
 
-/// A queue over all devices of a tier of which some are polled.
+/// One device's queue that no ring has.
+#[expect(clippy::large_enum_variant, reason = "on its way to its list")]
+pub(super) enum Driven {
+    /// Of a controller that is driven from here.
+    Polled(PolledQueue),
+    /// Of a file in memory.
+    Memory(MemoryQueue),
+}
+
+/// Which queue has a device's commands.
+#[derive(Clone, Copy)]
+enum Route {
+    Uring,
+    Polled(usize),
+    Memory(usize),
+}
+
+/// A queue over all devices of a tier of which some are polled, or in memory.
 ///
 /// A polled device raises no interrupts. So a sleep is a real one only while nothing is in flight on
-/// any of them; else it lasts no longer than a device takes for a few commands.
+/// any of them; else it lasts no longer than a device takes for a few commands. What memory was asked for is done
+/// at once, and waits to be polled.
 pub(super) struct MixedDevice {
     /// For those devices that the kernel drives; `None` if there are none.
     uring: Option<UringDevice>,
     polled: Vec<PolledQueue>,
-    /// For each device of the tier which of `polled` it is, if it is.
-    routes: Vec<Option<usize>>,
+    memory: Vec<MemoryQueue>,
+    /// For each device of the tier.
+    routes: Vec<Route>,
     geometries: Vec<Geometry>,
     /// Refused before they reached any device.
     refused: Vec<Completion>,
@@ -35,18 +55,30 @@ impl MixedDevice {
     /// has it.
     pub(super) fn new(
         uring: Option<UringDevice>,
-        queues: Vec<Option<PolledQueue>>,
+        queues: Vec<Option<Driven>>,
         geometries: Vec<Geometry>,
     ) -> Self {
-        let mut polled = Vec::new();
+        let (mut polled, mut memory) = (Vec::new(), Vec::new());
         let mut routes = Vec::new();
         for queue in queues {
-            routes.push(queue.map(|queue| {
-                polled.push(queue);
-                polled.len() - 1
-            }));
+            routes.push(match queue {
+                None => Route::Uring,
+                Some(Driven::Polled(queue)) => {
+                    polled.push(queue);
+                    Route::Polled(polled.len() - 1)
+                }
+                Some(Driven::Memory(queue)) => {
+                    memory.push(queue);
+                    Route::Memory(memory.len() - 1)
+                }
+            });
         }
-        Self { uring, polled, routes, geometries, refused: Vec::new() }
+        Self { uring, polled, memory, routes, geometries, refused: Vec::new() }
+    }
+
+    /// Commands that are over, and wait to be polled.
+    fn ripe(&self) -> usize {
+        self.refused.len() + self.memory.iter().map(MemoryQueue::in_flight).sum::<usize>()
     }
 
     fn polled_in_flight(&self) -> usize {
@@ -65,8 +97,9 @@ impl Device for MixedDevice {
 
     fn submit(&mut self, token: Token, command: Command) -> Result<(), Command> {
         match (self.routes.get(usize::from(command.device().0)), &mut self.uring) {
-            (Some(Some(number)), _) => self.polled[*number].submit(token, command),
-            (Some(None), Some(uring)) => uring.submit(token, command),
+            (Some(Route::Polled(number)), _) => self.polled[*number].submit(token, command),
+            (Some(Route::Memory(number)), _) => self.memory[*number].submit(token, command),
+            (Some(Route::Uring), Some(uring)) => uring.submit(token, command),
             _ => {
                 let device = command.device().0;
                 let error =
@@ -84,6 +117,9 @@ impl Device for MixedDevice {
 
     fn poll(&mut self, completions: &mut Vec<Completion>) {
         completions.append(&mut self.refused);
+        for queue in &mut self.memory {
+            queue.poll(completions);
+        }
         for queue in &mut self.polled {
             queue.poll(completions);
         }
@@ -94,12 +130,15 @@ impl Device for MixedDevice {
 
     fn in_flight(&self) -> usize {
         let uring = self.uring.as_ref().map_or(0, Device::in_flight);
-        uring + self.polled_in_flight() + self.refused.len()
+        uring + self.polled_in_flight() + self.ripe()
     }
 
     fn sleep(&mut self, others: &[BorrowedFd<'_>], limit: Option<Duration>) -> Result<bool> {
         self.kick()?;
-        let has_polled = self.polled_in_flight() > 0 || !self.refused.is_empty();
+        if self.ripe() > 0 {
+            return Ok(until_readable(others, Some(Duration::ZERO)));
+        }
+        let has_polled = self.polled_in_flight() > 0;
         let limit =
             if has_polled { Some(limit.map_or(POLL_PAUSE, |l| l.min(POLL_PAUSE))) } else { limit };
         match &mut self.uring {
@@ -117,10 +156,9 @@ impl Device for MixedDevice {
 
     /// Of polled devices alone nothing is slept for: the caller polls anyway.
     fn gather(&mut self, count: usize) -> Result<()> {
+        let is_idle = self.polled_in_flight() + self.ripe() == 0;
         match &mut self.uring {
-            Some(uring) if self.polled.iter().all(|queue| queue.in_flight() == 0) => {
-                uring.gather(count)
-            }
+            Some(uring) if is_idle => uring.gather(count),
             _ => {
                 self.kick()?;
                 std::hint::spin_loop();

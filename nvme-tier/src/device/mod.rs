@@ -9,6 +9,7 @@ mod foreign;
 mod kernel_health;
 mod media;
 mod medium;
+mod memory;
 mod mixed;
 mod nvme;
 mod nvme_disk;

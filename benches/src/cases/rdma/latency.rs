@@ -21,7 +21,14 @@ pub(super) const CASE: Case = Case {
     needs_node: true,
     has_rival: true,
     about: "rival ÷ ours: the p50 of one 4 KiB read at depth 1, at most 1.5 of a SEND's and an RDMA WRITE's (stretch 1.2)",
-    set_up,
+    set_up: |setup| set_up(&CASE, setup, true),
+};
+
+pub(super) const BRD: Case = Case {
+    terms: Terms { case: "rdma-latency-4k-brd", ..CASE.terms },
+    about: "the same from a node on the kernel's block device in memory (brd), which it reads through io_uring",
+    set_up: |setup| set_up(&BRD, setup, false),
+    ..CASE
 };
 
 struct Latency {
@@ -31,9 +38,9 @@ struct Latency {
     messages: u64,
 }
 
-fn set_up(setup: &Setup) -> Result<Contest, Setback> {
-    let (ours, cable) =
-        Ours::prepare(&CASE.terms, setup, Conduct { spins: true, ..Conduct::default() })?;
+fn set_up(case: &Case, setup: &Setup, memory: bool) -> Result<Contest, Setback> {
+    let conduct = Conduct { spins: true, memory, ..Conduct::default() };
+    let (ours, cable) = Ours::prepare(&case.terms, setup, conduct)?;
     let find = |program, bytes| Perftest::find(program, &cable, &setup.directory, bytes);
     let send = find(Program::SendLatency, REQUEST_BYTES)?;
     let write = find(Program::WriteLatency, BLOCK_BYTES)?;

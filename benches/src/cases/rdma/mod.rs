@@ -18,7 +18,7 @@ use rdma::VerbsOptions;
 use super::Case;
 use crate::cable::{CLIENT_CORE, Cable, NODE_CORE};
 use crate::files::{self, Random};
-use crate::node::{Node, Place, Plan};
+use crate::node::{Backing, Node, Place, Plan};
 use crate::pairs::Terms;
 use crate::ram_disk::RamDisks;
 use crate::setup::{Setup, make_directory};
@@ -32,6 +32,7 @@ pub(super) const WRITE_VERIFIED: Case = bandwidth::WRITE_VERIFIED;
 pub(super) const SMALL: Case = small::CASE;
 pub(super) const SMALL_VERIFIED: Case = small::VERIFIED;
 pub(super) const LATENCY: Case = latency::CASE;
+pub(super) const LATENCY_BRD: Case = latency::BRD;
 pub(super) const INSTRUCTIONS: Case = instructions::CASE;
 pub(super) const INSTRUCTIONS_BESIDE: Case = instructions::BESIDE_CHECKSUMS;
 pub(super) const SCALE: Case = scale::CASE;
@@ -39,6 +40,8 @@ pub(super) const SCALE: Case = scale::CASE;
 /// What is read; memory is as fast at its end as at its beginning, so more would tell no more.
 const MOST_BYTES: u64 = 64 << 20;
 const DISK_BYTES: u64 = 2 << 30;
+/// A file in memory is there as a whole.
+const FILE_BYTES: u64 = 512 << 20;
 const WARMUP: Duration = Duration::from_secs(1);
 /// A guest's first connection asks for addresses for seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,6 +69,27 @@ struct Conduct {
     disks: usize,
     /// Whether both sides wait for each other without sleeping, as rivals do that measure latency.
     spins: bool,
+    /// Whether the node has a file in memory, which it reads where it lies, instead of a block device.
+    memory: bool,
+}
+
+/// A node's file in memory, removed at the end.
+struct MemoryFile(PathBuf);
+
+impl MemoryFile {
+    /// Its name; the node makes it.
+    fn new() -> Self {
+        let path = PathBuf::from(format!("/dev/shm/forebay-bench-{}.img", std::process::id()));
+        // What another run under the same number left.
+        let _ = fs::remove_file(&path);
+        Self(path)
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// A node in memory, reached over a cable.
@@ -77,17 +101,26 @@ struct Ours {
     seconds: u64,
     random: Random,
     // Behind the node, which uses them.
-    disks: RamDisks,
+    disks: Option<RamDisks>,
+    _file: Option<MemoryFile>,
 }
 
 impl Ours {
-    /// Starts a node on a block device in memory, and brings a file onto it, all of which is compared.
+    /// Starts a node on a block device or file in memory, and brings a file onto it, all of which is compared.
     fn prepare(case: &Terms, setup: &Setup, conduct: Conduct) -> Result<(Self, Cable), Setback> {
         if setup.forebay.is_none() {
             return Err(Setback::Skipped("its rival is run beside a node only".to_owned()));
         }
         let Some(cable) = Cable::find() else { return Err(Setback::Skipped(needs_lab(case))) };
-        let disks = RamDisks::make(conduct.disks.max(1), DISK_BYTES)?;
+        let (disks, file, device) = if conduct.memory {
+            let file = MemoryFile::new();
+            let device = Backing::Memory(file.0.clone(), FILE_BYTES);
+            (None, Some(file), device)
+        } else {
+            let disks = RamDisks::make(conduct.disks.max(1), DISK_BYTES)?;
+            let device = Backing::Block(disks.path(0));
+            (Some(disks), None, device)
+        };
         let silo = setup.silo();
         make_directory(&silo)?;
         let path = silo.join(Setup::DATA_KEY);
@@ -98,7 +131,7 @@ impl Ours {
         let address = std::net::SocketAddr::new(cable.node.address, port);
         let plan = Plan {
             silos: vec![("data".to_owned(), silo)],
-            device: Some(disks.path(0)),
+            device: Some(device),
             rdma: Some(address),
             shards: setup.shards,
             spin_us: conduct.spins.then_some(SPIN_US),
@@ -115,13 +148,23 @@ impl Ours {
         };
         let endpoint = Endpoint::Rdma(address.to_string());
         let random = Random::new(3);
-        let ours = Self { node, endpoint, options, content, seconds: setup.seconds, random, disks };
+        let ours = Self {
+            node,
+            endpoint,
+            options,
+            content,
+            seconds: setup.seconds,
+            random,
+            disks,
+            _file: file,
+        };
         ours.compare_all(NAME)?;
         Ok((ours, cable))
     }
 
-    fn disk(&self, number: usize) -> PathBuf {
-        self.disks.path(number)
+    /// Those of a node that was asked to have some.
+    fn disks(&self) -> &RamDisks {
+        self.disks.as_ref().expect("a node on a block device")
     }
 
     /// One run, after which some blocks are compared.

@@ -45,8 +45,8 @@ struct Small {
 fn set_up(setup: &Setup, terms: Terms, verify: bool) -> Result<Contest, Setback> {
     let fio = Fio::find()?;
     let (ours, cable) = Ours::prepare(&terms, setup, Conduct { disks: 2, ..Conduct::default() })?;
-    ours.disks.fill(1, ours.content.len() as u64)?;
-    let nvmet = Nvmet::connect(&ours.disk(1), &cable)?;
+    ours.disks().fill(1, ours.content.len() as u64)?;
+    let nvmet = Nvmet::connect(&ours.disks().path(1), &cable)?;
     let depth = setup.depth.unwrap_or(DEPTH);
     let direction = Direction::Read;
     let shape = Shape { block_bytes: BLOCK_BYTES, depth, sessions: 1, verify, direction };

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -35,15 +35,40 @@ const BLKPBSZGET: libc::Ioctl = 0x127b;
 
 /// An open, exclusively locked file or block device.
 #[derive(Debug)]
-pub(super) struct OpenFile {
+pub(in crate::device) struct OpenFile {
     file: File,
     geometry: Geometry,
     direct: bool,
 }
 
 impl OpenFile {
-    /// Opens and locks `path`, and asks the kernel about it.
+    /// Opens and locks `path`, past the page cache where that can be, and asks the kernel about it.
     pub(super) fn open(path: &Path, options: &MediaOptions) -> Result<Self> {
+        Self::open_by(path, options, open_direct)
+    }
+
+    /// Opens and locks a file that is in the page cache and nowhere else.
+    pub(in crate::device) fn open_through_cache(
+        path: &Path,
+        options: &MediaOptions,
+    ) -> Result<Self> {
+        Self::open_by(path, options, |path, options, is_block_device| {
+            if is_block_device {
+                return Err(Kind::Unsupported.error(format!(
+                    "{} is a block device, and driver memory takes files of a tmpfs alone: use driver io_uring",
+                    path.display()
+                )));
+            }
+            let file = open(path, options, 0).map_err(|e| refused(path, options, e))?;
+            Ok((file, false))
+        })
+    }
+
+    fn open_by(
+        path: &Path,
+        options: &MediaOptions,
+        opener: impl Fn(&Path, &MediaOptions, bool) -> Result<(File, bool)>,
+    ) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(|e| refused(path, options, e))?;
         let block_device = metadata.file_type().is_block_device();
         if !block_device && !metadata.is_file() {
@@ -52,7 +77,7 @@ impl OpenFile {
                 path.display()
             )));
         }
-        let (mut file, direct) = open_direct(path, options, block_device)?;
+        let (mut file, direct) = opener(path, options, block_device)?;
         if !block_device {
             lock(&file, path, options)?;
             warn_if_sparse(path, &metadata);
@@ -86,7 +111,7 @@ impl OpenFile {
         Ok(Self { file, geometry, direct })
     }
 
-    pub(super) fn geometry(&self) -> Geometry {
+    pub(in crate::device) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
@@ -97,6 +122,16 @@ impl OpenFile {
 
     pub(super) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    pub(in crate::device) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

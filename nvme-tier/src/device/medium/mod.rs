@@ -2,13 +2,16 @@
 
 mod file;
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use extent::{Kind, Result};
 
-use self::file::OpenFile;
-pub(super) use self::file::{LARGEST_BLOCK_BYTES, device_block_bytes, lock, open_claimed, refused};
+pub(super) use self::file::{
+    LARGEST_BLOCK_BYTES, OpenFile, device_block_bytes, lock, open_claimed, refused,
+};
+use super::memory::{MemoryFile, is_in_memory};
 use super::nvme_disk::{NvmeBus, NvmeDisk};
 use super::passthrough::{Namespace, Nodes};
 use super::{Driver, Geometry, MediaOptions, PciName, Reach, Timeouts};
@@ -27,6 +30,7 @@ enum Reached {
     File(OpenFile),
     Passthrough(Namespace),
     Vfio(NvmeDisk),
+    Memory(Arc<MemoryFile>),
     /// Not there: whatever is asked of it is refused.
     Absent,
 }
@@ -87,6 +91,7 @@ impl Medium {
             Reached::File(file) => file.geometry(),
             Reached::Passthrough(namespace) => namespace.geometry(),
             Reached::Vfio(disk) => disk.geometry(),
+            Reached::Memory(file) => file.geometry(),
             Reached::Absent => NOTHING,
         }
     }
@@ -95,7 +100,10 @@ impl Medium {
     pub(super) fn is_direct(&self) -> bool {
         match &self.reached {
             Reached::File(file) => file.is_direct(),
-            Reached::Passthrough(_) | Reached::Vfio(_) | Reached::Absent => true,
+            // Its memory is no cache of anything.
+            Reached::Memory(_) | Reached::Passthrough(_) | Reached::Vfio(_) | Reached::Absent => {
+                true
+            }
         }
     }
 
@@ -106,6 +114,7 @@ impl Medium {
             Reached::File(_) => "io_uring, page cache",
             Reached::Passthrough(_) => "passthrough",
             Reached::Vfio(_) => "vfio",
+            Reached::Memory(_) => "memory",
             Reached::Absent => "absent",
         }
     }
@@ -119,7 +128,7 @@ impl Medium {
     pub(super) fn namespace(&self) -> Option<&Namespace> {
         match &self.reached {
             Reached::Passthrough(namespace) => Some(namespace),
-            Reached::File(_) | Reached::Vfio(_) | Reached::Absent => None,
+            Reached::File(_) | Reached::Vfio(_) | Reached::Memory(_) | Reached::Absent => None,
         }
     }
 
@@ -127,7 +136,17 @@ impl Medium {
     pub(super) fn disk(&self) -> Option<&NvmeDisk> {
         match &self.reached {
             Reached::Vfio(disk) => Some(disk),
-            Reached::File(_) | Reached::Passthrough(_) | Reached::Absent => None,
+            Reached::File(_) | Reached::Passthrough(_) | Reached::Memory(_) | Reached::Absent => {
+                None
+            }
+        }
+    }
+
+    /// The file, if it is in memory and read there.
+    pub(super) fn memory(&self) -> Option<&Arc<MemoryFile>> {
+        match &self.reached {
+            Reached::Memory(file) => Some(file),
+            Reached::File(_) | Reached::Passthrough(_) | Reached::Vfio(_) | Reached::Absent => None,
         }
     }
 
@@ -137,7 +156,7 @@ impl Medium {
             Reached::File(file) => file.descriptor(),
             Reached::Passthrough(namespace) => namespace.descriptor(),
             // A ring leaves its place empty.
-            Reached::Vfio(_) | Reached::Absent => -1,
+            Reached::Vfio(_) | Reached::Memory(_) | Reached::Absent => -1,
         }
     }
 }
@@ -156,12 +175,22 @@ fn open_path(
             (Reached::Passthrough(Namespace::open(nodes, options)?), None)
         }
         (Driver::Auto, Some(nodes)) => open_namespace(nodes, options)?,
-        (Driver::Auto, None) => (Reached::File(OpenFile::open(path, options)?), None),
+        (Driver::Auto, None) => open_file(path, options)?,
+        (Driver::Memory, _) => (Reached::Memory(Arc::new(MemoryFile::open(path, options)?)), None),
         (Driver::IoUring, nodes) => {
             let path = nodes.as_ref().map_or(path, Nodes::block);
             (Reached::File(OpenFile::open(path, options)?), None)
         }
     })
+}
+
+/// A file or block device through io_uring; of one in memory it is said that there is another way.
+fn open_file(path: &Path, options: &MediaOptions) -> Result<(Reached, Option<String>)> {
+    let file = OpenFile::open(path, options)?;
+    let why = is_in_memory(file.as_fd()).then(|| {
+        "driver memory, which reads a tmpfs where it lies, is not chosen unless named".to_owned()
+    });
+    Ok((Reached::File(file), why))
 }
 
 /// Passthrough if it works here, and else the block device, with the reason.
@@ -188,11 +217,12 @@ fn open_pci(
         Driver::Auto | Driver::Vfio => {
             Ok(Reached::Vfio(bus.open(name, reach.timeouts, options)?))
         }
-        driver @ (Driver::Passthrough | Driver::IoUring) => Err(Kind::Invalid.error(format!(
-            "{} is a PCI address, which driver {driver} does not take: name the namespace's \
+        driver @ (Driver::Passthrough | Driver::IoUring | Driver::Memory) => Err(Kind::Invalid
+            .error(format!(
+                "{} is a PCI address, which driver {driver} does not take: name the namespace's \
              /dev/nvmeXnY, or use driver vfio",
-            path.display()
-        ))),
+                path.display()
+            ))),
     }
 }
 

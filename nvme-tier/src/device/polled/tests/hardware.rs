@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::clock;
-use crate::device::mixed::MixedDevice;
+use crate::device::mixed::{Driven, MixedDevice};
 use crate::device::nvme_disk::{NvmeBus, NvmeDisk};
 use crate::device::{
     Command, Completion, Device, DeviceIndex, Location, MediaOptions, PciName, Timeouts, Token,
@@ -28,7 +28,7 @@ fn open(bus: &mut NvmeBus, name: &str) -> NvmeDisk {
 
 fn device(disk: &NvmeDisk, depth: usize) -> MixedDevice {
     let queue = disk.queue(depth).expect("a queue");
-    MixedDevice::new(None, vec![Some(queue)], vec![disk.geometry()])
+    MixedDevice::new(None, vec![Some(Driven::Polled(queue))], vec![disk.geometry()])
 }
 
 fn drain(device: &mut MixedDevice) -> Vec<Completion> {
