@@ -1,9 +1,9 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use extent::{Kind, Result};
+use extent::{Kind, NumberMap, Result};
 
 use crate::client::{Awaited, BUSY_PAUSES};
 use crate::file::Handle;
@@ -42,7 +42,7 @@ pub struct Batch {
     patience_ends: Instant,
     unsent: VecDeque<(usize, Fetch)>,
     /// The handles stay open while they are read.
-    sent: HashMap<Ticket, Sent>,
+    sent: NumberMap<Ticket, Sent>,
     ended: VecDeque<(usize, Fetched)>,
     count: usize,
 }
@@ -62,7 +62,7 @@ impl Batch {
             id: state.open_inbox(),
             patience_ends: clock::now() + client.options().timeout,
             count: unsent.len(),
-            sent: HashMap::with_capacity(unsent.len()),
+            sent: NumberMap::with_capacity_and_hasher(unsent.len(), Default::default()),
             unsent,
             ended: VecDeque::new(),
         };

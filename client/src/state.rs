@@ -1,6 +1,4 @@
-use std::collections::HashMap;
-
-use extent::{Kind, Result};
+use extent::{Kind, NumberMap, Result};
 
 use crate::Memory;
 use crate::session::{Completed, Session, Ticket};
@@ -12,9 +10,9 @@ const KEPT_BOUNCES: usize = 8;
 pub(crate) struct State {
     pub(crate) session: Session,
     /// Operations that somebody waits for.
-    mailbox: HashMap<Ticket, Place>,
+    mailbox: NumberMap<Ticket, Place>,
     /// What has ended of each batch that is under way.
-    inboxes: HashMap<BatchId, Vec<Completed>>,
+    inboxes: NumberMap<BatchId, Vec<Completed>>,
     next_batch: u64,
     /// Handles to close as soon as the session takes it.
     closing: Vec<u64>,
@@ -40,8 +38,8 @@ impl State {
     pub(crate) fn new(session: Session) -> Self {
         Self {
             session,
-            mailbox: HashMap::new(),
-            inboxes: HashMap::new(),
+            mailbox: NumberMap::default(),
+            inboxes: NumberMap::default(),
             next_batch: 0,
             closing: Vec::new(),
             bounces: Vec::new(),

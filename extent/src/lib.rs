@@ -8,6 +8,7 @@ pub mod codec;
 mod error;
 mod id;
 mod mistakes;
+mod numbers;
 mod proof;
 mod range;
 mod tenant;
@@ -16,6 +17,7 @@ pub mod wire;
 
 pub use error::{Error, Kind, Result};
 pub use id::{Attempt, Epoch, ExtentIndex, FileId, FileName, Generation};
+pub use numbers::{NumberHasher, NumberMap};
 pub use proof::Proof;
 pub use range::{ByteRange, Piece};
 pub use tenant::TenantName;

@@ -1,8 +1,7 @@
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use extent::wire::OpenMode;
-use extent::{FileName, Generation, Kind, Result};
+use extent::{FileName, Generation, Kind, NumberMap, Result};
 use rdma::Fabric;
 
 use super::plan::{OpenFile, Place, Plan, Visit, mix};
@@ -32,7 +31,7 @@ pub(super) struct Worker {
     missing: usize,
     stride: usize,
     /// When each operation under way began.
-    begun: HashMap<Ticket, Instant>,
+    begun: NumberMap<Ticket, Instant>,
     /// Operations left; without end if time decides.
     left: u64,
     runs_for: Option<Duration>,
@@ -129,7 +128,7 @@ impl Worker {
             free,
             missing: 0,
             stride,
-            begun: HashMap::with_capacity(load.depth),
+            begun: NumberMap::with_capacity_and_hasher(load.depth, Default::default()),
             left,
             runs_for,
             warmup: load.warmup,

@@ -186,7 +186,9 @@ impl Shard {
         // What is not polled yet keeps its place in the device's queue, and so bounds what waits.
         if self.completions.len() < BATCH {
             self.device.poll(&mut self.polled);
-            self.completions.extend(self.polled.drain(..));
+            if !self.polled.is_empty() {
+                self.completions.extend(self.polled.drain(..));
+            }
         }
         let (mut count, mut bytes) = (0, 0);
         while count < BATCH && bytes < BATCH_BYTES {

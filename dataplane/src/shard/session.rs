@@ -1,11 +1,9 @@
 //! What the node remembers of a connected client.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use extent::wire::{Command, Request as Capsule};
-use extent::{Kind, Result};
+use extent::{Kind, NumberMap, Result};
 use nvme_tier::FileGeneration;
 use rdma::{Fabric, SessionId};
 
@@ -16,27 +14,7 @@ const MAX_HANDLES: usize = 4096;
 
 /// A shard's sessions. Every request looks its session up several times, and the node numbers them
 /// itself, so that no client can choose ones that collide.
-pub(super) type Sessions = HashMap<SessionId, Session, BuildHasherDefault<NumberHasher>>;
-
-/// Spreads the numbers over all 64 bits by a multiplication (Knuth, volume 3, section 6.4).
-#[derive(Default)]
-pub(super) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_right(32);
-    }
-}
+pub(super) type Sessions = NumberMap<SessionId, Session>;
 
 /// One client's session.
 pub(super) struct Session {

@@ -1,6 +1,5 @@
 //! A session over RDMA, seen from the client.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -12,7 +11,7 @@ use extent::wire::{
     Command, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, REPLY_BYTES, Refusal, Reply, Request,
     Segment, Segments,
 };
-use extent::{Error, Kind, Proof, Result};
+use extent::{Error, Kind, NumberMap, Proof, Result};
 
 use crate::bugs::{self, Bug};
 use crate::sys::{self, Epoll};
@@ -47,8 +46,8 @@ pub struct VerbsChannel<P: Provider = RdmaCore> {
     // In this order: the queue pair goes before what it used.
     pair: P::QueuePair,
     send: SendQueue,
-    memory: HashMap<u32, P::MemoryRegion>,
-    devices: HashMap<u32, P::DeviceRegion>,
+    memory: NumberMap<u32, P::MemoryRegion>,
+    devices: NumberMap<u32, P::DeviceRegion>,
     queue: Arc<P::CompletionQueue>,
     domain: Arc<P::ProtectionDomain>,
     events: Arc<P::EventChannel>,
@@ -166,8 +165,8 @@ impl<P: Provider> VerbsChannel<P> {
         Ok(Self {
             pair,
             send: SendQueue::of_messages(0, depth),
-            memory: HashMap::new(),
-            devices: HashMap::new(),
+            memory: NumberMap::default(),
+            devices: NumberMap::default(),
             queue,
             domain,
             events,

@@ -14,7 +14,7 @@ use super::memory::ProtectionDomain;
 use super::provider::Provider;
 use super::rdma_core::RdmaCore;
 use super::receive::{Slots, post_to};
-use super::send_queue::{BATCH, MESSAGE_BYTES, Posting, Wire, Work};
+use super::send_queue::{BATCH, MESSAGE_BYTES, Posting, Postings, Wire, Work};
 
 /// How long the other side waits where it finds no receive: 0.64 ms (InfiniBand specification, volume
 /// 1, table 46); RDMA CM would have it wait for 655.
@@ -237,13 +237,14 @@ struct Entry {
 }
 
 impl Wire for QueuePair {
-    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
-        assert!(postings.len() <= BATCH, "{} work requests at once", postings.len());
+    fn post<'a>(&mut self, postings: impl Postings<'a>) -> (usize, Result<()>) {
+        let count = postings.len();
+        assert!(count <= BATCH, "{count} work requests at once");
         // Most lists are short, and the entries large: none is written that is not used.
         let mut list = [const { MaybeUninit::<Entry>::uninit() }; BATCH];
         let mut next = none();
-        for (posting, place) in postings.iter().zip(&mut list).rev() {
-            let entry = place.write(self.entry(posting));
+        for (posting, place) in postings.zip(&mut list[..count]).rev() {
+            let entry = place.write(self.entry(&posting));
             entry.request.sg_list = &raw mut entry.element;
             entry.request.next = next;
             next = &raw mut entry.request;
@@ -254,10 +255,10 @@ impl Wire for QueuePair {
         let failed = unsafe { ffi::post_send(self.as_ptr(), next, &raw mut bad) };
         let result = check(failed, "posting work requests");
         let taken = match &result {
-            Ok(()) => postings.len(),
+            Ok(()) => count,
             // It names the first that it did not take.
             Err(_) => {
-                let mut used = list[..postings.len()].iter();
+                let mut used = list[..count].iter();
                 used.position(|entry| entry.as_ptr().addr() == bad.addr()).unwrap_or(0)
             }
         };

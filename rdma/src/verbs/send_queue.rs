@@ -88,8 +88,16 @@ pub(super) struct Posting<'a> {
 /// What takes work requests: a queue pair, or a test.
 pub(super) trait Wire {
     /// Hands them over. How many it took, from the first on: all, or fewer and why.
-    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>);
+    fn post<'a>(&mut self, postings: impl Postings<'a>) -> (usize, Result<()>);
 }
+
+/// At most [`BATCH`] work requests, in order.
+pub(super) trait Postings<'a>:
+    DoubleEndedIterator<Item = Posting<'a>> + ExactSizeIterator
+{
+}
+
+impl<'a, I> Postings<'a> for I where I: DoubleEndedIterator<Item = Posting<'a>> + ExactSizeIterator {}
 
 /// A transfer whose memory came back.
 #[derive(Debug)]
@@ -104,12 +112,13 @@ pub(super) struct SendQueue {
     /// What completions are told apart by, in bits 32 to 62 of their ids.
     serial: u32,
     depth: u32,
-    waiting: VecDeque<Work>,
-    /// Messages among those.
-    messages: usize,
-    /// With the device, and the numbers of those.
-    posted: VecDeque<Work>,
+    /// First those that are with the device, then those that wait.
+    works: VecDeque<Work>,
+    /// How many are with the device, and the number of the first.
+    posted: u32,
     first_posted: u32,
+    /// Messages among those that wait.
+    messages: usize,
     unsignalled: u32,
     /// Those that somebody waits for and that have not ended.
     awaited: u32,
@@ -123,10 +132,10 @@ impl SendQueue {
         Self {
             serial,
             depth,
-            waiting: VecDeque::new(),
-            messages: 0,
-            posted: VecDeque::new(),
+            works: VecDeque::new(),
+            posted: 0,
             first_posted: 0,
+            messages: 0,
             unsignalled: 0,
             awaited: 0,
             signal_every: SIGNAL_EVERY,
@@ -144,15 +153,16 @@ impl SendQueue {
         self.messages += usize::from(work.is_message());
         self.awaited += u32::from(work.is_awaited());
         if bugs::is(Bug::ReplyOvertakes) && matches!(work, Work::Send(_)) {
-            return self.waiting.push_front(work);
+            return self.works.insert(self.posted as usize, work);
         }
-        self.waiting.push_back(work);
+        self.works.push_back(work);
     }
 
     /// Makes a message of the RDMA WRITE that was pushed last, if that is one of so many bytes which
     /// waits still. Whether it did.
     pub(super) fn attach(&mut self, message: u32, bytes: u64) -> bool {
-        match self.waiting.back_mut() {
+        let last = if self.waiting() == 0 { None } else { self.works.back_mut() };
+        match last {
             Some(Work::Write { from, immediate: immediate @ None, end: Some(_), .. })
                 if u64::from(from.length) == bytes =>
             {
@@ -167,70 +177,75 @@ impl SendQueue {
     /// Whether something goes on when a work request ends: more is posted then, what was read is used, or
     /// memory goes back that others wait for.
     pub(super) fn is_awaited(&self) -> bool {
-        self.awaited != 0 || !self.waiting.is_empty()
+        self.awaited != 0 || self.waiting() != 0
     }
 
     /// Whether more waits than a client that takes its replies could ever ask for.
     pub(super) fn is_overrun(&self) -> bool {
-        self.messages > MOST_MESSAGES || self.waiting.len() > MOST_WAITING
+        self.messages > MOST_MESSAGES || self.waiting() > MOST_WAITING
     }
 
     /// Whether nothing waits, and nothing is with the device.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.posted.is_empty()
+        self.works.is_empty()
     }
 
     /// Whether as much waits as the device would take.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= self.depth as usize
+        self.waiting() >= self.depth as usize
     }
 
     /// Whether something could be posted.
     pub(super) fn wants_to_post(&self) -> bool {
-        !self.waiting.is_empty() && self.posted() < self.depth
+        self.waiting() != 0 && self.posted < self.depth
     }
 
     /// Gives back memory that is not in use.
     pub(super) fn shrink(&mut self) {
-        self.waiting.shrink_to_fit();
-        self.posted.shrink_to_fit();
+        self.works.shrink_to_fit();
     }
 
     /// Bytes of memory that it has taken.
     pub(super) fn bytes(&self) -> usize {
-        (self.waiting.capacity() + self.posted.capacity()) * size_of::<Work>()
+        self.works.capacity() * size_of::<Work>()
     }
 
     /// Work requests with the device.
     pub(super) fn posted(&self) -> u32 {
-        u32::try_from(self.posted.len()).expect("no more than the depth")
+        self.posted
+    }
+
+    /// Work requests that wait.
+    fn waiting(&self) -> usize {
+        self.works.len() - self.posted as usize
     }
 
     /// Posts as many as there is room for, at most `most`. Returns how many.
     pub(super) fn post(&mut self, most: u32, wire: &mut impl Wire) -> Result<u32> {
         let mut total = 0;
         loop {
-            let room = (self.depth - self.posted()).min(most - total) as usize;
-            let count = self.waiting.len().min(room).min(BATCH);
+            let room = (self.depth - self.posted).min(most - total) as usize;
+            let count = self.waiting().min(room).min(BATCH);
             if count == 0 {
                 return Ok(total);
             }
-            let mut postings = Vec::with_capacity(count);
-            let mut number = self.first_posted.wrapping_add(self.posted());
-            for (index, work) in self.waiting.iter().take(count).enumerate() {
-                let is_last = self.is_prompt && index + 1 == count;
-                let signalled = is_last || self.unsignalled + 1 >= self.signal_every;
-                self.unsignalled = if signalled { 0 } else { self.unsignalled + 1 };
-                let id = u64::from(self.serial) << 32 | u64::from(number);
-                postings.push(Posting { id, signalled, work });
-                number = number.wrapping_add(1);
-            }
-            let (taken, result) = wire.post(&postings);
-            let sent = self.waiting.drain(..taken);
-            let messages = &mut self.messages;
-            self.posted.extend(sent.inspect(|work| {
-                *messages -= usize::from(work.is_message());
-            }));
+            let begin = self.posted as usize;
+            let number = self.first_posted.wrapping_add(self.posted);
+            let (serial, every) = (u64::from(self.serial) << 32, self.signal_every);
+            let (unsignalled, is_prompt) = (self.unsignalled, self.is_prompt);
+            let posting = |(index, work)| {
+                let place = u32::try_from(index).expect("within a batch");
+                let is_last = is_prompt && index + 1 == count;
+                let signalled = is_last || (unsignalled + place + 1).is_multiple_of(every);
+                Posting { id: serial | u64::from(number.wrapping_add(place)), signalled, work }
+            };
+            let works = self.works.range(begin..begin + count);
+            let (taken, result) = wire.post(works.enumerate().map(posting));
+            let after = unsignalled + u32::try_from(count).expect("a batch");
+            self.unsignalled = if is_prompt { 0 } else { after % every };
+            let left = self.works.range(begin..begin + taken);
+            self.messages -= left.filter(|work| work.is_message()).count();
+            self.posted += u32::try_from(taken).expect("a batch");
             total += u32::try_from(taken).expect("a batch");
             result?;
         }
@@ -240,24 +255,25 @@ impl SendQueue {
     pub(super) fn complete(&mut self, id: u64, ended: &mut Vec<Ended>) -> u32 {
         let number = u32::try_from(id & u64::from(u32::MAX)).expect("masked");
         let count = number.wrapping_sub(self.first_posted).wrapping_add(1);
-        if count > self.posted() {
+        if count > self.posted {
             // Nothing that is with the device: it completed before, or is no number of ours.
             return 0;
         }
-        let count = if bugs::is(Bug::AllEndWithOne) { self.posted() } else { count };
-        let awaited = &mut self.awaited;
-        self.posted.drain(..count as usize).for_each(|work| {
-            *awaited -= u32::from(work.is_awaited());
+        let count = if bugs::is(Bug::AllEndWithOne) { self.posted } else { count };
+        for _ in 0..count {
+            let Some(work) = self.works.pop_front() else { break };
+            self.awaited -= u32::from(work.is_awaited());
             work.end(ended);
-        });
+        }
+        self.posted -= count;
         self.first_posted = self.first_posted.wrapping_add(count);
         count
     }
 
     /// The queue pair is destroyed: everything ends, done or not.
     pub(super) fn end_all(&mut self, ended: &mut Vec<Ended>) {
-        self.awaited = 0;
-        self.posted.drain(..).chain(self.waiting.drain(..)).for_each(|work| work.end(ended));
+        (self.awaited, self.posted) = (0, 0);
+        self.works.drain(..).for_each(|work| work.end(ended));
     }
 }
 
@@ -294,16 +310,17 @@ mod tests {
     struct Tape(Vec<(u64, bool)>);
 
     impl Wire for Tape {
-        fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
-            self.0.extend(postings.iter().map(|posting| (posting.id, posting.signalled)));
-            (postings.len(), Ok(()))
+        fn post<'a>(&mut self, postings: impl Postings<'a>) -> (usize, Result<()>) {
+            let count = postings.len();
+            self.0.extend(postings.map(|posting| (posting.id, posting.signalled)));
+            (count, Ok(()))
         }
     }
 
     struct Cut;
 
     impl Wire for Cut {
-        fn post(&mut self, _: &[Posting<'_>]) -> (usize, Result<()>) {
+        fn post<'a>(&mut self, _: impl Postings<'a>) -> (usize, Result<()>) {
             (1, Err(Kind::Disconnected.error("cut")))
         }
     }

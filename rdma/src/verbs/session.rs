@@ -1,7 +1,5 @@
 //! One client's connection, seen from the node.
 
-use std::collections::VecDeque;
-
 use dma::{Source, Target};
 use extent::wire::{Reply, Segments};
 use extent::{Error, Kind, Result};
@@ -96,12 +94,15 @@ impl<P: Provider> Session<P> {
     pub(super) fn write(&mut self, transfer: &Transfer, local: Local, from: Source) {
         let token = transfer.token;
         let mut pieces = pieces(&transfer.segments, transfer.at, local);
-        let is_one = pieces.len() == 1;
-        let last = pieces.pop_back();
-        for (from, to) in pieces {
-            self.send.push(Work::Write { from, to, immediate: None, end: None });
+        let (mut last, mut is_one) = (pieces.next(), true);
+        for piece in pieces {
+            if let Some((from, to)) = last.replace(piece) {
+                self.send.push(Work::Write { from, to, immediate: None, end: None });
+            }
+            is_one = false;
         }
-        self.whole_write = (is_one && transfer.at == 0).then_some(transfer.tag);
+        let is_whole = is_one && last.is_some() && transfer.at == 0;
+        self.whole_write = is_whole.then_some(transfer.tag);
         // Not even an empty transfer is without an end.
         let (piece, to) = last.unwrap_or((Local { length: 0, ..local }, Remote::NOWHERE));
         let end = Some((token, from));
@@ -112,9 +113,11 @@ impl<P: Provider> Session<P> {
     pub(super) fn read(&mut self, transfer: &Transfer, local: Local, into: Target) {
         let token = transfer.token;
         let mut pieces = pieces(&transfer.segments, transfer.at, local);
-        let last = pieces.pop_back();
-        for (into, from) in pieces {
-            self.send.push(Work::Read { into, from, end: None });
+        let mut last = pieces.next();
+        for piece in pieces {
+            if let Some((into, from)) = last.replace(piece) {
+                self.send.push(Work::Read { into, from, end: None });
+            }
         }
         let (piece, from) = last.unwrap_or((Local { length: 0, ..local }, Remote::NOWHERE));
         self.send.push(Work::Read { into: piece, from, end: Some((token, into)) });
@@ -211,21 +214,19 @@ pub(super) enum Memory {
 }
 
 /// The parts of a transfer, each of one segment and not too long.
-fn pieces(segments: &Segments, at: u64, local: Local) -> VecDeque<(Local, Remote)> {
-    let mut pieces = VecDeque::new();
+fn pieces(segments: &Segments, at: u64, local: Local) -> impl Iterator<Item = (Local, Remote)> {
     let mut done = 0;
-    for segment in segments.slice(at, local.length.into()) {
-        let mut within = 0;
-        while within < segment.length {
+    segments.slice(at, local.length.into()).flat_map(move |segment| {
+        let begin = done;
+        done += u64::from(segment.length);
+        (0..segment.length.div_ceil(SLICE_BYTES)).map(move |number| {
+            let within = number * SLICE_BYTES;
             let length = (segment.length - within).min(SLICE_BYTES);
-            let mine = Local { address: local.address + u64::from(done), length, key: local.key };
-            let address = segment.address.wrapping_add(within.into());
-            pieces.push_back((mine, Remote { address, key: segment.key }));
-            within += length;
-            done += length;
-        }
-    }
-    pieces
+            let address = local.address + begin + u64::from(within);
+            let remote = segment.address.wrapping_add(within.into());
+            (Local { address, length, ..local }, Remote { address: remote, key: segment.key })
+        })
+    })
 }
 
 #[cfg(test)]
@@ -250,7 +251,8 @@ mod tests {
             let at = total * u64::from(cut.0) / 65_536;
             let length = (total - at) * u64::from(cut.1) / 65_535;
             let length = u32::try_from(length).expect("twelve million at most");
-            let pieces = pieces(&segments, at, Local { address: 7, length, key: 9 });
+            let local = Local { address: 7, length, key: 9 };
+            let pieces: Vec<_> = pieces(&segments, at, local).collect();
             // Where each byte should go, by walking through the segments.
             let place = |mut byte: u64| {
                 for segment in &list {

@@ -6,13 +6,12 @@ mod ending;
 mod hooks;
 mod unasked;
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use dma::{Region, Source, Target, Window};
 use extent::wire::{LONG_REQUEST_BYTES, REQUEST_BYTES, Reply, Segment};
-use extent::{Error, Kind, Result};
+use extent::{Error, Kind, NumberMap, Result};
 
 use crate::bugs::{self, Bug};
 use crate::slots::{Numbered, Slots};
@@ -57,9 +56,9 @@ pub struct VerbsTransport<P: Provider = RdmaCore> {
     tenants: Tenants<P>,
     nursery: Nursery<P>,
     /// Sessions by tenant and the number of their queue pair.
-    pairs: HashMap<(usize, u32), SessionId>,
+    pairs: NumberMap<(usize, u32), SessionId>,
     /// Sessions by the number of their id.
-    ids: HashMap<usize, SessionId>,
+    ids: NumberMap<usize, SessionId>,
     /// Sessions with something to post.
     turns: Turns,
     /// Sessions that have ended, but for their queue pairs, and why.
@@ -110,8 +109,8 @@ impl<P: Provider> VerbsTransport<P> {
             slots: Slots::new(base),
             tenants: Tenants::default(),
             nursery,
-            pairs: HashMap::new(),
-            ids: HashMap::new(),
+            pairs: NumberMap::default(),
+            ids: NumberMap::default(),
             turns: Turns::default(),
             dying: Vec::new(),
             news: Vec::new(),

@@ -16,7 +16,7 @@ use super::super::memory::Rights;
 use super::super::provider::{self, Provider};
 use super::super::queue_pair::Receives;
 use super::super::receive::{RECEIVE, Slots};
-use super::super::send_queue::{Posting, Wire, Work};
+use super::super::send_queue::{Posting, Postings, Wire, Work};
 use super::connection::IdRef;
 use super::device_region::SimDeviceRegion;
 use super::pair::{Inbound, Pair, Sending, SimWork};
@@ -416,8 +416,8 @@ impl provider::QueuePair<Simulated> for SimPair {
 }
 
 impl Wire for SimPair {
-    fn post(&mut self, postings: &[Posting<'_>]) -> (usize, Result<()>) {
-        let sending = |posting: &Posting<'_>| {
+    fn post<'a>(&mut self, postings: impl Postings<'a>) -> (usize, Result<()>) {
+        let sending = |posting: Posting<'_>| {
             let work = match posting.work {
                 Work::Write { from, to, immediate, .. } => {
                     SimWork::Write { from: *from, to: *to, immediate: *immediate }
@@ -427,9 +427,10 @@ impl Wire for SimPair {
             };
             Sending::new(posting.id, posting.signalled, work)
         };
-        let sends = postings.iter().map(sending).collect();
+        let count = postings.len();
+        let sends = postings.map(sending).collect();
         match lock(&self.domain.world).post_sends(self.pair, sends) {
-            Ok(()) => (postings.len(), Ok(())),
+            Ok(()) => (count, Ok(())),
             refused => (0, refused),
         }
     }
