@@ -174,7 +174,8 @@ mod tests {
     fn a_file_is_read() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("file");
-        nvme_tier::device::allocate_file(&path, 16 << 20, &mut |_, _| {}).expect("room");
+        nvme_tier::device::allocate_file(&path, 16 << 20, Driver::Auto, &mut |_, _| {})
+            .expect("room");
         let load = Load {
             path,
             driver: Driver::Auto,

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use dma::{HugePages, Pool, SizeClass, Target};
 use extent::{Kind, Result};
-use forebay_nvme_tier::device::{self, Command, DeviceIndex, Location, Media, MediaOptions, Token};
+use forebay_nvme_tier::device::{
+    self, Command, DeviceIndex, Driver, Location, Media, MediaOptions, Token,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -34,7 +36,7 @@ fn main() -> Result<()> {
     let arguments = arguments()?;
     if !arguments.path.exists() {
         let mut shown = 0;
-        device::allocate_file(&arguments.path, NEW_FILE_BYTES, &mut |done, all| {
+        device::allocate_file(&arguments.path, NEW_FILE_BYTES, Driver::Auto, &mut |done, all| {
             if done * 10 / all > shown {
                 shown = done * 10 / all;
                 println!("allocating: {shown}0 %");

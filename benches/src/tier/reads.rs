@@ -143,7 +143,8 @@ mod tests {
     /// A tier on a file, unless this kernel has no io_uring, or forbids it.
     fn filled(folder: &std::path::Path) -> Option<Filled> {
         let path = folder.join("tier");
-        nvme_tier::device::allocate_file(&path, 512 << 20, &mut |_, _| {}).expect("room");
+        nvme_tier::device::allocate_file(&path, 512 << 20, Driver::Auto, &mut |_, _| {})
+            .expect("room");
         match Filled::make(&path, Driver::IoUring) {
             Ok(filled) => Some(filled),
             Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => None,

@@ -87,7 +87,7 @@ fn format(args: &TierFormatArgs, output: Output) -> Result<FormatReport> {
                 path.display()
             )));
         };
-        create_file(path, size.0, output)?;
+        create_file(path, size.0, (*driver).into(), output)?;
     }
     let media = open(devices, *driver, MediaOptions::default())?;
     let mut device = media.queue(QUEUE_DEPTH)?;

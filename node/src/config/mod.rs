@@ -100,7 +100,7 @@ pub(crate) struct DeviceSection {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub(crate) enum DriverName {
-    /// The fastest that works.
+    /// The fastest that works and needs no naming.
     #[default]
     Auto,
     /// In user space, on a PCI function bound to vfio-pci.

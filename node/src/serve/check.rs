@@ -24,6 +24,7 @@ pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
             let media = Media::open_by(&[(device.path.clone(), device.reach)], options)?;
             drivers.push(Some(media.describe_driver(DeviceIndex(0))));
         } else {
+            nvme_tier::device::check_folder(&device.path, device.reach.driver)?;
             drivers.push(None);
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dataplane::DeviceStatus;
 use dma::{HugePages, Pool, SizeClass};
 use extent::{Error, Kind, Result};
-use nvme_tier::device::{DeviceIndex, Media, MediaOptions, Reach, allocate_file};
+use nvme_tier::device::{DeviceIndex, Driver, Media, MediaOptions, Reach, allocate_file};
 use nvme_tier::{Discard, Findings, FormatOptions, Ledger, RecoveryReport, Tier, TierOptions};
 
 use super::ready::Recovery;
@@ -203,7 +203,7 @@ fn create(settings: &Settings, output: Output) -> Result<()> {
     }
     for device in &settings.devices {
         let Some(bytes) = device.create_bytes.filter(|_| !device.absent) else { continue };
-        create_file(&device.path, bytes, output)?;
+        create_file(&device.path, bytes, device.reach.driver, output)?;
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ fn create(settings: &Settings, output: Output) -> Result<()> {
 ///
 /// # Errors
 /// As [`allocate_file`].
-pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()> {
+pub(crate) fn create_file(path: &Path, bytes: u64, driver: Driver, output: Output) -> Result<()> {
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".unfinished");
     let unfinished = PathBuf::from(unfinished);
@@ -225,7 +225,7 @@ pub(crate) fn create_file(path: &Path, bytes: u64, output: Output) -> Result<()>
     let mut meter = Meter::new(output, "creating tier");
     let word = path.display().to_string();
     let created =
-        allocate_file(&unfinished, bytes, &mut |done, all| meter.update(done, all, &word));
+        allocate_file(&unfinished, bytes, driver, &mut |done, all| meter.update(done, all, &word));
     meter.finish();
     created?;
     fs::rename(&unfinished, path).map_err(failed)?;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use std::time::Duration;
 use dma::{HugePages, Pool, SizeClass, Source};
 use extent::{Error, Kind, Result};
 
-use super::{Command, Completion, Device, DeviceIndex, Location, Media, MediaOptions, Token};
+use super::{
+    Command, Completion, Device, DeviceIndex, Driver, Location, Media, MediaOptions, Token, memory,
+};
 
 const CHUNK_BYTES: usize = 4 << 20;
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -22,13 +24,19 @@ const UNIT_BYTES: u64 = 64 << 10;
 
 /// Creates a file of `bytes` for a tier: allocated, then written with zeroes from end to end and
 /// made durable, so that the tier never meets a hole, a full file system or the price of a first
-/// write. Calls `progress` with the bytes done and the bytes in all. If it fails, no file is left.
+/// write. It is written by the driver that it is for. Calls `progress` with the bytes done and the bytes in all. If it fails, no file is left.
 ///
 /// # Errors
 /// [`Kind::Invalid`] if the file exists or `bytes` is not a multiple of 64 KiB;
-/// [`Kind::NoSpace`] if the file system has no room; [`Kind::NotFound`] or [`Kind::Denied`] for a
+/// [`Kind::Unsupported`] if that driver takes no file there; [`Kind::NoSpace`] if the file system has no room; [`Kind::NotFound`] or [`Kind::Denied`] for a
 /// folder that is not there or not writable; [`Kind::Io`].
-pub fn allocate_file(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+pub fn allocate_file(
+    path: &Path,
+    bytes: u64,
+    driver: Driver,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    check_folder(path, driver)?;
     if bytes == 0 || !bytes.is_multiple_of(UNIT_BYTES) {
         return Err(Kind::Invalid
             .error(format!("{bytes} bytes: a tier's file is a multiple of {UNIT_BYTES} bytes")));
@@ -40,7 +48,7 @@ pub fn allocate_file(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64, u64)
         .open(path)
         .map_err(|e| not_created(path, e))?;
     let made = reserve(&file, path, bytes)
-        .and_then(|()| fill(path, bytes, progress))
+        .and_then(|()| fill(path, bytes, driver, progress))
         .and_then(|()| make_durable(&file, path));
     if made.is_err()
         && let Err(error) = fs::remove_file(path)
@@ -48,6 +56,18 @@ pub fn allocate_file(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64, u64)
         tracing::warn!(path = %path.display(), %error, "an unfinished tier file was left behind");
     }
     made
+}
+
+/// Whether a file that is to be made there would suit its driver.
+///
+/// # Errors
+/// [`Kind::Unsupported`] if not; [`Kind::NotFound`] or what else keeps its folder from being looked at.
+pub fn check_folder(path: &Path, driver: Driver) -> Result<()> {
+    if driver != Driver::Memory {
+        return Ok(());
+    }
+    let folder = File::open(parent(path)).map_err(|e| not_created(path, e))?;
+    if memory::is_in_memory(folder.as_fd()) { Ok(()) } else { Err(memory::elsewhere(path)) }
 }
 
 fn not_created(path: &Path, error: io::Error) -> Error {
@@ -111,7 +131,7 @@ fn no_space(path: &Path, bytes: u64, free: Option<u64>, error: io::Error) -> Err
 }
 
 /// Bytes that this user may still take on the file's file system.
-fn free_bytes(file: &File) -> Option<u64> {
+pub(super) fn free_bytes(file: &File) -> Option<u64> {
     // SAFETY: all zeroes is a valid value of this plain C struct.
     let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open, and `found` is the struct that the call fills.
@@ -119,9 +139,10 @@ fn free_bytes(file: &File) -> Option<u64> {
     (status == 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-fn fill(path: &Path, bytes: u64, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+fn fill(path: &Path, bytes: u64, driver: Driver, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
     let options = MediaOptions { read_only: false, minimum_bytes: 0 };
-    let mut device = Media::open(&[path.to_owned()], options)?.queue(CHUNKS_IN_FLIGHT)?;
+    let mut device =
+        Media::open_by(&[(path.to_owned(), driver)], options)?.queue(CHUNKS_IN_FLIGHT)?;
     let class = SizeClass { bytes: CHUNK_BYTES, count: 1 };
     let zeroes = Pool::new(&[class], HugePages::Never)?.take(1).expect("a fresh pool's one buffer");
     // One buffer, which nobody writes, is the source of all writes in flight.
@@ -211,14 +232,16 @@ pub(super) mod tests {
         let file = TempFile::new("allocate");
         let bytes = 10 * (1 << 20) + (64 << 10);
         let mut seen = Vec::new();
-        allocate_file(file.path(), bytes, &mut |done, all| seen.push((done, all))).expect("room");
+        allocate_file(file.path(), bytes, Driver::Auto, &mut |done, all| seen.push((done, all)))
+            .expect("room");
         assert_eq!(seen.first(), Some(&(0, bytes)));
         assert_eq!(seen.last(), Some(&(bytes, bytes)));
         let metadata = fs::metadata(file.path()).expect("there");
         assert_eq!(metadata.len(), bytes);
         assert!(metadata.blocks() * 512 >= bytes, "no holes");
         assert!(fs::read(file.path()).expect("readable").iter().all(|byte| *byte == 0));
-        let error = allocate_file(file.path(), bytes, &mut |_, _| {}).expect_err("exists");
+        let error =
+            allocate_file(file.path(), bytes, Driver::Auto, &mut |_, _| {}).expect_err("exists");
         assert!(error.to_string().contains("exists and is not overwritten"), "{error}");
         assert_eq!(fs::metadata(file.path()).expect("still there").len(), bytes);
     }
@@ -226,14 +249,16 @@ pub(super) mod tests {
     #[test]
     fn too_much_is_refused_and_leaves_nothing() {
         let file = TempFile::new("too-much");
-        let error = allocate_file(file.path(), 1 << 43, &mut |_, _| {}).expect_err("8 TiB");
+        let error =
+            allocate_file(file.path(), 1 << 43, Driver::Auto, &mut |_, _| {}).expect_err("8 TiB");
         assert_eq!(error.kind(), Kind::NoSpace, "{error}");
         assert!(error.to_string().contains("are free"), "{error}");
         assert!(!file.path().exists());
-        let odd = allocate_file(file.path(), 4097, &mut |_, _| {}).expect_err("odd");
+        let odd = allocate_file(file.path(), 4097, Driver::Auto, &mut |_, _| {}).expect_err("odd");
         assert_eq!(odd.kind(), Kind::Invalid);
         let nowhere = file.path().join("no/such/folder");
-        let error = allocate_file(&nowhere, 1 << 16, &mut |_, _| {}).expect_err("no folder");
+        let error =
+            allocate_file(&nowhere, 1 << 16, Driver::Auto, &mut |_, _| {}).expect_err("no folder");
         assert_eq!(error.kind(), Kind::NotFound, "{error}");
     }
 }

@@ -8,7 +8,7 @@ use super::PciAddress;
 /// A way to reach a device.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Driver {
-    /// The fastest that works: VFIO for a PCI address, passthrough for a whole NVMe namespace where
+    /// The fastest that works and needs no naming: VFIO for a PCI address, passthrough for a whole NVMe namespace where
     /// the kernel has it and rights allow it, and `io_uring` for everything else.
     #[default]
     Auto,

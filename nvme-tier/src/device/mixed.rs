@@ -36,8 +36,8 @@ enum Route {
 /// A queue over all devices of a tier of which some are polled, or in memory.
 ///
 /// A polled device raises no interrupts. So a sleep is a real one only while nothing is in flight on
-/// any of them; else it lasts no longer than a device takes for a few commands. What memory was asked for is done
-/// at once, and waits to be polled.
+/// any of them; else it lasts no longer than a device takes for a few commands. What memory is asked for is done
+/// by the next poll.
 pub(super) struct MixedDevice {
     /// For those devices that the kernel drives; `None` if there are none.
     uring: Option<UringDevice>,
@@ -76,7 +76,7 @@ impl MixedDevice {
         Self { uring, polled, memory, routes, geometries, refused: Vec::new() }
     }
 
-    /// Commands that are over, and wait to be polled.
+    /// Commands that only wait to be polled.
     fn ripe(&self) -> usize {
         self.refused.len() + self.memory.iter().map(MemoryQueue::in_flight).sum::<usize>()
     }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use dma::{Region, RegionId, Source, Target};
 use extent::Result;
 
-pub use allocate::allocate_file;
+pub use allocate::{allocate_file, check_folder};
 pub use deallocation::Deallocation;
 pub use driver::{Driver, PciName};
 pub use media::{HealthWatch, Media, MediaOptions};

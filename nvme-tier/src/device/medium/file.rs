@@ -44,7 +44,13 @@ pub(in crate::device) struct OpenFile {
 impl OpenFile {
     /// Opens and locks `path`, past the page cache where that can be, and asks the kernel about it.
     pub(super) fn open(path: &Path, options: &MediaOptions) -> Result<Self> {
-        Self::open_by(path, options, open_direct)
+        let opened = Self::open_by(path, options, open_direct)?;
+        if let Ok(metadata) = opened.file.metadata()
+            && metadata.is_file()
+        {
+            warn_if_sparse(path, &metadata);
+        }
+        Ok(opened)
     }
 
     /// Opens and locks a file that is in the page cache and nowhere else.
@@ -80,7 +86,6 @@ impl OpenFile {
         let (mut file, direct) = opener(path, options, block_device)?;
         if !block_device {
             lock(&file, path, options)?;
-            warn_if_sparse(path, &metadata);
         }
         let block_bytes = match (block_device, direct) {
             (true, _) => device_block_bytes(&file, path)?,

@@ -4,12 +4,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use dma::{Source, Target};
 use extent::{Error, Kind, Result};
 
+use crate::device::allocate::free_bytes;
 use crate::device::medium::OpenFile;
 use crate::device::{Command, Geometry, MediaOptions, admit};
 
@@ -38,27 +40,28 @@ impl MemoryFile {
     pub(in crate::device) fn open(path: &Path, options: &MediaOptions) -> Result<Self> {
         let file = OpenFile::open_through_cache(path, options)?;
         if !is_in_memory(file.as_fd()) {
-            return Err(Kind::Unsupported.error(format!(
-                "{} is not in memory, and driver memory takes files of a tmpfs alone, /dev/shm or \
-                 another: name one there, or use driver io_uring",
-                path.display()
-            )));
+            return Err(elsewhere(path));
         }
-        // Nothing outlasts a power cut here, flushed or not.
-        let geometry = Geometry { volatile_cache: false, ..file.geometry() };
+        let geometry = file.geometry();
         let length = usize::try_from(geometry.capacity_bytes).map_err(|_| {
             Kind::Invalid.error(format!("{} is larger than what can be mapped", path.display()))
         })?;
-        fill_holes(file.file(), path, options)?;
+        if !options.read_only {
+            fill_holes(file.file(), path)?;
+        }
         let base = map(file.as_fd(), length)
             .map_err(|e| Error::io(format!("mapping {}", path.display()), e))?;
         let read_only = options.read_only;
         let mapped = Self { base, length, geometry, read_only, file };
-        mapped.keep_in_memory(path);
-        tracing::warn!(
-            path = %path.display(),
-            "this device is memory: what is on it outlasts the node, but not the machine's next boot"
-        );
+        mapped.populate(path)?;
+        if !read_only {
+            mapped.keep_in_memory(path);
+            tracing::warn!(
+                path = %path.display(),
+                "this device is memory: what is on it outlasts the node, but not the next boot of the machine, or \
+                 of the container that has this tmpfs"
+            );
+        }
         Ok(mapped)
     }
 
@@ -123,11 +126,29 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// Has its pages mapped, and kept from being swapped out.
+    /// Has all its pages found and mapped, by the kernel, which answers for what cannot be: a touch would end
+    /// this process.
+    fn populate(&self, path: &Path) -> Result<()> {
+        // SAFETY: it advises on a mapping that is ours.
+        let failed = unsafe {
+            libc::madvise(self.base.as_ptr().cast(), self.length, libc::MADV_POPULATE_READ)
+        };
+        if failed == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Linux before 5.14 has no such advice.
+            Some(libc::EINVAL) => Ok(()),
+            Some(libc::EFAULT | libc::ENOMEM) => Err(no_memory(path, self.length as u64, error)),
+            _ => Err(Error::io(format!("reading {}", path.display()), error)),
+        }
+    }
+
+    /// Has its pages kept from being swapped out.
     fn keep_in_memory(&self, path: &Path) {
-        let base = self.base.as_ptr().cast();
         // SAFETY: it locks a mapping that is ours.
-        if unsafe { libc::mlock(base, self.length) } == 0 {
+        if unsafe { libc::mlock(self.base.as_ptr().cast(), self.length) } == 0 {
             return;
         }
         let error = io::Error::last_os_error();
@@ -136,8 +157,6 @@ impl MemoryFile {
             %error,
             "this file may be swapped out, and reads of it wait then: raise the limit on locked memory (ulimit -l)"
         );
-        // SAFETY: it advises on a mapping that is ours. A kernel that declines changes nothing.
-        unsafe { libc::madvise(base, self.length, libc::MADV_POPULATE_READ) };
     }
 }
 
@@ -148,7 +167,16 @@ impl Drop for MemoryFile {
     }
 }
 
-/// Whether a file is in a tmpfs.
+/// What is said of a file that is in no tmpfs.
+pub(in crate::device) fn elsewhere(path: &Path) -> Error {
+    Kind::Unsupported.error(format!(
+        "{} is not in memory, and driver memory takes files of a tmpfs alone, /dev/shm or another: \
+         name one there, or use driver io_uring",
+        path.display()
+    ))
+}
+
+/// Whether a file or folder is in a tmpfs.
 pub(in crate::device) fn is_in_memory(file: BorrowedFd<'_>) -> bool {
     // SAFETY: all zeroes is a valid value of this plain C struct.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
@@ -158,31 +186,39 @@ pub(in crate::device) fn is_in_memory(file: BorrowedFd<'_>) -> bool {
 }
 
 /// Has a page for every byte of the file. What is there already stays.
-fn fill_holes(file: &File, path: &Path, options: &MediaOptions) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let failed = |e| Error::io(format!("asking {} for its size", path.display()), e);
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.blocks().saturating_mul(512) >= metadata.len() {
-        return Ok(());
-    }
-    if options.read_only {
-        return Err(Kind::Invalid.error(format!(
-            "{} has holes, which only a node or `forebay tier format` fills: use driver io_uring to read it",
-            path.display()
-        )));
+fn fill_holes(file: &File, path: &Path) -> Result<()> {
+    let doing = |e| Error::io(format!("allocating {}", path.display()), e);
+    let metadata = file.metadata().map_err(doing)?;
+    let missing = metadata.len().saturating_sub(metadata.blocks().saturating_mul(512));
+    if free_bytes(file).is_some_and(|free| free < missing) {
+        // Asked first: fallocate would take all there is before it finds that it does not suffice.
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        return Err(no_memory(path, metadata.len(), full));
     }
     let length = libc::off_t::try_from(metadata.len()).expect("a file's length is one");
-    // SAFETY: fallocate changes an open file and touches no memory of this process.
-    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
-        return Ok(());
+    loop {
+        // SAFETY: fallocate changes an open file and touches no memory of this process.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::ENOSPC | libc::ENOMEM) => {
+                return Err(no_memory(path, metadata.len(), error));
+            }
+            _ => return Err(doing(error)),
+        }
     }
-    let error = io::Error::last_os_error();
-    Err(Kind::NoSpace
+}
+
+fn no_memory(path: &Path, bytes: u64, error: io::Error) -> Error {
+    Kind::NoSpace
         .error(format!(
-            "there is no memory for all {length} bytes of {}: make it smaller, or its file system larger",
+            "there is no memory for all {bytes} bytes of {}: make it smaller, or its tmpfs larger",
             path.display()
         ))
-        .caused_by(error))
+        .caused_by(error)
 }
 
 fn map(file: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<u8>> {

@@ -5,12 +5,12 @@
 //!    page old or new, as every device does, and a file system without room answers instead of raising SIGBUS.
 //! 2. All of the file has its pages before the first command, and they stay in memory as far as limits allow: a
 //!    read waits for nothing.
-//! 3. Memory that a command owns is touched during its submission only.
+//! 3. Memory that a command owns is touched while the queue is polled only, and for so many bytes a poll.
 
 mod file;
 mod queue;
 
-pub(super) use file::{MemoryFile, is_in_memory};
+pub(super) use file::{MemoryFile, elsewhere, is_in_memory};
 pub(super) use queue::MemoryQueue;
 
 #[cfg(test)]

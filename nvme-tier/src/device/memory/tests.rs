@@ -1,4 +1,7 @@
+#![allow(unsafe_code)]
+
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +11,7 @@ use extent::{Kind, Result};
 use crate::device::allocate::tests::TempFile;
 use crate::device::{
     Command, Completion, Device, DeviceIndex, Driver, Location, Media, MediaOptions, Token,
+    allocate_file,
 };
 
 const BYTES: u64 = 1 << 20;
@@ -19,7 +23,9 @@ struct Scratch(PathBuf);
 impl Scratch {
     /// One of nothing but holes.
     fn new(name: &str) -> Self {
-        let path = PathBuf::from(format!("/dev/shm/forebay-{}-{name}", std::process::id()));
+        let path = PathBuf::from(format!("/dev/shm/forebay-{}-memory-{name}", std::process::id()));
+        // What another run under the same number left, which somebody may have open.
+        let _none = fs::remove_file(&path);
         File::create(&path).and_then(|file| file.set_len(BYTES)).expect("/dev/shm is there");
         Self(path)
     }
@@ -91,32 +97,90 @@ fn what_is_written_is_in_the_file_and_what_is_in_the_file_is_read() {
 #[test]
 fn holes_are_filled_before_they_are_met() {
     let file = Scratch::new("holes");
-    let refused = open(&file.0, true).expect_err("a reader fills none");
-    assert_eq!(refused.kind(), Kind::Invalid);
-    assert!(refused.to_string().contains("has holes"), "{refused}");
-    assert_eq!(fs::metadata(&file.0).expect("there").blocks(), 0);
+    // What is allocated past the end fills none of them.
+    let past = File::options().write(true).open(&file.0).expect("there");
+    let (offset, length) = (BYTES.try_into().expect("small"), BYTES.try_into().expect("small"));
+    // SAFETY: fallocate changes an open file and touches no memory of this process.
+    let failed =
+        unsafe { libc::fallocate(past.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, length) };
+    assert_eq!(failed, 0);
+    let blocks = || fs::metadata(&file.0).expect("there").blocks() * 512;
+    assert_eq!(blocks(), BYTES);
     drop(open(&file.0, false).expect("opens"));
-    assert_eq!(fs::metadata(&file.0).expect("there").blocks() * 512, BYTES);
-    open(&file.0, true).expect("there are none any more");
+    assert!(blocks() >= 2 * BYTES, "{}", blocks());
 }
 
 #[test]
-fn what_is_not_in_memory_is_refused_by_name() {
-    let file = TempFile::new("not-memory");
-    fs::write(file.path(), vec![0; 1 << 20]).expect("writable");
-    let disk = File::open(file.path()).expect("there");
-    // Where even that folder is in memory, a file of the source tree is asked.
-    let path = match super::is_in_memory(std::os::fd::AsFd::as_fd(&disk)) {
-        false => file.path().to_owned(),
-        true => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
-    };
+fn holes_are_read_as_zeroes() {
+    let file = Scratch::new("read-only");
+    let mut queue = open(&file.0, true).and_then(|media| media.queue(1)).expect("opens");
+    let completion = run(&mut *queue, read(&pool(), 4096));
+    completion.result.expect("read");
+    let Command::Read { into, .. } = completion.command else { panic!("it comes back") };
+    let buffer = into.into_buffer().expect("a buffer");
+    assert!(buffer.as_slice()[..BLOCK].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn too_large_a_file_is_refused_and_takes_nothing() {
+    let file = Scratch::new("too-large");
+    File::options().write(true).open(&file.0).and_then(|f| f.set_len(1 << 43)).expect("sparse");
+    let refused = open(&file.0, false).expect_err("8 TiB");
+    assert_eq!(refused.kind(), Kind::NoSpace);
+    assert!(refused.to_string().contains("make it smaller"), "{refused}");
+    assert_eq!(fs::metadata(&file.0).expect("there").blocks(), 0);
+}
+
+#[test]
+fn what_is_not_in_memory_is_refused_by_name_and_not_even_made() {
+    // This very program is on a disk.
+    let disk = std::env::current_exe().expect("it is known");
     let options = MediaOptions { read_only: true, minimum_bytes: 0 };
-    let refused = Media::open_by(&[(path, Driver::Memory)], options).expect_err("a disk's file");
-    assert!(matches!(refused.kind(), Kind::Unsupported | Kind::Invalid), "{refused}");
+    let named = [(disk.clone(), Driver::Memory)];
+    let refused = Media::open_by(&named, options).expect_err("a disk's file");
+    assert_eq!(refused.kind(), Kind::Unsupported);
+    assert!(refused.to_string().contains("takes files of a tmpfs"), "{refused}");
+    let beside = disk.with_extension("img");
+    let refused = allocate_file(&beside, 1 << 20, Driver::Memory, &mut |_, _| {});
+    assert_eq!(refused.expect_err("no tmpfs").kind(), Kind::Unsupported);
+    assert!(!beside.exists());
     let absent = open(Path::new("/dev/shm/forebay-none-such"), false).expect_err("absent");
     assert_eq!(absent.kind(), Kind::NotFound);
     let pci = open(Path::new("0000:00:04.0"), false).expect_err("a controller");
     assert!(pci.to_string().contains("driver memory does not take"), "{pci}");
+}
+
+#[test]
+fn it_is_made_without_a_ring() {
+    let file = Scratch::new("made");
+    fs::remove_file(&file.0).expect("there");
+    let mut told = 0;
+    allocate_file(&file.0, BYTES, Driver::Memory, &mut |done, _| told = done).expect("made");
+    assert_eq!(told, BYTES);
+    assert!(fs::metadata(&file.0).expect("there").blocks() * 512 >= BYTES);
+}
+
+#[test]
+fn a_poll_ends_after_so_many_bytes() {
+    let file = Scratch::new("turns");
+    let media = open(&file.0, false).expect("opens");
+    let mut queue = media.queue(8).expect("a queue");
+    let bytes = 192 << 10;
+    let class = SizeClass { bytes, count: 4 };
+    let pool = Pool::new(&[class], HugePages::Never).expect("room");
+    for number in 0..4 {
+        let buffer = pool.take(bytes).expect("a buffer");
+        let into = Target::Buffer(buffer, 0..bytes);
+        let command = Command::Read { at: at(0), into };
+        queue.submit(Token(number), command).expect("room");
+    }
+    let mut completions = Vec::new();
+    for done in [2, 4, 4] {
+        queue.poll(&mut completions);
+        assert_eq!((completions.len(), queue.in_flight()), (done, 4 - done));
+    }
+    let order: Vec<u64> = completions.iter().map(|completion| completion.token.0).collect();
+    assert_eq!(order, [0, 1, 2, 3]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::device::allocate::tests::TempFile;
-use crate::device::{Location, MediaOptions, allocate_file};
+use crate::device::{Driver, Location, MediaOptions, allocate_file};
 
 const BLOCK: usize = 4096;
 const FILE_BYTES: u64 = 1 << 20;
@@ -28,7 +28,7 @@ fn queue(files: &[&TempFile], read_only: bool, depth: usize) -> Result<UringDevi
 
 fn new_file(name: &str) -> TempFile {
     let file = TempFile::new(name);
-    allocate_file(file.path(), FILE_BYTES, &mut |_, _| {}).expect("room");
+    allocate_file(file.path(), FILE_BYTES, Driver::Auto, &mut |_, _| {}).expect("room");
     file
 }
 
