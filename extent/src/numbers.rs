@@ -27,7 +27,9 @@ impl Hasher for NumberHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_right(32);
+        // The lower half spreads upwards and the upper half downwards.
+        let (lower, upper) = (self.0 ^ number).carrying_mul(0x9E37_79B9_7F4A_7C15, 0);
+        self.0 = lower ^ upper;
     }
 
     fn write_usize(&mut self, number: usize) {
@@ -42,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    fn spread<K: Hash>(keys: impl Iterator<Item = K>) -> (usize, usize) {
+    fn spread<K: Hash>(keys: impl Iterator<Item = K>) -> (usize, usize, usize) {
         let hash = |key: K| {
             let mut hasher = NumberHasher::default();
             key.hash(&mut hasher);
@@ -51,19 +53,23 @@ mod tests {
         let all: HashSet<u64> = keys.map(hash).collect();
         // What a table of so many places looks at: the lowest bits, and the highest seven.
         let low: HashSet<u64> = all.iter().map(|hash| hash & 1023).collect();
-        (all.len(), low.len())
+        let high: HashSet<u64> = all.iter().map(|hash| hash >> 57).collect();
+        (all.len(), low.len(), high.len())
     }
 
     #[test]
     fn numbers_in_a_row_pairs_and_addresses_are_spread() {
-        for (different, low) in [
+        for (different, low, high) in [
             spread(0..1024u64),
             spread((0..1024u32).map(|n| n << 16)),
             spread((0..1024usize).map(|n| 0x7f00_0000_0000 + (n << 6))),
             spread((0..1024u32).map(|n| (n as usize % 4, n))),
+            spread((0..1024u64).map(|n| n << 48)),
+            spread((0..1024u64).map(|n| n << 54)),
         ] {
             assert_eq!(different, 1024);
             assert!(low > 512, "{low}");
+            assert!(high > 100, "{high}");
         }
     }
 }

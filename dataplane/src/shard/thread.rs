@@ -25,9 +25,8 @@ pub(crate) fn run(mut shard: Shard, spin_ns: Option<u64>) {
             }
             continue;
         }
-        if now - *idle_since.get_or_insert(now) < patience.spin_ns() {
-            std::hint::spin_loop();
-        } else {
+        // Without a pause between two looks: it takes longer than what a look finds may wait.
+        if now - *idle_since.get_or_insert(now) >= patience.spin_ns() {
             shard.sleep();
         }
     }

@@ -256,10 +256,11 @@ impl Wire for QueuePair {
         let result = check(failed, "posting work requests");
         let taken = match &result {
             Ok(()) => count,
-            // It names the first that it did not take.
+            // It names the first that it did not take. One that names none may have taken all before the device could
+            // be told: their completions need places.
             Err(_) => {
                 let mut used = list[..count].iter();
-                used.position(|entry| entry.as_ptr().addr() == bad.addr()).unwrap_or(0)
+                used.position(|entry| entry.as_ptr().addr() == bad.addr()).unwrap_or(count)
             }
         };
         (taken, result)

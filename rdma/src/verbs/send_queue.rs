@@ -317,11 +317,12 @@ mod tests {
         }
     }
 
-    struct Cut;
+    /// Takes so many of a list, and fails at the next.
+    struct Cut(usize);
 
     impl Wire for Cut {
         fn post<'a>(&mut self, _: impl Postings<'a>) -> (usize, Result<()>) {
-            (1, Err(Kind::Disconnected.error("cut")))
+            (self.0, Err(Kind::Disconnected.error("cut")))
         }
     }
 
@@ -444,9 +445,27 @@ mod tests {
         let pool = pool.expect("memory");
         let mut queue = SendQueue::new(1, 8);
         queue.push(write(5, pool.take(1).expect("free")));
-        queue.post(8, &mut Cut).expect_err("cut");
+        queue.post(8, &mut Cut(1)).expect_err("cut");
         let mut ended = Vec::new();
         queue.end_all(&mut ended);
         assert_eq!(tokens(&ended), [5]);
+    }
+
+    #[test]
+    fn of_a_list_that_fails_halfway_the_first_are_the_devices_and_the_others_wait() {
+        let pool = Pool::new(&[SizeClass { bytes: 4096, count: 3 }], HugePages::Never);
+        let pool = pool.expect("memory");
+        let mut queue = SendQueue::new(1, 8);
+        (5..8).for_each(|token| queue.push(write(token, pool.take(1).expect("free"))));
+        assert!(queue.attach(7, 1), "the last write carries a message");
+        queue.post(8, &mut Cut(1)).expect_err("cut");
+        assert_eq!((queue.posted(), queue.waiting(), queue.messages), (1, 2, 1));
+        let (mut tape, mut ended) = (Tape::default(), Vec::new());
+        queue.post(8, &mut tape).expect("posts the others");
+        assert_eq!((queue.posted(), queue.waiting(), queue.messages), (3, 0, 0));
+        assert_eq!(queue.complete(tape.0[0].0, &mut ended), 2);
+        assert_eq!(tokens(&ended), [5, 6]);
+        queue.end_all(&mut ended);
+        assert_eq!(tokens(&ended), [5, 6, 7]);
     }
 }
