@@ -25,8 +25,9 @@ pub(crate) fn run(mut shard: Shard, spin_ns: Option<u64>) {
             }
             continue;
         }
-        // Without a pause between two looks: it takes longer than what a look finds may wait.
-        if now - *idle_since.get_or_insert(now) >= patience.spin_ns() {
+        if now - *idle_since.get_or_insert(now) < patience.spin_ns() {
+            std::hint::spin_loop();
+        } else {
             shard.sleep();
         }
     }
