@@ -168,6 +168,8 @@ impl Session {
     fn try_poll(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         let mut replies = std::mem::take(&mut self.replies);
+        // For all at once: how many come together is chance, and nothing grows by chance.
+        replies.reserve(self.requests.len());
         // Replies that came before the channel failed still count.
         let outcome = channel.poll(&mut replies);
         let heard = !replies.is_empty();

@@ -22,6 +22,8 @@ impl<T> Slab<T> {
     pub(super) fn insert(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
+            // All of them may be free at once; nothing is allocated when they become so.
+            self.free.reserve(self.entries.len());
             self.entries.len() - 1
         });
         self.entries[index] = Some(make(index));

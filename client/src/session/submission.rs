@@ -157,6 +157,10 @@ impl Session {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let transfer = Transfer::new(ticket, operation, memory, within);
-        (ticket, self.transfers.insert(|_| transfer))
+        let index = self.transfers.insert(|_| transfer);
+        // How many wait or end at a time is chance: room for all is made here, and never later.
+        self.unsent.reserve(self.transfers.len().saturating_sub(self.unsent.len()));
+        self.completed.reserve(self.transfers.len());
+        (ticket, index)
     }
 }

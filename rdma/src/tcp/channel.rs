@@ -11,7 +11,7 @@ use extent::wire::{
     Command, DataHeader, Downstream, LONG_REQUEST_BYTES, MAX_CREDITS, MAX_SEGMENTS, REPLY_BYTES,
     Reply, Request, Segment, Segments,
 };
-use extent::{Error, Kind, Proof, Result};
+use extent::{Error, Kind, NumberMap, Proof, Result};
 
 use crate::sys::{self, Incoming};
 use crate::{Channel, Fabric};
@@ -32,7 +32,7 @@ const REPLY_TURN_BYTES: usize = 128 << 10;
 pub struct TcpChannel {
     stream: TcpStream,
     regions: HashMap<u32, Arc<Region>>,
-    waiting: HashMap<u32, Waiting>,
+    waiting: NumberMap<u32, Waiting>,
     input: Input,
     output: Output<()>,
     /// The rest of a DATA frame that is arriving, a piece for each segment it touches.
@@ -91,7 +91,7 @@ impl TcpChannel {
         Self {
             stream,
             regions: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: NumberMap::default(),
             input: Input::new(),
             output: Output::new(),
             arriving: Vec::with_capacity(MAX_SEGMENTS),
@@ -300,6 +300,8 @@ impl Channel for TcpChannel {
             }
         }
         let total = segments.total_bytes();
+        // Twice the room: marks that removed requests leave in the map are then cleared in place.
+        self.waiting.reserve(self.waiting.len() + 1);
         self.waiting.insert(request.tag, Waiting { memory, is_read, total, received: 0 });
         Ok(())
     }

@@ -171,8 +171,8 @@ impl<P: Provider> VerbsChannel<P> {
             domain,
             events,
             epoll,
-            completions: Vec::new(),
-            free_receives: Vec::new(),
+            completions: Vec::with_capacity(2 * replies as usize),
+            free_receives: Vec::with_capacity(replies as usize),
             polls: 0,
             over: None,
         })
