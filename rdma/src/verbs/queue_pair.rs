@@ -133,6 +133,41 @@ impl QueuePair {
         check(failed, "changing a queue pair")
     }
 
+    /// Has a device forget a key, as no node does: this side's device, or the other side's by a message.
+    #[cfg(test)]
+    pub(super) fn invalidate(
+        &self,
+        key: u32,
+        message: Option<super::send_queue::Local>,
+    ) -> Result<()> {
+        let opcode = match message {
+            Some(_) => ffi::IBV_WR_SEND_WITH_INV,
+            None => ffi::IBV_WR_LOCAL_INV,
+        };
+        let mut element = message.map(|local| ffi::ibv_sge {
+            addr: local.address,
+            length: local.length,
+            lkey: local.key,
+        });
+        let mut request = ffi::ibv_send_wr {
+            wr_id: 0,
+            next: none(),
+            sg_list: element.as_mut().map_or(none(), |element| &raw mut *element),
+            num_sge: i32::from(message.is_some()),
+            opcode,
+            send_flags: ffi::IBV_SEND_SIGNALED,
+            // The same place of a union.
+            imm_data: key,
+            remote_addr: 0,
+            rkey: 0,
+            rest: [0; 9],
+        };
+        let mut bad = none();
+        // SAFETY: the request and its element live until this returns, and the caller keeps its memory.
+        let failed = unsafe { ffi::post_send(self.as_ptr(), &raw mut request, &raw mut bad) };
+        check(failed, "posting work requests")
+    }
+
     fn as_ptr(&self) -> *mut ffi::ibv_qp {
         // SAFETY: the id is live, and has its queue pair until this is dropped.
         unsafe { (*self.id.as_ptr()).qp }

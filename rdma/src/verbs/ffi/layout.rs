@@ -84,7 +84,7 @@ fn sizes() -> Vec<(&'static str, usize)> {
 }
 
 /// Constants and what they are called in C.
-const CONSTANTS: [(&str, i64); 33] = [
+const CONSTANTS: [(&str, i64); 35] = [
     ("IBV_QPT_RC", IBV_QPT_RC as i64),
     ("IBV_QP_STATE", IBV_QP_STATE as i64),
     ("IBV_QP_ACCESS_FLAGS", IBV_QP_ACCESS_FLAGS as i64),
@@ -96,6 +96,8 @@ const CONSTANTS: [(&str, i64); 33] = [
     ("IBV_SEND_SOLICITED", IBV_SEND_SOLICITED as i64),
     ("IBV_WC_WITH_IMM", IBV_WC_WITH_IMM as i64),
     ("IBV_WR_RDMA_READ", IBV_WR_RDMA_READ as i64),
+    ("IBV_WR_LOCAL_INV", IBV_WR_LOCAL_INV as i64),
+    ("IBV_WR_SEND_WITH_INV", IBV_WR_SEND_WITH_INV as i64),
     ("IBV_SEND_SIGNALED", IBV_SEND_SIGNALED as i64),
     ("IBV_SEND_INLINE", IBV_SEND_INLINE as i64),
     ("IBV_ACCESS_LOCAL_WRITE", IBV_ACCESS_LOCAL_WRITE as i64),

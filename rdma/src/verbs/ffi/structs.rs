@@ -227,6 +227,10 @@ pub(in crate::verbs) const IBV_WR_RDMA_WRITE: c_uint = 0;
 pub(in crate::verbs) const IBV_WR_RDMA_WRITE_WITH_IMM: c_uint = 1;
 pub(in crate::verbs) const IBV_WR_SEND: c_uint = 2;
 pub(in crate::verbs) const IBV_WR_RDMA_READ: c_uint = 4;
+#[cfg(test)]
+pub(in crate::verbs) const IBV_WR_LOCAL_INV: c_uint = 7;
+#[cfg(test)]
+pub(in crate::verbs) const IBV_WR_SEND_WITH_INV: c_uint = 9;
 pub(in crate::verbs) const IBV_SEND_SIGNALED: c_uint = 1 << 1;
 pub(in crate::verbs) const IBV_SEND_SOLICITED: c_uint = 1 << 2;
 pub(in crate::verbs) const IBV_SEND_INLINE: c_uint = 1 << 3;

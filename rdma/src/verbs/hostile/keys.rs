@@ -165,3 +165,40 @@ fn requests_reach_the_memory_of_whoever_sends_them_while_it_is_theirs_and_no_oth
     assert_eq!(victim.seen.closed.load(Ordering::Acquire), cases.len() + 1);
     assert!(owner.is_untouched() && victim.is_untouched());
 }
+
+#[test]
+#[ignore = "needs RDMA devices: runs in the lab"]
+fn whoever_takes_keys_back_takes_nobody_elses() {
+    let (victim, proofs) = two_tenants();
+    let let_in =
+        |who: usize| Intruder::with_proof(victim.address, proofs[who].clone()).expect("let in");
+    let mut bystanders = [let_in(0), let_in(1)];
+    let keys = ["a", "b"].map(|tenant| victim.key_of(tenant));
+    let mut written = 0;
+    let mut serves_both = |victim: &Victim| {
+        for bystander in &mut bystanders {
+            let (address, key) = (bystander.address(), bystander.key());
+            bystander.ask_for(HONEST, address, key);
+            written += 1;
+            reaches(&victim.seen.written, written);
+        }
+    };
+    serves_both(&victim);
+    // The node's, by a message, of either tenant by either.
+    for (who, key) in [(0, keys[0]), (0, keys[1]), (1, keys[0]), (1, keys[1])] {
+        let intruder = let_in(who);
+        assert!(intruder.invalidate(key, true).is_some(), "the device has sent it");
+        serves_both(&victim);
+    }
+    // One's own: a device that does so (soft-RoCE does not, since no work request made that key) knows it no more.
+    let mut intruder = let_in(1);
+    let (address, key) = (intruder.address(), intruder.key());
+    if intruder.invalidate(key, false) == Some(WorkStatus::SUCCESS) {
+        let unwritten = victim.seen.unwritten.load(Ordering::Acquire);
+        intruder.ask_for(HONEST, address, key);
+        reaches(&victim.seen.unwritten, unwritten + 1);
+    }
+    assert!(intruder.is_untouched());
+    serves_both(&victim);
+    assert!(victim.is_untouched());
+}

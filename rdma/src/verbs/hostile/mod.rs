@@ -137,6 +137,14 @@ impl Intruder {
         assert_eq!(sent, WorkStatus::SUCCESS);
     }
 
+    /// Has a device forget a key: its own, or the node's by a message of 64 bytes. Says how that ended; `None` if the
+    /// device did not even begin.
+    fn invalidate(&self, key: u32, at_node: bool) -> Option<WorkStatus> {
+        let message = at_node.then(|| self.local());
+        self.pair.invalidate(key, message).ok()?;
+        Some(self.next_completion().status)
+    }
+
     /// Posts one work request and says how it ended.
     fn try_out(&mut self, work: Work) -> WorkStatus {
         self.send.push(work);
