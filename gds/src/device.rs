@@ -129,12 +129,11 @@ impl Stream {
     /// # Errors
     /// [`Kind::Busy`] if that takes longer than `patience`; what went wrong in the stream.
     pub fn finish(&self, patience: Duration) -> Result<()> {
-        let event = self.device.event()?;
-        event.record(self)?;
+        let mark = self.mark()?;
         let deadline = clock::now() + patience;
         let mut pause = Pause::new();
         loop {
-            if event.progress()? == Progress::Done {
+            if mark.is_past()? {
                 return Ok(());
             }
             if clock::now() >= deadline {
@@ -145,6 +144,16 @@ impl Stream {
             }
             pause.once_more();
         }
+    }
+
+    /// Marks what is queued in it now, to be looked at later whether that is done.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub fn mark(&self) -> Result<Mark> {
+        let event = self.device.event()?;
+        event.record(self)?;
+        Ok(Mark(event))
     }
 
     /// Makes what is queued from now on wait for what `event` last marked.
@@ -163,7 +172,21 @@ impl Drop for Stream {
     }
 }
 
-/// A mark in a stream.
+/// How far a stream was queued once.
+#[derive(Debug)]
+pub struct Mark(Event);
+
+impl Mark {
+    /// Whether everything before it is done. Never waits.
+    ///
+    /// # Errors
+    /// What went wrong in the stream.
+    pub fn is_past(&self) -> Result<bool> {
+        Ok(self.0.progress()? == Progress::Done)
+    }
+}
+
+/// A mark in a stream, which may be set again.
 #[derive(Debug)]
 pub(crate) struct Event {
     device: Device,

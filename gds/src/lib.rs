@@ -36,7 +36,7 @@ pub const SEEDED_BUGS: bool = cfg!(feature = "seeded-bugs");
 pub use api::{DeviceInfo, DevicePointer};
 pub use cuda::{CudaDriver, CudaState};
 pub use cufile::{CuFile, CuFileInfo, LocalFile, LocalRead, Registration, Transfer};
-pub use device::{Device, Stream};
+pub use device::{Device, Mark, Stream};
 pub use export::Allocation;
 pub use ladder::{Ladder, Path, Policy, Verdict, Wire};
 pub use memory::{DeviceMemory, DeviceSpan};

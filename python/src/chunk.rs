@@ -20,6 +20,7 @@ pub(crate) struct Done {
 }
 
 /// What one request moves.
+#[derive(Default)]
 pub(crate) struct Chunk {
     /// In the slab, in foreign memory, or in a GPU's.
     pub(crate) start: usize,
@@ -28,6 +29,8 @@ pub(crate) struct Chunk {
     pub(crate) memory: Memory,
     /// If that is a piece of a GPU's ring.
     pub(crate) lent: Option<Lent>,
+    /// Whether the node writes into a GPU's memory: then there is no memory of the host's.
+    pub(crate) is_direct: bool,
 }
 
 /// See [`crate::transfer::Transfer::next`].

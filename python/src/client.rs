@@ -6,7 +6,7 @@ use std::time::Duration;
 use client::device::DeviceOptions;
 use client::{Endpoint, Options, Session};
 use extent::wire::{OpenBody, OpenMode};
-use extent::{FileName, Generation, Kind, Proof};
+use extent::{FileName, Generation, Proof};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -60,9 +60,9 @@ impl Client {
         let kept = options.map_or_else(|| Ok(PyDict::new(py)), |options| options.copy())?;
         let parsed = parse_options(&kept)?;
         let (parsed, gpus) = parsed;
-        let timeout = parsed.timeout;
+        let (timeout, verifies) = (parsed.timeout, parsed.verify);
         let place: Endpoint = endpoint.parse().raise(py)?;
-        let start = move || Engine::start(place.session(&parsed)?, timeout, gpus);
+        let start = move || Engine::start(place.session(&parsed)?, timeout, verifies, gpus);
         let engine = wait::apart(py, start)?;
         let options = kept.unbind();
         Ok(Self { engine: Here::new(engine), endpoint: endpoint.to_owned(), options })
@@ -119,21 +119,26 @@ impl Client {
     fn gpu<'py>(&self, py: Python<'py>, number: usize) -> PyResult<Bound<'py, PyDict>> {
         let engine = self.engine(py)?;
         let here = Arc::clone(engine);
-        let (device, (path, ladder, stats, under_way)) = wait::apart(py, move || {
-            let device = here.gpu(number)?;
-            let looked = here.look_at(number);
-            looked.map(|looked| (device, looked)).ok_or_else(|| Kind::Io.error("it has no ring"))
+        let (gpu, look) = wait::apart(py, move || {
+            let gpu = here.gpus().make(&here, number)?;
+            let look = gpu.look(&here);
+            Ok((gpu, look))
         })?;
+        let (device, stats) = (gpu.device.info(), look.ring);
         let said = PyDict::new(py);
-        said.set_item("name", &device.info().name)?;
-        said.set_item("memory_bytes", device.info().memory_bytes)?;
-        said.set_item("path", path.name())?;
-        said.set_item("ladder", gpu::rungs(&ladder))?;
+        said.set_item("name", &device.name)?;
+        said.set_item("memory_bytes", device.memory_bytes)?;
+        said.set_item("path", look.path.name())?;
+        said.set_item("ladder", gpu::rungs(&look.ladder))?;
+        said.set_item("direct_reads", look.count.reads)?;
+        said.set_item("direct_bytes", look.count.bytes)?;
+        said.set_item("registered", look.direct.registered)?;
+        said.set_item("proofs", look.direct.proofs)?;
         said.set_item("ring_bytes", stats.slots * stats.slot_bytes)?;
         said.set_item("pinned_bytes", stats.pinned_bytes)?;
         said.set_item("peak_pinned_bytes", stats.peak_pinned_bytes)?;
         said.set_item("copies", stats.copies)?;
-        said.set_item("copies_under_way", under_way)?;
+        said.set_item("copies_under_way", look.under_way)?;
         said.set_item("copied_bytes", stats.copied_bytes)?;
         said.set_item("failures", stats.failures)?;
         Ok(said)

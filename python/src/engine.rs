@@ -6,20 +6,19 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use client::device::{Device, DeviceOptions, Ladder, Path, RingStats, Staging};
-use client::{Completed, Memory, Session};
+use client::device::DeviceOptions;
+use client::{Memory, Session};
 use dma::Region;
 use extent::{Kind, Result};
 use rdma::Fabric;
 
 use crate::clock;
-use crate::gpu::missing;
+use crate::gpus::Gpus;
 use crate::lock::Mutex;
 use crate::pump::{self, Bell};
 use crate::slab::Slab;
-use crate::staged::Staged;
 use crate::state::State;
 use crate::transfer::Transfer;
 
@@ -44,13 +43,9 @@ pub(crate) struct Engine {
     /// Handles to give back.
     closing: Mutex<Vec<u64>>,
     buffers: Mutex<Buffers>,
-    /// GPUs that have a ring.
-    gpus: Mutex<BTreeMap<usize, Device>>,
-    /// Held while one is made.
-    making: Mutex<()>,
+    gpus: Gpus,
     fabric: Fabric,
     timeout: Duration,
-    device_options: DeviceOptions,
 }
 
 /// Buffers by the addresses that they begin at.
@@ -94,6 +89,10 @@ impl Handle {
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 impl Drop for Handle {
@@ -113,6 +112,7 @@ impl Engine {
     pub(crate) fn start(
         session: Session,
         timeout: Duration,
+        verifies: bool,
         device_options: DeviceOptions,
     ) -> Result<Arc<Self>> {
         let bell = Arc::new(Bell::default());
@@ -126,10 +126,8 @@ impl Engine {
             bell: Arc::clone(&bell),
             closing: Mutex::default(),
             buffers: Mutex::default(),
-            gpus: Mutex::default(),
-            making: Mutex::default(),
+            gpus: Gpus::new(verifies, device_options),
             timeout,
-            device_options,
         });
         pump::start(&engine, bell)?;
         Ok(engine)
@@ -193,37 +191,9 @@ impl Engine {
         memory.into_iter().for_each(|memory| state.session.release(memory));
     }
 
-    /// A GPU that has a ring already.
-    pub(crate) fn known_gpu(&self, ordinal: usize) -> Option<Device> {
-        self.gpus.lock().get(&ordinal).cloned()
-    }
-
-    /// A GPU, with a ring. The first call for each may take seconds.
-    ///
-    /// # Errors
-    /// [`Kind::Unsupported`] if there is no such GPU, or no way into its memory that is good enough; as
-    /// [`Session::allocate`].
-    pub(crate) fn gpu(&self, ordinal: usize) -> Result<Device> {
-        let _making = self.making.lock();
-        if let Some(gpu) = self.known_gpu(ordinal) {
-            return Ok(gpu);
-        }
-        let gpu = Device::cuda(ordinal).map_err(missing)?;
-        let allocate = |bytes| self.lock().session.allocate(bytes);
-        let options = &self.device_options;
-        let staging = Staging::new(self.fabric, allocate, &gpu, options)?;
-        let staged = Staged::new(staging, options.slot_bytes);
-        self.lock().rooms.staged.insert(ordinal, staged);
-        self.gpus.lock().insert(ordinal, gpu.clone());
-        Ok(gpu)
-    }
-
-    /// How a GPU that has a ring is reached, what the ring did, and how many copies are under way.
-    pub(crate) fn look_at(&self, ordinal: usize) -> Option<(Path, Ladder, RingStats, usize)> {
-        let state = self.lock();
-        let staging = &state.rooms.staged.get(&ordinal)?.staging;
-        let ring = &staging.ring;
-        Some((staging.path, staging.ladder.clone(), ring.stats(), ring.under_way()))
+    /// What is known of GPUs.
+    pub(crate) fn gpus(&self) -> &Gpus {
+        &self.gpus
     }
 
     /// The buffer that holds these bytes, and where in it they begin.
@@ -300,6 +270,8 @@ impl Engine {
         let mut state = self.lock();
         state.session.tear_down(&Kind::Disconnected.error("the client was closed"));
         state.poll();
+        drop(state);
+        self.gpus.close(self);
     }
 
     /// What the thread that looks after the session does at a time. False if nothing is under way,
@@ -350,7 +322,7 @@ impl Engine {
         state
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let state = self.state.lock();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -361,66 +333,5 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.bell.stop();
-    }
-}
-
-/// A plain operation, such as an open, and how it ended.
-#[derive(Default)]
-pub(crate) struct Call {
-    pub(crate) ended: Mutex<Option<Completed>>,
-}
-
-/// An operation of [`Engine::drive`] that is sent until the node takes it.
-pub(crate) struct Asking<F> {
-    submit: F,
-    opens: bool,
-    call: Option<Arc<Call>>,
-    not_before: Instant,
-    pause: Duration,
-    patience_ends: Instant,
-}
-
-/// First and longest pause before an operation that the node was too busy for is sent again.
-const BUSY_PAUSES: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(10));
-
-impl<F: FnMut(&mut Session) -> Result<client::Ticket>> Asking<F> {
-    /// `opens` says that what it brings is a handle, which is given back if nobody takes it.
-    pub(crate) fn new(engine: &Engine, opens: bool, submit: F) -> Self {
-        let now = clock::now();
-        let patience_ends = now + engine.timeout();
-        let pause = BUSY_PAUSES.0;
-        Self { submit, opens, call: None, not_before: now, pause, patience_ends }
-    }
-
-    /// How it ended, once it has.
-    pub(crate) fn advance(&mut self, state: &mut State) -> Option<Result<Completed>> {
-        let now = clock::now();
-        let Some(call) = &self.call else {
-            if now >= self.not_before {
-                match (self.submit)(&mut state.session) {
-                    Ok(ticket) => {
-                        self.call = Some(state.expect(ticket, self.opens));
-                        state.session.kick();
-                    }
-                    Err(error) if error.kind() == Kind::Busy && now < self.patience_ends => {}
-                    Err(error) => return Some(Err(error)),
-                }
-            }
-            return None;
-        };
-        let Some(completed) = call.ended.lock().take() else {
-            if now >= self.patience_ends {
-                state.give_up();
-            }
-            return None;
-        };
-        let busy = completed.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
-        if busy && now + self.pause < self.patience_ends {
-            self.call = None;
-            self.not_before = now + self.pause;
-            self.pause = (self.pause * 2).min(BUSY_PAUSES.1);
-            return None;
-        }
-        Some(Ok(completed))
     }
 }

@@ -142,9 +142,9 @@ impl File {
     /// The node writes into memory from `Client.alloc`, and into views of it. Into other memory of
     /// the host the bytes are copied once, and the future's `path` says so.
     ///
-    /// Into memory of a GPU they go through the client's pinned ring. The copies come after what
-    /// is in the stream now that the memory's library works in, and the read is over when they
-    /// are done. With a `stream` they come after what is in that one now, and the read is over as
+    /// Into memory of a GPU they go through the client's pinned ring, or where the node may write
+    /// there, past it. They come after what is in the stream now that the memory's library works
+    /// in, and the read is over when they are there. With a `stream` they come after what is in that one now, and the read is over as
     /// soon as what comes into it later waits for them.
     #[pyo3(signature = (buffer, offset=0, size=None, *, stream=None))]
     fn read_into(

@@ -148,8 +148,9 @@ impl Future {
     }
 
     /// Which way the bytes took: "shm-direct", "shm-copied", "rdma", "rdma-copied", "tcp" or
-    /// "tcp-copied"; into a GPU's memory, "staged", or "host" where the ring was not pinned;
-    /// "nothing" if there were none; `None` while the read is under way.
+    /// "tcp-copied"; into a GPU's memory, "gpudirect" where the node wrote there, "staged", or "host"
+    /// where the ring was not pinned, of several the worst; "nothing" if there were none; `None`
+    /// while the read is under way.
     #[getter]
     fn path(&self, py: Python<'_>) -> PyResult<Option<&'static str>> {
         let fabric = self.inner.here().raise(py)?.engine.fabric();

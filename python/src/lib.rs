@@ -5,6 +5,7 @@
 //! Nothing waits for the node, or for a lock of the engine's, with the interpreter's lock held, and
 //! no thread but Python's own touches the interpreter.
 
+mod asking;
 mod bound;
 mod buffer;
 mod chunk;
@@ -18,10 +19,13 @@ mod file;
 mod foreign;
 mod future;
 mod gpu;
+mod gpus;
 mod hardware;
 mod left;
 mod lock;
+mod onto;
 mod pool;
+mod progress;
 mod pump;
 mod ranges;
 mod registration;

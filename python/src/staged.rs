@@ -1,4 +1,4 @@
-//! Reads into the memory of a GPU, by a ring of host memory that the node writes and the GPU reads.
+//! Reads into the memory of a GPU: by a ring of host memory that the node writes and the GPU reads, and by the node alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -12,10 +12,24 @@ use extent::{Error, Kind, Result};
 use crate::clock;
 use crate::transfer::Transfer;
 
-/// The ring of one GPU, and what goes through it.
+/// What went into a GPU's memory without a ring.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct DirectCount {
+    pub(crate) reads: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The ring of one GPU, and what goes through it, or past it.
 pub(crate) struct Staged {
     pub(crate) staging: Staging,
     pub(crate) slot_bytes: usize,
+    /// How long the GPU may take for what was in a stream before a read.
+    pub(crate) timeout: Duration,
+    pub(crate) direct: DirectCount,
+    /// Requests under way that the node answers in the GPU's memory.
+    direct_reading: usize,
+    /// Whether a read waits for what is in a stream, of which nobody tells.
+    pub(crate) is_awaiting: bool,
     /// Transfers that have more to ask for.
     pub(crate) hungry: VecDeque<Arc<Transfer>>,
     copying: HashMap<CopyId, Arc<Transfer>>,
@@ -27,10 +41,14 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    pub(crate) fn new(staging: Staging, slot_bytes: usize) -> Self {
+    pub(crate) fn new(staging: Staging, slot_bytes: usize, timeout: Duration) -> Self {
         Self {
             staging,
             slot_bytes,
+            timeout,
+            direct: DirectCount::default(),
+            direct_reading: 0,
+            is_awaiting: false,
             hungry: VecDeque::new(),
             copying: HashMap::new(),
             moved_at: clock::now(),
@@ -51,6 +69,20 @@ impl Staged {
     /// A piece of the ring; `None` if all are in use.
     pub(crate) fn lend(&mut self) -> Option<(Lent, Memory)> {
         if self.staging.ring.available() == 0 { None } else { self.staging.ring.lend() }
+    }
+
+    /// Whether the node may be asked for one more without the ring: for as many at a time as that has pieces.
+    pub(crate) fn begin_direct(&mut self) -> bool {
+        let has_room = self.direct_reading < self.staging.ring.stats().slots;
+        self.direct_reading += usize::from(has_room);
+        has_room
+    }
+
+    /// One of those has ended, with so many bytes.
+    pub(crate) fn end_direct(&mut self, bytes: usize) {
+        self.direct_reading -= 1;
+        self.direct.reads += u64::from(bytes != 0);
+        self.direct.bytes += bytes as u64;
     }
 
     /// Takes back a piece of which nothing is to be copied; empty memory is lost.
@@ -82,7 +114,7 @@ impl Staged {
         }
         let Begun { id, is_pinned } = self.staging.ring.copy(lent, memory, from, to)?;
         self.copying.insert(id, Arc::clone(transfer));
-        Ok(if is_pinned { self.staging.path } else { Path::Host })
+        Ok(if is_pinned { self.staging.ring_path } else { Path::Host })
     }
 
     /// Whether all of the ring is lost, as with a device, or with the session.

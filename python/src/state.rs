@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use client::{Completed, Session, Ticket};
 use extent::{Error, Kind, Result};
 
+use crate::asking::Call;
 use crate::chunk::{Chunk, Next};
 use crate::clock;
-use crate::engine::Call;
 use crate::pool::Pool;
 use crate::rooms::Rooms;
 use crate::staged::Staged;
@@ -81,9 +81,9 @@ impl State {
             || self.rooms.staged.values().any(is_staging)
     }
 
-    /// Whether a GPU copies, of whose progress no session tells.
+    /// Whether a GPU does what is waited for, of whose progress no session tells.
     pub(crate) fn is_copying(&self) -> bool {
-        self.rooms.staged.values().any(|staged| staged.under_way() != 0)
+        self.rooms.staged.values().any(|staged| staged.under_way() != 0 || staged.is_awaiting)
     }
 
     /// From now on somebody waits for this operation.

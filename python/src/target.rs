@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use client::device::{DeviceSpan, Stream};
+use client::device::{Aim, DeviceSpan, Origin, Stream};
 use extent::Kind;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyTypeError;
@@ -15,10 +15,13 @@ use crate::engine::{Engine, Handle};
 use crate::errors::{Raise, exception, invalid};
 use crate::foreign::Foreign;
 use crate::gpu::{self, Keeper, Shown};
+use crate::gpus::Gpu;
 use crate::left;
+use crate::onto::Onto;
 use crate::slab::Slab;
-use crate::transfer::{Flow, Onto, Transfer};
-use crate::{stream, wait};
+use crate::transfer::{Flow, Transfer};
+use crate::wait::STEP;
+use crate::{clock, stream, wait};
 
 /// An object's bytes, which stay exported, and so where they are, for as long as this lives.
 pub(crate) struct Target {
@@ -32,7 +35,7 @@ enum Place {
     /// Here. If they belong to a buffer of the client's: which, and where in it they begin.
     Host(Foreign, Option<(Arc<Slab>, usize)>),
     /// A GPU's, which is used as [`Onto`] says, by the streams' numbers.
-    Gpu { ordinal: usize, into: DeviceSpan, after: u64, before: Option<u64> },
+    Gpu { gpu: Arc<Gpu>, into: DeviceSpan, after: u64, before: Option<u64> },
 }
 
 /// Keeps the bytes where they are.
@@ -128,11 +131,11 @@ impl Target {
                 length,
             });
         }
-        let gpu = match engine.known_gpu(ordinal) {
+        let gpu = match engine.gpus().known(ordinal) {
             Some(gpu) => gpu,
             None => {
                 let engine = Arc::clone(engine);
-                wait::apart(py, move || engine.gpu(ordinal))?
+                wait::apart(py, move || engine.gpus().make(&engine, ordinal))?
             }
         };
         let after = match (before, &view) {
@@ -144,8 +147,8 @@ impl Target {
         };
         // SAFETY: the object is kept until no copy is under way, or the stream that the caller named
         // has them in its order, by which the caller has to go as with any work in a stream.
-        let into = unsafe { gpu.borrow(pointer, length) }.raise(py)?;
-        Ok(Self { view, place: Place::Gpu { ordinal, into, after, before }, length })
+        let into = unsafe { gpu.device.borrow(pointer, length) }.raise(py)?;
+        Ok(Self { view, place: Place::Gpu { gpu, into, after, before }, length })
     }
 
     /// Bytes that it shows.
@@ -164,7 +167,7 @@ impl Target {
     /// A transfer of its first bytes.
     ///
     /// # Errors
-    /// `forebay.Busy` if another request uses them.
+    /// `forebay.Busy` if another request uses them; `forebay.Unsupported` if the client's policy allows no way there.
     pub(crate) fn transfer(
         &self,
         py: Python<'_>,
@@ -183,11 +186,12 @@ impl Target {
                 let foreign = Foreign(at(base.0, range.start));
                 Transfer::of_foreign(flow, handle, offset, foreign, range.len())
             }
-            Place::Gpu { ordinal, into, after, before } => {
+            Place::Gpu { gpu, into, after, before } => {
                 let into = into.part(range).raise(py)?;
                 let (after, before) =
                     (borrowed(&into, *after), before.map(|it| borrowed(&into, it)));
-                let onto = Onto { ordinal: *ordinal, into, after, before };
+                let aim = aim(py, gpu, handle, offset, &into, &after)?;
+                let onto = Onto { ordinal: gpu.ordinal, into, after, before, aim };
                 Transfer::of_device(handle, offset, onto)
             }
         };
@@ -208,6 +212,52 @@ impl Target {
 fn borrowed(of: &DeviceSpan, stream: u64) -> Stream {
     // SAFETY: Python's libraries keep the streams that they work in, and who names one keeps it.
     unsafe { of.device().borrow_stream(stream) }
+}
+
+/// Where the node may write by itself; `None` if all goes through the ring.
+fn aim(
+    py: Python<'_>,
+    gpu: &Gpu,
+    handle: &Handle,
+    offset: u64,
+    into: &DeviceSpan,
+    after: &Stream,
+) -> PyResult<Option<Aim>> {
+    let engine = handle.engine();
+    if into.is_empty() {
+        return Ok(None);
+    }
+    let aimed = match py.detach(|| gpu.known(engine, into)) {
+        Ok(Some(aim)) => Ok(aim),
+        // Some of the memory is written to see that it can be.
+        Ok(None) => finish(py, engine, after)?.and_then(|()| {
+            let origin = Origin { handle: handle.number(), offset };
+            py.detach(|| gpu.aim(engine, origin, into))
+        }),
+        Err(error) => Err(error),
+    };
+    let part =
+        || Kind::Unsupported.error("a page of the host's that is not all of one allocation's");
+    let is_whole = |aim: &Aim| Onto::covers(aim, into.len());
+    match aimed {
+        Ok(aim) if gpu.stages || is_whole(&aim) => Ok(Some(aim)),
+        Ok(_) => {
+            Err(exception(py, &part().while_doing("gpudirect, which the client's policy asks for")))
+        }
+        Err(_) if gpu.stages => Ok(None),
+        Err(error) => {
+            Err(exception(py, &error.while_doing("gpudirect, which the client's policy asks for")))
+        }
+    }
+}
+
+/// Waits until what is in a stream is done, as long as the client is patient.
+fn finish(py: Python<'_>, engine: &Engine, stream: &Stream) -> PyResult<extent::Result<()>> {
+    let end = clock::now() + engine.timeout();
+    wait::interruptible(py, || match stream.finish(STEP) {
+        Err(error) if error.kind() == Kind::Busy && clock::now() < end => None,
+        answer => Some(answer),
+    })
 }
 
 fn read_only(py: Python<'_>) -> PyErr {

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use client::device::{DeviceSpan, Lent, Stream, within};
-use client::{Completed, Memory, Session};
+use client::device::{Aim, Lent, Path};
+use client::{Completed, Memory, Refused, Session};
 use extent::{Error, Kind, Result};
 
 use crate::chunk::{Chunk, Done, Next};
@@ -15,7 +15,9 @@ use crate::clock;
 use crate::engine::Handle;
 use crate::foreign::Foreign;
 use crate::lock::Mutex;
+use crate::onto::{Onto, Step};
 use crate::pool::LARGE_BYTES;
+use crate::progress::Progress;
 use crate::rooms::Rooms;
 use crate::slab::Slab;
 use crate::watch::Watch;
@@ -28,17 +30,6 @@ const COPIES_IN_FLIGHT: usize = 8;
 pub(crate) enum Flow {
     Read,
     Write,
-}
-
-/// Memory of a GPU, from its first byte on. Whoever made this keeps it allocated until the transfer is over
-/// and has no copies under way.
-pub(crate) struct Onto {
-    pub(crate) ordinal: usize,
-    pub(crate) into: DeviceSpan,
-    /// The copies come after what is in this stream.
-    pub(crate) after: Stream,
-    /// A stream in which what comes after the read waits for its copies: then the caller does not.
-    pub(crate) before: Option<Stream>,
 }
 
 /// Where a transfer's bytes are.
@@ -63,27 +54,6 @@ pub(crate) struct Transfer {
     settled: AtomicBool,
     /// Whether it is among those that wait for memory.
     is_queued: AtomicBool,
-}
-
-struct Progress {
-    /// Pieces of the slab that no request has had yet, each with its place there.
-    pieces: VecDeque<(usize, Memory)>,
-    /// `None` if it is none, or if nobody waits any more.
-    foreign: Option<Foreign>,
-    /// Whether nobody waits any more.
-    is_let_go: bool,
-    /// How much of foreign memory, or a GPU's, was asked for.
-    next: usize,
-    in_flight: usize,
-    /// Copies to a GPU under way.
-    copying: usize,
-    /// Whether what comes into the caller's stream waits for them.
-    is_led: bool,
-    /// When it began, or something of it last came.
-    moved_at: Instant,
-    done: Done,
-    error: Option<Error>,
-    watches: Vec<(Arc<Watch>, u64)>,
 }
 
 impl Transfer {
@@ -139,19 +109,7 @@ impl Transfer {
             place,
             settled: AtomicBool::new(length == 0),
             is_queued: AtomicBool::new(false),
-            progress: Mutex::new(Progress {
-                pieces,
-                foreign,
-                is_let_go: false,
-                next: 0,
-                in_flight: 0,
-                copying: 0,
-                is_led: false,
-                moved_at: clock::now(),
-                done: Done { copied, ..Done::default() },
-                error: None,
-                watches: Vec::new(),
-            }),
+            progress: Mutex::new(Progress::new(pieces, foreign, copied)),
         }
     }
 
@@ -169,7 +127,10 @@ impl Transfer {
     /// What a GPU's driver answers.
     pub(crate) fn begin(&self, rooms: &mut Rooms) -> Result<()> {
         match &self.place {
-            Place::Device(onto) => rooms.of(onto.ordinal).begin(&onto.after),
+            Place::Device(onto) => {
+                let direct = &mut self.progress.lock().direct;
+                onto.begin(rooms.of(onto.ordinal), direct)
+            }
             Place::Slab(..) | Place::Foreign => Ok(()),
         }
     }
@@ -195,13 +156,15 @@ impl Transfer {
         progress.is_let_go = true;
     }
 
-    /// Whether a GPU may still write to its memory on behalf of this, and no stream of the caller's knows.
+    /// Whether a GPU or the node may still write to a GPU's memory on behalf of this, and no stream of the caller's
+    /// knows.
     pub(crate) fn is_copying(&self) -> bool {
         if self.ordinal().is_none() {
             return false;
         }
         let progress = self.progress.lock();
-        progress.copying != 0 && !(progress.is_led && self.is_settled())
+        let is_led = progress.is_led && self.is_settled();
+        (progress.copying != 0 && !is_led) || progress.direct.in_flight != 0
     }
 
     /// Whether it has failed because the GPU does not go on.
@@ -239,7 +202,7 @@ impl Transfer {
         if let Some((start, memory)) = progress.pieces.pop_front() {
             progress.in_flight += 1;
             let within = 0..memory.len();
-            return Next::Chunk(Chunk { start, within, memory, lent: None });
+            return Next::Chunk(Chunk { start, within, memory, ..Chunk::default() });
         }
         if !self.wants_more(progress) {
             return Next::Nothing;
@@ -247,10 +210,17 @@ impl Transfer {
         let (start, left) = (progress.next, self.length - progress.next);
         let chunk = match (&self.place, &progress.foreign) {
             (Place::Device(onto), _) => {
+                let (moved_at, direct) = (progress.moved_at, &mut progress.direct);
                 let staged = rooms.of(onto.ordinal);
-                let Some((lent, memory)) = staged.lend() else { return Next::NoMemory };
-                let within = within(self.offset + start as u64, left, staged.slot_bytes);
-                Chunk { start, within, memory, lent: Some(lent) }
+                match onto.next(start, self.offset, moved_at, staged, direct) {
+                    Ok(Step::Chunk(chunk)) => chunk,
+                    Ok(Step::Wait) => return Next::NoMemory,
+                    Err(error) => {
+                        progress.error = Some(error);
+                        self.settle(progress, rooms);
+                        return Next::Nothing;
+                    }
+                }
             }
             (_, Some(foreign)) => {
                 if progress.in_flight >= COPIES_IN_FLIGHT {
@@ -261,7 +231,7 @@ impl Transfer {
                 if self.flow == Flow::Write {
                     foreign.copy_to(start, &mut memory.as_mut_slice()[..length]);
                 }
-                Chunk { start, within: 0..length, memory, lent: None }
+                Chunk { start, within: 0..length, memory, ..Chunk::default() }
             }
             (_, None) => return Next::Nothing,
         };
@@ -289,22 +259,33 @@ impl Transfer {
         session: &mut Session,
         chunk: Chunk,
     ) -> Result<(client::Ticket, Chunk), (Error, Chunk)> {
-        let Chunk { start, within, memory, lent } = chunk;
+        let Chunk { start, within, memory, lent, is_direct } = chunk;
         let first = match self.place {
             Place::Slab(_, first) => first,
             Place::Foreign | Place::Device(_) => 0,
         };
         let offset = self.offset + (start - first) as u64;
         let number = self.handle.number();
-        let submitted = match self.flow {
-            Flow::Read => session.submit_read(number, offset, memory, within.clone()),
-            Flow::Write => session.submit_write(number, offset, memory, within.clone()),
+        let submitted = match (self.flow, self.aimed(is_direct)) {
+            (Flow::Read, Some((onto, aim))) => onto
+                .part(start, within.len())
+                .and_then(|into| session.submit_read_to_device(number, offset, &aim.memory, &into))
+                .map_err(|error| Refused { error, memory }),
+            (Flow::Read, None) => session.submit_read(number, offset, memory, within.clone()),
+            (Flow::Write, _) => session.submit_write(number, offset, memory, within.clone()),
         };
+        let chunk = |memory| Chunk { start, within, memory, lent, is_direct };
         match submitted {
-            Ok(ticket) => Ok((ticket, Chunk { start, within, memory: Memory::default(), lent })),
-            Err(refused) => {
-                Err((refused.error, Chunk { start, within, memory: refused.memory, lent }))
-            }
+            Ok(ticket) => Ok((ticket, chunk(Memory::default()))),
+            Err(refused) => Err((refused.error, chunk(refused.memory))),
+        }
+    }
+
+    /// Where the node writes by itself, if it does.
+    fn aimed(&self, is_direct: bool) -> Option<(&Onto, &Aim)> {
+        match &self.place {
+            Place::Device(onto) if is_direct => Some((onto, onto.aim.as_ref()?)),
+            Place::Device(_) | Place::Slab(..) | Place::Foreign => None,
         }
     }
 
@@ -340,7 +321,7 @@ impl Transfer {
                 0
             }
         };
-        let Chunk { start, within, memory, lent } = chunk;
+        let Chunk { start, within, memory, lent, is_direct } = chunk;
         let within = within.start..within.start + came;
         match (&self.place, lent) {
             (Place::Slab(slab, _), _) => {
@@ -353,6 +334,14 @@ impl Transfer {
             }
             (Place::Device(onto), Some(lent)) => {
                 self.pass_on(onto, start, within, (lent, memory), progress, rooms);
+            }
+            (Place::Device(onto), None) if is_direct => {
+                rooms.of(onto.ordinal).end_direct(came);
+                progress.direct.in_flight -= 1;
+                if came != 0 {
+                    progress.direct.has_come = true;
+                    progress.done.way = progress.done.way.max(Some(Path::GpuDirect));
+                }
             }
             (_, _) => {
                 if let Some(foreign) = &progress.foreign
@@ -440,9 +429,20 @@ impl Transfer {
         if progress.error.is_none() && !is_slab && progress.next < self.length {
             progress.error = Some(Kind::Disconnected.error("nobody waited for this any more"));
         }
+        self.flush(progress);
         self.lead(progress, rooms);
         if self.is_over(progress) {
             self.end(progress);
+        }
+    }
+
+    /// The GPU reads what the node wrote by itself, before anybody is told that it is there.
+    fn flush(&self, progress: &mut Progress) {
+        if let Place::Device(onto) = &self.place
+            && std::mem::take(&mut progress.direct.has_come)
+            && let Err(error) = onto.flush()
+        {
+            progress.error.get_or_insert(error);
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use client::{Completed, Session, Ticket};
+use client::{Completed, Memory, Refused, Session, Ticket};
 use extent::{Error, Kind, Result};
 use pyo3::prelude::*;
 
-use crate::engine::{Asking, Engine};
+use crate::asking::Asking;
+use crate::engine::Engine;
 use crate::errors::Raise;
 use crate::transfer::Transfer;
 
@@ -40,10 +41,13 @@ pub(crate) fn call(
     py: Python<'_>,
     engine: &Engine,
     opens: bool,
-    submit: impl FnMut(&mut Session) -> Result<Ticket> + Send,
+    mut submit: impl FnMut(&mut Session) -> Result<Ticket> + Send,
 ) -> PyResult<Completed> {
-    let mut asking = Asking::new(engine, opens, submit);
-    interruptible(py, || engine.drive(STEP, |state| asking.advance(state)))?.raise(py)
+    let submit =
+        |session: &mut Session, memory| submit(session).map_err(|error| Refused { error, memory });
+    let mut asking = Asking::new(engine, opens, Memory::default(), submit);
+    let answer = interruptible(py, || engine.drive(STEP, |state| asking.advance(state)))?;
+    answer.map_err(Error::from).raise(py)
 }
 
 /// Starts transfers.

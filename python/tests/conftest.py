@@ -7,9 +7,10 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import forebay
 import pytest
@@ -25,7 +26,7 @@ class Node:
 
     process: subprocess.Popen[str]
     directory: Path
-    ready: dict[str, str]
+    ready: dict[str, Any]
 
     @property
     def data(self) -> Path:
@@ -40,8 +41,17 @@ class Node:
         return f"tcp://{self.ready['listen']}"
 
     @property
+    def rdma(self) -> str:
+        return f"rdma://{self.ready['rdma'][0]}"
+
+    @property
     def control(self) -> str:
         return self.ready["control"]
+
+    def proof(self) -> str:
+        """One that opens a session."""
+        command = [str(BINARY), "session", "grant", "--control", self.control]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     def put(self, key: str, content: bytes) -> str:
         """A file in the silo, under a key that no test used before."""
@@ -74,7 +84,7 @@ def _is_stopped(task: Path) -> bool:
         return True
 
 
-def start(directory: Path, more: str = "") -> Node:
+def start(directory: Path, more: str = "", arguments: Iterable[str] = ()) -> Node:
     """Starts a node, with more in its configuration, and waits until it serves."""
     (directory / "data").mkdir()
     config = directory / "forebay.toml"
@@ -95,7 +105,7 @@ quiet_s = 0.0
 """
     )
     command = [str(BINARY), "serve", "--json", "--control", "127.0.0.1:0"]
-    command += ["--tier-size", "256MiB", "--config", str(config)]
+    command += ["--tier-size", "256MiB", "--config", str(config), *arguments]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FOREBAY_")}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment

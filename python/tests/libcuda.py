@@ -90,9 +90,13 @@ class Array:
     def fill(self, content: bytes, stream: int = 0) -> ctypes.Array[Any]:
         """Queues a copy from memory that is returned."""
         source = ctypes.create_string_buffer(content, len(content))
-        size = ctypes.c_size_t(len(content))
-        _call("cuMemcpyHtoDAsync_v2", _u64(self.pointer), source, size, _pointer(stream))
+        self.refill(source, stream)
         return source
+
+    def refill(self, source: ctypes.Array[Any], stream: int = 0) -> None:
+        """Queues a copy from memory that is there already."""
+        size = ctypes.c_size_t(len(source))
+        _call("cuMemcpyHtoDAsync_v2", _u64(self.pointer), source, size, _pointer(stream))
 
     def fetch(self, stream: int = 0) -> ctypes.Array[Any]:
         """Queues a copy to memory that is returned."""

@@ -27,6 +27,7 @@
 
 mod direct;
 mod directly;
+mod driver;
 mod fetch;
 mod flight;
 mod local;
@@ -44,15 +45,16 @@ use extent::{Error, Kind, Result};
 
 use crate::bugs::{self, Bug};
 use crate::{Client, File, Memory};
-use direct::{Aim, Direct, Origin};
 use flight::Flight;
 
-pub use direct::DirectStats;
+pub use direct::{Aim, Direct, DirectStats, Origin};
+pub use driver::Driver;
 pub use fetch::DeviceFetch;
 pub use gds::{
     Begun, Copied, CopyId, CuFile, CuFileInfo, CudaDriver, CudaState, Device, DeviceInfo,
-    DeviceMemory, DevicePointer, DeviceSpan, Ladder, Lent, LocalFile, LocalRead, Path, Pinning,
-    Policy, Registration, Ring, RingStats, SoftwareDevice, Stream, Transfer, Verdict, Wire,
+    DeviceMemory, DevicePointer, DeviceSpan, Ladder, Lent, LocalFile, LocalRead, Mark, Path,
+    Pinning, Policy, Registration, Ring, RingStats, SoftwareDevice, Stream, Transfer, Verdict,
+    Wire,
 };
 pub use local::LocalDeviceRead;
 pub use staging::{Staging, within};
@@ -109,7 +111,6 @@ pub struct DeviceRead {
 pub struct DeviceReader {
     client: Client,
     ring: Ring<Memory>,
-    /// Ends before the memory that a node writes to.
     direct: Option<Direct>,
     ladder: Ladder,
     options: DeviceOptions,
@@ -132,16 +133,9 @@ impl DeviceReader {
     /// [`Kind::Invalid`] for a ring of less than one piece, or pieces that are not whole pages; what
     /// allocating memory answers.
     pub fn new(client: &Client, device: &Device, options: &DeviceOptions) -> Result<Self> {
-        let mut ladder = staging::ladder(client.fabric(), device);
-        let direct = Direct::begin(client, device, options.policy, &mut ladder);
-        let is_only = direct.is_some() && !options.policy.allows(Path::Staged);
-        let allocate = |bytes| client.alloc(bytes);
-        let (ring, ring_path) = if is_only {
-            (slots::unused(allocate, device, options)?, Path::Host)
-        } else {
-            slots::choose(allocate, device, options, &mut ladder)?
-        };
-        let path = if is_only { Path::GpuDirect } else { ring_path };
+        let verifies = client.options().verify;
+        let staging = Staging::new(client, client.fabric(), verifies, device, options)?;
+        let Staging { ring, direct, ladder, path, ring_path } = staging;
         let mut reader = Self {
             client: client.clone(),
             ring,
@@ -288,7 +282,7 @@ impl DeviceReader {
         let Some(direct) = &mut self.direct else {
             return Err(Kind::Unsupported.error("it was not there when the reader was made"));
         };
-        let aimed = direct.aim(connection, origin, into, todo);
+        let aimed = direct.aim(&self.client, connection, origin, into, todo);
         match &aimed {
             Ok(aim) if aim.is_proven => {
                 self.ladder.admit(Path::GpuDirect);
@@ -337,6 +331,14 @@ impl DeviceReader {
                 ladder = %self.ladder,
                 "reads into device memory go through host memory that is not pinned"
             );
+        }
+    }
+}
+
+impl Drop for DeviceReader {
+    fn drop(&mut self) {
+        if let Some(direct) = &mut self.direct {
+            direct.end(&self.client);
         }
     }
 }

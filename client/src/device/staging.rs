@@ -2,40 +2,52 @@ use std::ops::Range;
 use std::time::Duration;
 
 use extent::{Error, Kind, Result};
-use gds::{Device, Ladder, Path, Ring, Verdict, Wire};
+use gds::{Device, Ladder, Path, Ring, Wire};
 use rdma::Fabric;
 
-use super::{DeviceOptions, slots, under};
+use super::{DeviceOptions, Direct, Driver, slots, under};
 use crate::Memory;
 
-/// A session's ring, and how good it is: for programs that drive a [`crate::Session`] by themselves.
-/// A [`super::DeviceReader`] has one.
+/// The ways into a device's memory that a session has: for programs that drive a [`crate::Session`] by themselves.
+/// A [`super::DeviceReader`] has them, too.
 pub struct Staging {
-    /// A ring, whose pieces are all `slot_bytes` long.
+    /// A ring, whose pieces are all `slot_bytes` long. Where no read may go through it, it only says with its number of
+    /// pieces how many reads are under way at a time.
     pub ring: Ring<Memory>,
+    /// What needs no ring, if that may be to be had: the first read sees.
+    pub direct: Option<Direct>,
     /// The ways into the device's memory, and why not the better ones.
     pub ladder: Ladder,
-    /// The way that the ring is.
+    /// The way that reads take.
     pub path: Path,
+    /// The way that the ring is.
+    pub ring_path: Path,
 }
 
 impl Staging {
-    /// A ring of a session's memory, through which a pattern went, and came back from the device intact.
+    /// A ring of a session's memory, through which a pattern went, and came back from the device intact. `verifies` says
+    /// that the session compares checksums, for which it has to see the bytes.
     ///
     /// # Errors
     /// As [`super::DeviceReader::new`].
     pub fn new(
+        driver: &impl Driver,
         fabric: Fabric,
-        allocate: impl FnMut(usize) -> Result<Memory>,
+        verifies: bool,
         device: &Device,
         options: &DeviceOptions,
     ) -> Result<Self> {
         let mut ladder = ladder(fabric, device);
-        if *ladder.verdict(Path::GpuDirect) == Verdict::Works {
-            ladder.deny(Path::GpuDirect, "this program reads through the host's memory");
-        }
-        let (ring, path) = slots::choose(allocate, device, options, &mut ladder)?;
-        Ok(Self { ring, ladder, path })
+        let direct = Direct::begin(driver, verifies, device, options.policy, &mut ladder);
+        let allocate = |bytes| driver.when_connected(|session| session.allocate(bytes));
+        let is_only = direct.is_some() && !options.policy.allows(Path::Staged);
+        let (ring, ring_path) = if is_only {
+            (slots::unused(allocate, device, options)?, Path::Host)
+        } else {
+            slots::choose(allocate, device, options, &mut ladder)?
+        };
+        let path = if is_only { Path::GpuDirect } else { ring_path };
+        Ok(Self { ring, direct, ladder, path, ring_path })
     }
 
     /// What to say of a device that has finished no copy for so long.

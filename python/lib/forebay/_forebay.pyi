@@ -82,7 +82,7 @@ class Future:
     @property
     def path(self) -> str | None:
         """``shm-direct``, ``shm-copied``, ``rdma``, ``rdma-copied``, ``tcp``, ``tcp-copied``; into
-        a GPU's memory ``staged`` or ``host``.
+        a GPU's memory ``gpudirect``, ``staged`` or ``host``.
         """
 
     @property
