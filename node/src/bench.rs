@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use client::load::{self, Direction, Load, Report, Stop};
+use client::device::Device;
+use client::load::{self, Direction, Load, Onto, Report, Stop};
 use client::{Endpoint, Options, ProofSource};
 use control::Grants;
 use extent::{FileName, Kind, Result};
@@ -33,12 +34,15 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
             "a load needs a depth of 1 to {MAX_DEPTH}, and at least one session and second"
         )));
     }
+    // Before anything is asked of the node.
+    let device = args.gpu.map(Device::cuda).transpose()?;
+    let onto = device.map(|device| Onto { device, policy: args.gpu_policy });
     let files = match &args.write {
         Some(name) => written(name, args.sessions)?,
         None => block_on(files(args, &global.control))?,
     };
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
-    let report = load::run(&endpoint(args)?, &plan(args, files, &global.control)?)?;
+    let report = load::run(&endpoint(args)?, &plan(args, files, onto, &global.control)?)?;
     print(&report, output)?;
     match (&report.first_error, report.operations) {
         (Some(error), 0) => {
@@ -58,10 +62,11 @@ fn endpoint(args: &BenchArgs) -> Result<Endpoint> {
     })
 }
 
-fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
+fn plan(args: &BenchArgs, files: Vec<FileName>, onto: Option<Onto>, control: &str) -> Result<Load> {
     let small = |value: u32| {
         usize::try_from(value).map_err(|e| Kind::Invalid.error("too many").caused_by(e))
     };
+    let credits = u16::try_from(args.depth).unwrap_or(u16::MAX);
     Ok(Load {
         files,
         block_bytes: args.block_size.0,
@@ -77,14 +82,15 @@ fn plan(args: &BenchArgs, files: Vec<FileName>, control: &str) -> Result<Load> {
         direction: if args.write.is_some() { Direction::Write } else { Direction::Read },
         working_set_bytes: args.working_set.map(|bytes| bytes.0),
         options: Options {
-            // Else the session's own default would be the limit.
-            credits: u16::try_from(args.depth).unwrap_or(u16::MAX),
+            // Else the session's own default would be the limit. A read into a GPU is several requests.
+            credits: if onto.is_some() { credits.max(Options::default().credits) } else { credits },
             proof: proofs(args, control),
             verify: args.verify,
             spin: Duration::from_micros(args.spin_us),
             rdma: VerbsOptions { source: args.source, ..VerbsOptions::default() },
             ..Options::default()
         },
+        onto,
         ..Load::default()
     })
 }
@@ -156,6 +162,10 @@ fn print(report: &Report, output: Output) -> Result<()> {
     }
     output.line(table(&heads, &[row]))?;
     output.line(format!("served by {}; landed {}", mix(&report.served), mix(&report.landing)))?;
+    if let (Some(device), Some(ladder)) = (&report.device, &report.ladder) {
+        output.line(format!("into {device}: {}", mix(&report.ways)))?;
+        output.line(format!("ways there: {ladder}"))?;
+    }
     if let Some(limit) = limit {
         output.line(format!("limit: {limit}"))?;
     }

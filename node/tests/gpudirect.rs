@@ -122,6 +122,26 @@ fn a_node_writes_into_a_devices_memory_by_itself() {
     assert_eq!(software.left_behind(), (0, 0, 0));
 }
 
+/// Into a driver's without a GPU, `gds/tests/fake_cuda.c`.
+#[test]
+#[ignore = "needs such RDMA devices, and a libcuda: ci/lab/tests has both"]
+fn the_tool_measures_what_a_node_writes_by_itself() {
+    let world = World::new();
+    let node = world.node.as_ref().expect("started");
+    let bench = |policy: &str| {
+        let load = ["bench", "--gpu", "0", "--gpu-policy", policy, "--file", "data/model"];
+        let size = ["--block-size", "256KiB", "--depth", "4", "--seconds", "1"];
+        let way = ["--fabric", "rdma", "--data", &world.address];
+        node.ask(&[&load[..], &size[..], &way[..]].concat())
+    };
+    for (policy, way) in [("auto", "gpudirect"), ("staged", "staged")] {
+        let report = bench(policy);
+        assert_eq!(report["errors"], 0, "{report}");
+        assert_eq!(report["ways"], serde_json::json!({ way: report["operations"] }), "{report}");
+        assert!(report["device"].as_str().is_some_and(|it| it.contains("driver without a GPU")));
+    }
+}
+
 #[test]
 #[ignore = "needs RDMA devices that take no memory of others: ci/lab/tests has some"]
 fn devices_that_take_none_are_no_obstacle() {

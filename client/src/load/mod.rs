@@ -1,5 +1,6 @@
 //! A load generator: keeps exactly so many requests in flight, and measures what comes back.
 
+mod onto;
 mod plan;
 mod report;
 mod tally;
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use extent::{FileName, Kind, Result};
 
-use crate::{Endpoint, Options, Session};
+use crate::{Client, Endpoint, Options, Session};
 use tally::Tally;
 use worker::Worker;
 
+pub use onto::Onto;
 pub use report::{Latency, Report};
 
 /// In which order blocks are visited.
@@ -94,6 +96,9 @@ pub struct Load {
     pub working_set_bytes: Option<u64>,
     /// The same seed visits the same blocks.
     pub seed: u64,
+    /// A device whose memory is read into, by a thread for each session; `None` for memory of the host. Reads are begun
+    /// and awaited in batches of as many as the depth says.
+    pub onto: Option<Onto>,
     /// The sessions' options: `verify` checks every payload.
     pub options: Options,
 }
@@ -112,6 +117,7 @@ impl Default for Load {
             warmup: Duration::ZERO,
             working_set_bytes: None,
             seed: 1,
+            onto: None,
             options: Options::default(),
         }
     }
@@ -121,6 +127,7 @@ impl Load {
     /// How many threads there are.
     fn threads(&self) -> usize {
         match self.threads {
+            _ if self.onto.is_some() => self.sessions,
             0 => self.sessions,
             threads => threads.min(self.sessions),
         }
@@ -130,13 +137,17 @@ impl Load {
 /// Runs a load against a node.
 ///
 /// # Errors
-/// [`Kind::Invalid`] if the load makes no sense; what connecting or opening answers. Errors of
-/// single operations are counted in the report instead.
+/// [`Kind::Invalid`] if the load makes no sense; what connecting or opening answers; [`Kind::Unsupported`] if
+/// a device is not to be read into in a way that is good enough. Errors of single operations are counted in the
+/// report instead.
 pub fn run(endpoint: &Endpoint, load: &Load) -> Result<Report> {
-    run_over(load, |options| endpoint.session(options))
+    match &load.onto {
+        Some(onto) => onto::run(load, onto, |options| Client::connect(endpoint, options)),
+        None => run_over(load, |options| endpoint.session(options)),
+    }
 }
 
-/// Runs a load over sessions that `connect` makes.
+/// Runs a load over sessions that `connect` makes, into memory of the host.
 ///
 /// # Errors
 /// As [`run`].

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Load;
 use super::tally::Tally;
+use crate::device::Path;
 
 /// What a load did.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +43,12 @@ pub struct Report {
     pub served: BTreeMap<&'static str, u64>,
     /// Operations by how the bytes got into, or out of, the client's memory.
     pub landing: BTreeMap<&'static str, u64>,
+    /// The device whose memory was read into.
+    pub device: Option<String>,
+    /// Operations by the way that the bytes took into a device's memory, of several the worst.
+    pub ways: BTreeMap<&'static str, u64>,
+    /// The ways that there are into a device's memory, and why not the others.
+    pub ladder: Option<String>,
     /// Generations committed.
     pub commits: u64,
     /// Connections that were lost and made again.
@@ -112,6 +119,9 @@ pub(super) fn of(load: &Load, fabric: Fabric, tallies: Vec<Tally>) -> Report {
         latency_us: Latency::of(&total.nanoseconds),
         served: named(&total.served, SERVED),
         landing: named(&total.landing, LANDING),
+        device: None,
+        ways: named(&total.ways, Path::ALL.map(Path::name)),
+        ladder: None,
         commits: total.commits,
         reconnections: total.reconnections,
         repeated_requests: total.repeated,
@@ -166,6 +176,9 @@ impl fmt::Display for Report {
             l.mean, l.p50, l.p90, l.p99, l.p999, l.max
         )?;
         write!(f, "  served: {}; landing: {}", paths(&self.served), paths(&self.landing))?;
+        if let Some(device) = &self.device {
+            write!(f, "\n  into {device}: {}", paths(&self.ways))?;
+        }
         if self.reconnections != 0 {
             let (lost, repeated) = (self.reconnections, self.repeated_requests);
             write!(f, "\n  {lost} lost connections, {repeated} requests sent again")?;

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use extent::Error;
+use extent::wire::{Landing, Served};
 use hdrhistogram::Histogram;
 
+use crate::device::{DeviceRead, Path};
 use crate::session::Completed;
 
 const LONGEST_LATENCY_NS: u64 = 3_600_000_000_000;
@@ -13,6 +15,8 @@ pub(super) struct Tally {
     pub(super) bytes: u64,
     pub(super) served: [u64; Self::SERVED],
     pub(super) landing: [u64; Self::LANDING],
+    /// By the way into a device's memory.
+    pub(super) ways: [u64; Path::ALL.len()],
     pub(super) commits: u64,
     pub(super) reconnections: u64,
     pub(super) repeated: u64,
@@ -32,6 +36,7 @@ impl Tally {
             bytes: 0,
             served: [0; Self::SERVED],
             landing: [0; Self::LANDING],
+            ways: [0; Path::ALL.len()],
             commits: 0,
             reconnections: 0,
             repeated: 0,
@@ -46,6 +51,7 @@ impl Tally {
         self.bytes += other.bytes;
         self.served.iter_mut().zip(other.served).for_each(|(sum, count)| *sum += count);
         self.landing.iter_mut().zip(other.landing).for_each(|(sum, count)| *sum += count);
+        self.ways.iter_mut().zip(other.ways).for_each(|(sum, count)| *sum += count);
         self.commits += other.commits;
         self.reconnections += other.reconnections;
         self.repeated += other.repeated;
@@ -56,15 +62,22 @@ impl Tally {
 
     pub(super) fn count(&mut self, completed: &Completed, took: Duration) {
         match &completed.result {
-            Ok(()) => {
-                let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-                self.nanoseconds.saturating_record(ns.max(1));
-                self.bytes += completed.bytes;
-                self.served[completed.served as usize] += 1;
-                self.landing[completed.landing as usize] += 1;
-            }
+            Ok(()) => self.succeed(completed.bytes, completed.served, completed.landing, took),
             Err(error) => self.fail(error),
         }
+    }
+
+    pub(super) fn count_onto_device(&mut self, read: &DeviceRead) {
+        self.succeed(read.bytes, read.served, read.landing, read.total);
+        self.ways[read.path as usize] += 1;
+    }
+
+    fn succeed(&mut self, bytes: u64, served: Served, landing: Landing, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.saturating_record(ns.max(1));
+        self.bytes += bytes;
+        self.served[served as usize] += 1;
+        self.landing[landing as usize] += 1;
     }
 
     pub(super) fn fail(&mut self, error: &Error) {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use client::device::Policy;
 use extent::{FileName, TenantName};
 use nvme_tier::device::PciAddress;
 
@@ -269,6 +270,14 @@ pub(crate) struct BenchArgs {
     /// How long a session looks for replies before it sleeps, in microseconds
     #[arg(long, value_name = "US", default_value_t = 0)]
     pub(crate) spin_us: u64,
+
+    /// Read into the memory of this GPU, by its number in CUDA's order: in batches of --depth reads, awaited together
+    #[arg(long, value_name = "N", conflicts_with_all = ["write", "threads"])]
+    pub(crate) gpu: Option<usize>,
+
+    /// Which ways into the GPU's memory are good enough: auto, gpudirect, staged, host, or such as staged-or-better
+    #[arg(long, value_name = "POLICY", default_value = "auto", requires = "gpu")]
+    pub(crate) gpu_policy: Policy,
 
     /// Over RDMA, the address that connections leave from, and so the device
     #[arg(long, value_name = "IP")]
