@@ -12,6 +12,8 @@ use tonic::{Code, Status};
 const KIND: &str = "forebay-kind";
 /// The trailer that gRPC's retry policies obey: when to try again, in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// The longest sentence of a status.
+const MOST_BYTES: usize = 1024;
 /// How long whoever finds the node busy should wait.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -62,7 +64,7 @@ pub fn status_from_error(error: &Error) -> Status {
     let kind = error.kind();
     let mut trailers = MetadataMap::new();
     trailers.insert(KIND, MetadataValue::from_static(kind.name()));
-    let message = error.to_string();
+    let message = short(error.to_string());
     if kind != Kind::Busy {
         return Status::with_metadata(code(kind), message, trailers);
     }
@@ -72,13 +74,32 @@ pub fn status_from_error(error: &Error) -> Status {
     Status::with_details_and_metadata(code(kind), message, details, trailers)
 }
 
+/// A sentence that fits into a trailer, of which peers take a few kilobytes: what is longer loses its middle.
+fn short(sentence: String) -> String {
+    if sentence.len() <= MOST_BYTES {
+        return sentence;
+    }
+    let begin = sentence.floor_char_boundary(MOST_BYTES / 2);
+    let end = sentence.ceil_char_boundary(sentence.len() - MOST_BYTES / 2);
+    format!("{} … {}", &sentence[..begin], &sentence[end..])
+}
+
 /// The error that a server's status tells of: of the kind it names, or else of the kind that fits
 /// its code.
 #[must_use]
 pub fn error_from_status(status: &Status) -> Error {
     let named = status.metadata().get(KIND).and_then(|value| value.to_str().ok());
-    let kind = named.and_then(kind_named).unwrap_or_else(|| kind_of(status.code()));
     let sentence = status.message();
+    // No server said this: it is what became of the connection.
+    if named.is_none()
+        && let Some(cause) = std::error::Error::source(status)
+    {
+        return Kind::Disconnected.error(format!(
+            "the connection to the control address was lost, or something else is there ({sentence}: {cause}): what was \
+             begun may go on"
+        ));
+    }
+    let kind = named.and_then(kind_named).unwrap_or_else(|| kind_of(status.code()));
     if sentence.is_empty() {
         return kind.error(status.code().description());
     }
@@ -125,6 +146,23 @@ mod tests {
             assert_eq!(back.kind(), kind);
             assert_eq!(back.context(), "the sentence, with ümlauts");
         }
+    }
+
+    #[test]
+    fn long_sentences_keep_their_ends() {
+        let long = format!("begin {} end", "ü".repeat(100_000));
+        let back = error_from_status(&status_from_error(&Kind::Invalid.error(long)));
+        assert_eq!(back.kind(), Kind::Invalid);
+        assert!(back.context().len() < MOST_BYTES + 10);
+        assert!(back.context().starts_with("begin ü") && back.context().ends_with("ü end"));
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_no_answer() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("reset by peer")));
+        let error = error_from_status(&broken);
+        assert_eq!(error.kind(), Kind::Disconnected);
+        assert!(error.context().contains("reset by peer"), "{error}");
     }
 
     #[test]

@@ -280,7 +280,12 @@ impl Handle for Surface {
         progress: &Progress,
     ) -> Result<FileStatus> {
         let file = self.known(name)?;
+        let was_clean = file.newest().state() == State::Clean;
         let written = self.mover.writeback(&file, expected, progress).await?;
+        if was_clean {
+            // What was just written back was also read back.
+            self.mover.check_source(&file, &written).await?;
+        }
         self.release(name, range, Some(written.number())).await
     }
 

@@ -44,10 +44,15 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
     let report = load::run(&endpoint(args)?, &plan(args, files, onto, &global.control)?)?;
     print(&report, output)?;
-    match (&report.first_error, report.operations) {
-        (Some(error), 0) => {
-            Err(Kind::Io.error(format!("every {} failed: {error}", report.direction)))
+    match (&report.first_error, report.failure) {
+        (Some(error), Some(kind)) if report.operations == 0 => {
+            Err(kind.error(format!("every {} failed: {error}", report.direction)))
         }
+        (Some(_), Some(kind)) => Err(kind.error(format!(
+            "{} of {} failed",
+            units::count(report.errors),
+            units::plural(report.errors + report.operations, report.direction)
+        ))),
         _ => Ok(()),
     }
 }

@@ -31,7 +31,8 @@ Exit status:
    7  no space that may be taken
    8  corrupt: a checksum or a record does not hold, or bytes differ
    9  no connection: the node is not running or went away
-  10  denied";
+  10  denied
+ 130  interrupted: what the node was asked for goes on";
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 mod node;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -133,6 +134,33 @@ fn files_live_a_whole_life() {
     let status = node.ask(&["status"]);
     assert_eq!(status["misses"], 0, "everything was still there: {status}");
     assert_eq!(status["checksum_errors"], 0);
+}
+
+#[test]
+fn an_interrupted_tool_names_the_job_that_goes_on() {
+    let directories = Directories::new();
+    fs::write(directories.data().join("f"), bytes(1, 4 * MIB)).expect("written");
+    let node = Node::start(&directories);
+    node.ask(&["promote", "data/f"]);
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        .args(["--control", node.ready["control"].as_str().expect("an address")])
+        .args(["scrub", "--rate", "4KiB"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let job = || node.ask(&["jobs", "list"])["jobs"][0].clone();
+    // Once it says how far the scrub is, it waits for signals.
+    let mut said = String::new();
+    let mut stderr = BufReader::new(tool.stderr.take().expect("a pipe"));
+    stderr.read_line(&mut said).expect("text");
+    let pid = tool.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("it runs").success());
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(tool.wait().expect("it ends").code(), Some(130), "{said}");
+    let id = job()["id"].as_str().expect("text").to_owned();
+    assert!(said.contains(&format!("forebay jobs cancel {id}")), "{said}");
+    assert_eq!(job()["state"], "running");
+    node.ask(&["scrub", "--stop"]);
 }
 
 #[test]

@@ -181,6 +181,7 @@ impl TryFrom<Table> for SiloConfig {
                 return Err(Kind::Invalid.error(format!("no kind of silo is {other:?}: {KINDS}")));
             }
         };
+        place.check_scheme()?;
         let kind = std::mem::take(&mut table.kind);
         if table != Table::default() {
             let extra = format!("a silo of kind {kind} does not take all of these: {table:?}");
@@ -193,6 +194,29 @@ impl TryFrom<Table> for SiloConfig {
 }
 
 const KINDS: &str = "directory, s3, gcs, azure or http";
+
+impl Place {
+    /// That an address is one, and that nothing goes in clear text unless that was said.
+    fn check_scheme(&self) -> Result<()> {
+        let (address, allow_http) = match self {
+            Self::Directory { .. } => return Ok(()),
+            Self::S3(s3, _) => (s3.endpoint.as_deref(), s3.allow_http),
+            Self::Gcs(gcs, _) => (gcs.endpoint.as_deref(), gcs.allow_http),
+            Self::Azure(azure, _) => (azure.endpoint.as_deref(), azure.allow_http),
+            Self::Http { url, allow_http } => (Some(url.as_str()), *allow_http),
+        };
+        let Some(address) = address else { return Ok(()) };
+        let scheme = address.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        match scheme.as_deref() {
+            Some("https") => Ok(()),
+            Some("http") if allow_http => Ok(()),
+            Some("http") => Err(Kind::Invalid.error(format!(
+                "{address} is in clear text: say https, or allow_http = true if that is what you want"
+            ))),
+            _ => Err(Kind::Invalid.error(format!("{address:?} is no address: https://host/…"))),
+        }
+    }
+}
 
 impl Table {
     fn take_limits(&mut self) -> Result<LimitOptions> {
@@ -353,7 +377,10 @@ mod tests {
             ("kind = 'directory'", "needs path"),
             ("kind = 's3'", "needs bucket"),
             ("kind = 'directory'\npath = '/x'\nbucket = 'b'", "bucket: Some(\"b\")"),
-            ("kind = 'http'\nurl = 'http://x'\nprefix = 'p'", "prefix: Some(\"p\")"),
+            ("kind = 'http'\nurl = 'https://x'\nprefix = 'p'", "prefix: Some(\"p\")"),
+            ("kind = 'http'\nurl = 'http://x'", "allow_http = true"),
+            ("kind = 'http'\nurl = 'gopher://x'", "no address"),
+            ("kind = 's3'\nbucket = 'b'\nendpoint = 'notaurl'", "no address"),
             ("kind = 'directory'\npath = '/x'\ncolour = 1", "colour"),
             ("kind = 'directory'\npath = '/x'\ndeadline_s = -1", "deadline_s"),
             ("kind = 'directory'\npath = '/x'\nconcurrency = 0", "cap of zero"),

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use extent::Kind;
 use extent::wire::{Landing, Served};
 use hdrhistogram::Histogram;
 use rdma::Fabric;
@@ -59,6 +60,9 @@ pub struct Report {
     pub errors: u64,
     /// What the first of them said.
     pub first_error: Option<String>,
+    /// Of which kind it was.
+    #[serde(skip)]
+    pub failure: Option<Kind>,
 }
 
 /// How long operations took, in microseconds.
@@ -127,6 +131,7 @@ pub(super) fn of(load: &Load, fabric: Fabric, tallies: Vec<Tally>) -> Report {
         repeated_requests: total.repeated,
         errors: total.errors,
         first_error: total.first_error,
+        failure: total.failure,
     }
 }
 

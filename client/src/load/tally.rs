@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use extent::Error;
 use extent::wire::{Landing, Served};
+use extent::{Error, Kind};
 use hdrhistogram::Histogram;
 
 use crate::device::{DeviceRead, Path};
@@ -22,6 +22,7 @@ pub(super) struct Tally {
     pub(super) repeated: u64,
     pub(super) errors: u64,
     pub(super) first_error: Option<String>,
+    pub(super) failure: Option<Kind>,
     pub(super) elapsed: Duration,
 }
 
@@ -42,6 +43,7 @@ impl Tally {
             repeated: 0,
             errors: 0,
             first_error: None,
+            failure: None,
             elapsed: Duration::ZERO,
         }
     }
@@ -57,6 +59,7 @@ impl Tally {
         self.repeated += other.repeated;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
+        self.failure = self.failure.or(other.failure);
         self.elapsed = self.elapsed.max(other.elapsed);
     }
 
@@ -83,5 +86,6 @@ impl Tally {
     pub(super) fn fail(&mut self, error: &Error) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| format!("{error:?}"));
+        self.failure.get_or_insert(error.kind());
     }
 }

@@ -74,13 +74,11 @@ impl Store {
     /// [`Kind::Unsupported`] or [`Kind::Io`] if it cannot be read.
     pub(crate) fn open(path: &Path, expected: Option<u128>, memory: Memory) -> Result<Self> {
         let place = || format!("opening the control database {}", path.display());
-        let is_new = !path.exists();
-        let mut builder = Database::builder();
-        let database = builder.set_cache_size(CACHE_BYTES).create(path);
-        let database = database.map_err(|e| failed(e).while_doing(place()))?;
-        if is_new {
-            sync_parent(path)?;
+        if !path.exists() {
+            make(path).map_err(|e| e.while_doing(place()))?;
         }
+        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path);
+        let database = database.map_err(|e| failed(e).while_doing(place()))?;
         Self::with(database, expected, memory).map_err(|e| e.while_doing(place()))
     }
 
@@ -230,6 +228,20 @@ fn failed(error: impl Into<redb::Error>) -> Error {
         )),
         error => Kind::Io.error("the control database failed").caused_by(error),
     }
+}
+
+/// Makes an empty database, which gets its name when it is whole: half of one would never open.
+fn make(path: &Path) -> Result<()> {
+    let draft = path.with_added_extension("unfinished");
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("removing what was begun before", error));
+        }
+        _ => {}
+    }
+    drop(Database::builder().create(&draft).map_err(failed)?);
+    std::fs::rename(&draft, path).map_err(|e| Error::io("naming it", e))?;
+    sync_parent(path)
 }
 
 /// Makes a new file's name durable.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use extent::{Attempt, ByteRange, Error, ExtentIndex, FileId, Kind, Result, checksum};
-use nvme_tier::{Done, FileGeneration, Mark, State};
+use nvme_tier::{FileGeneration, State};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -251,7 +251,7 @@ impl Mover {
                 }
             }
             Kind::NotFound if is_newest => {
-                self.tier.mark(generation, Some(Mark::Lost), Done::ignore());
+                self.mark_lost(generation);
             }
             _ => {}
         }

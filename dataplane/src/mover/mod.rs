@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dma::{Buffer, Pool, Region};
 use extent::{Error, ExtentIndex, FileId, FileName, Generation, Kind, Result};
-use nvme_tier::{Done, Extent, File, FileGeneration, Reservation, State, Tier};
+use nvme_tier::{Done, Extent, File, FileGeneration, Mark, Reservation, State, Tier};
 use parking_lot::Mutex;
 use silo::{Mount, Silo};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -140,7 +140,11 @@ impl Mover {
             // A file that was written here and never written back is nowhere else.
             Err(error) if error.kind() == Kind::NotFound => match known {
                 Some(file) if file.newest().state() == State::Dirty => return Ok(file),
-                _ => return Err(error),
+                Some(file) => {
+                    self.mark_lost(&file.newest());
+                    return Err(error);
+                }
+                None => return Err(error),
             },
             Err(error) => return Err(error),
         };
@@ -149,11 +153,55 @@ impl Mover {
             let known_version = newest.base().is_some_and(|base| base == meta.version)
                 && newest.state() == State::Dirty;
             if known_version || newest.version().is_some_and(|version| version == meta.version) {
+                self.mark_found(&newest);
                 return Ok(file);
             }
         }
         let (name, version) = (name.clone(), meta.version);
         self.ask(|done| self.tier.register_at(name, meta.length, version, expected, done)).await
+    }
+
+    /// Asks the silo whether it still has a file of which nothing was written here. It may have another version, which
+    /// is newer.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if not: then what is here may be all that there is. What the silo answers, if that is not known.
+    pub(crate) async fn check_source(
+        &self,
+        file: &File,
+        generation: &Arc<FileGeneration>,
+    ) -> Result<()> {
+        let name = file.name();
+        match self.silo(name.silo())?.head(name.key()).await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                self.mark_lost(generation);
+                Err(Kind::NotFound
+                    .error(format!(
+                        "{name} is not in its silo any more, and what is here is kept: copy it somewhere, or let it go \
+                         with `forebay release`"
+                    ))
+                    .caused_by(error))
+            }
+            head => {
+                let found = head?.version;
+                if generation.version().is_some_and(|version| version == found) {
+                    self.mark_found(generation);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes note of a silo that has nothing any more of what a generation was adopted at.
+    fn mark_lost(&self, generation: &Arc<FileGeneration>) {
+        self.tier.mark(generation, Some(Mark::Lost), Done::ignore());
+    }
+
+    /// The silo has it again, as after a mount that was away.
+    fn mark_found(&self, generation: &Arc<FileGeneration>) {
+        if generation.mark() == Some(Mark::Lost) {
+            self.tier.mark(generation, None, Done::ignore());
+        }
     }
 
     /// Fetches what is missing of a generation's extents in `indexes`, and returns when all of it

@@ -11,6 +11,8 @@ use crate::remote::{Remote, outcome};
 use crate::render;
 
 const LISTED: usize = 1000;
+/// The exit status after Ctrl-C: 128 and the signal's number.
+const INTERRUPTED: i32 = 130;
 
 pub(crate) async fn jobs(remote: &Remote, command: JobsCommand, output: Output) -> Result<()> {
     match command {
@@ -48,13 +50,26 @@ pub(crate) async fn follow(
             output.line(&job.id)
         };
     }
-    let job = watch(remote, &job, output).await?;
+    let job = tokio::select! {
+        ended = watch(remote, &job, output) => ended?,
+        _ = tokio::signal::ctrl_c() => leave(&job, output),
+    };
     if output.is_json() {
         output.json(&render::job_json(&job))?;
     } else {
         output.line(render::job_line(&job))?;
     }
     outcome(&job)
+}
+
+/// Ends the process, and not the job: that is the node's.
+#[expect(clippy::exit, reason = "as a process ends that is interrupted")]
+fn leave(job: &v1::Job, output: Output) -> ! {
+    let id = &job.id;
+    output.note(format!(
+        "\njob {id} goes on: see it with `forebay jobs watch {id}`, end it with `forebay jobs cancel {id}`"
+    ));
+    std::process::exit(INTERRUPTED)
 }
 
 /// Waits for a job while a meter shows how far it is.

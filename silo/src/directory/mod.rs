@@ -19,7 +19,7 @@ mod sys;
 mod upload;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,7 @@ use upload::FileUpload;
 #[derive(Debug)]
 pub struct Directory {
     root: Arc<File>,
+    path: Arc<Path>,
     limits: Arc<Limits>,
     settled: Arc<Settled>,
     writable: bool,
@@ -51,7 +52,8 @@ impl Directory {
     /// of any file system in use.
     pub const QUIET: Duration = Duration::from_secs(2);
 
-    /// Opens the directory at `root`, which stays the same one even if another is mounted over it.
+    /// Opens the directory at `root`, which stays the same one even if another is mounted over it: then what was
+    /// adopted is read from it as before, and everything else is refused.
     ///
     /// # Errors
     /// [`Kind::NotFound`] if it is not there; [`Kind::Denied`] if it may not be read.
@@ -63,6 +65,7 @@ impl Directory {
         }
         Ok(Self {
             root: Arc::new(opened),
+            path: root.into(),
             limits,
             settled: Arc::new(Settled::new(Self::QUIET)),
             writable,
@@ -78,8 +81,10 @@ impl Directory {
     }
 
     async fn try_head(&self, key: &str, permit: OwnedSemaphorePermit) -> Result<ObjectMeta> {
-        let (root, key) = (Arc::clone(&self.root), key.to_owned());
+        let (root, path) = (Arc::clone(&self.root), Arc::clone(&self.path));
+        let key = key.to_owned();
         blocking(move || {
+            check_root(&root, &path)?;
             let file = open_file(&root, &key)?;
             let meta = meta(&file, key)?;
             drop(permit);
@@ -123,10 +128,11 @@ impl Silo for Directory {
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
         let attempt = |permit| {
-            let root = Arc::clone(&self.root);
+            let (root, path) = (Arc::clone(&self.root), Arc::clone(&self.path));
             let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
             blocking(move || {
-                let page = Walk::new(&root, &prefix, &after, limit).page();
+                let page = check_root(&root, &path)
+                    .and_then(|()| Walk::new(&root, &prefix, &after, limit).page());
                 drop(permit);
                 page
             })
@@ -175,10 +181,12 @@ impl Silo for Directory {
             return Err(Kind::Unsupported.error("the silo is read-only"));
         }
         let attempt = |permit| {
-            let (root, key) = (Arc::clone(&self.root), key.to_owned());
-            let (limits, condition) = (Arc::clone(&self.limits), condition.clone());
+            let (root, path) = (Arc::clone(&self.root), Arc::clone(&self.path));
+            let (key, limits) = (key.to_owned(), Arc::clone(&self.limits));
+            let condition = condition.clone();
             blocking(move || {
-                let upload = FileUpload::start(&root, key, length, condition, tags, limits);
+                let upload = check_root(&root, &path)
+                    .and_then(|()| FileUpload::start(&root, key, length, condition, tags, limits));
                 drop(permit);
                 upload
             })
@@ -194,6 +202,27 @@ impl Silo for Directory {
     }
 }
 
+/// Whether the silo's directory is still the one that was opened: what is written to one that is mounted nowhere any
+/// more, or was removed, nobody finds again.
+fn check_root(root: &File, path: &Path) -> Result<()> {
+    let key = |stat: std::fs::Metadata| (stat.dev(), stat.ino());
+    let shown = path.display();
+    let opened = root.metadata().map(key).map_err(|e| failed(&shown.to_string(), e))?;
+    let now = std::fs::metadata(path).map(key);
+    if now.as_ref().is_ok_and(|now| *now == opened) {
+        return Ok(());
+    }
+    // Not that it is not found: files of a silo that is away are not gone.
+    let error = Kind::Denied.error(format!(
+        "{shown} is not the directory that it was when the node started, as after a mount came or went: bring that \
+         back, or restart the node"
+    ));
+    Err(match now {
+        Ok(_) => error,
+        Err(cause) => error.caused_by(cause),
+    })
+}
+
 /// Opens a file for reading. Without `O_NONBLOCK` a pipe in its place would block for ever.
 fn open_file(root: &File, key: &str) -> Result<File> {
     sys::open_beneath(root, key, libc::O_RDONLY | libc::O_NONBLOCK).map_err(|e| failed(key, e))
@@ -206,7 +235,7 @@ fn meta(file: &File, key: String) -> Result<ObjectMeta> {
         length: stat.length(),
         version: stat.version(),
         modified: stat.modified(),
-        tags: stat::tags(file),
+        tags: stat::tags_of_whole(file, &stat),
     })
 }
 

@@ -12,6 +12,8 @@ use crate::UploadTags;
 
 const FILE: &std::ffi::CStr = c"user.forebay.file";
 const ATTEMPT: &std::ffi::CStr = c"user.forebay.attempt";
+/// What the file looked like when all of it was written: attributes stay when others write to it.
+const WRITTEN: &std::ffi::CStr = c"user.forebay.written";
 
 /// A regular file at one moment.
 #[derive(Clone, Debug)]
@@ -65,6 +67,12 @@ impl Stat {
         SourceVersion::new(text).expect("six numbers are short")
     }
 
+    /// What changes whenever the bytes do, but for names and attributes.
+    fn bytes(&self) -> String {
+        let s = &self.0;
+        format!("{}-{}.{:09}-{}", s.size(), s.mtime(), s.mtime_nsec(), s.ino())
+    }
+
     /// Whether nothing but names and attributes changed between the two: renaming a file moves
     /// its time of change, not that of its modification.
     pub(super) fn same_bytes(&self, other: &Self) -> bool {
@@ -96,14 +104,29 @@ pub(super) fn tags(file: &File) -> Option<UploadTags> {
     Some(UploadTags { file: FileId(id), attempt: Attempt(attempt) })
 }
 
+/// The same if nobody has written to the file since that upload was whole: else it is no upload of ours.
+pub(super) fn tags_of_whole(file: &File, stat: &Stat) -> Option<UploadTags> {
+    let is_untouched = sys::attribute(file, WRITTEN)? == stat.bytes();
+    tags(file).filter(|_| is_untouched)
+}
+
 /// Puts tags on a file. A file system without user attributes keeps none, and an upload is then
 /// not recognised as ours later.
 pub(super) fn set_tags(file: &File, tags: UploadTags) -> io::Result<()> {
+    let set = sys::set_attribute(file, FILE, &tags.file.to_string())
+        .and_then(|()| sys::set_attribute(file, ATTEMPT, &tags.attempt.to_string()));
+    kept_or_not(set)
+}
+
+/// Takes note on a file that all of it is written, and of what it looks like then.
+pub(super) fn set_written(file: &File, stat: &Stat) -> io::Result<()> {
+    kept_or_not(sys::set_attribute(file, WRITTEN, &stat.bytes()))
+}
+
+fn kept_or_not(set: io::Result<()>) -> io::Result<()> {
     let unsupported = |e: &io::Error| {
         matches!(e.raw_os_error(), Some(libc::ENOTSUP | libc::ENOSYS | libc::EPERM | libc::EACCES))
     };
-    let set = sys::set_attribute(file, FILE, &tags.file.to_string())
-        .and_then(|()| sys::set_attribute(file, ATTEMPT, &tags.attempt.to_string()));
     match set {
         Err(e) if unsupported(&e) => {
             tracing::debug!(error = %e, "the file system keeps no user attributes");

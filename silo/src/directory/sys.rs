@@ -111,7 +111,7 @@ pub(super) fn set_attribute(file: &File, name: &CStr, value: &str) -> io::Result
 
 /// An extended attribute, if it is there and is short text.
 pub(super) fn attribute(file: &File, name: &CStr) -> Option<String> {
-    let mut value = [0u8; 64];
+    let mut value = [0u8; 128];
     let (fd, name) = (file.as_raw_fd(), name.as_ptr());
     // SAFETY: the buffer is valid for the call, and the length is its own.
     let read = unsafe { libc::fgetxattr(fd, name, value.as_mut_ptr().cast(), value.len()) };

@@ -217,6 +217,68 @@ async fn an_upload_appears_whole_with_its_tags() {
     assert_eq!(home.silo.limits.counters().counts().written_bytes, 4500);
 }
 
+/// What was adopted is still read from it.
+#[tokio::test]
+async fn a_directory_that_was_replaced_is_not_written_to() {
+    let home = home();
+    home.write("f", b"old");
+    let meta = home.silo.head("f").await.expect("there");
+    let (path, aside) = (home.path.path(), home.path.path().with_extension("aside"));
+    std::fs::rename(path, &aside).expect("moved");
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::create_dir(path).expect("made");
+        }
+        let started = home.silo.upload("g", 1, Condition::Absent, TAGS).await;
+        assert_eq!(started.err().expect("not there").kind(), Kind::Denied);
+        assert_eq!(home.silo.list("", None, 10).await.expect_err("not there").kind(), Kind::Denied);
+        let error = home.silo.head("f").await.expect_err("not there");
+        assert_eq!(error.kind(), Kind::Denied);
+        assert!(error.to_string().contains("directory"), "{error}");
+        let range = ByteRange::new(0, 3).expect("a range");
+        let (buffer, read) = home.silo.read("f", &meta.version, range, buffer()).await;
+        read.expect("still open");
+        assert_eq!(&buffer.as_slice()[..3], b"old");
+    }
+    std::fs::remove_dir(path).expect("empty");
+    std::fs::rename(&aside, path).expect("back");
+    assert_eq!(home.silo.head("f").await.expect("there again"), meta);
+}
+
+/// User attributes stay when somebody writes to a file: what was ours is not any more.
+#[tokio::test]
+async fn an_upload_that_others_wrote_to_is_not_ours() {
+    let home = home();
+    let changes: [fn(&std::path::Path) -> std::io::Result<()>; 4] = [
+        |path| std::fs::write(path, b"theirs, which is longer"),
+        |path| std::fs::write(path, b"same"),
+        |path| {
+            let mut file = std::fs::OpenOptions::new().append(true).open(path)?;
+            std::io::Write::write_all(&mut file, b"more")
+        },
+        |path| {
+            let copy = path.with_extension("copy");
+            let copied = std::process::Command::new("cp").arg("-a").args([path, &copy]).status()?;
+            assert!(copied.success());
+            std::fs::rename(copy, path)
+        },
+    ];
+    for change in changes {
+        let at = home.path.path().join("f");
+        let _ = std::fs::remove_file(&at);
+        let mut upload = home.silo.upload("f", 4, Condition::Absent, TAGS).await.expect("started");
+        upload.append(Bytes::from_static(b"ours")).await.expect("room");
+        assert_eq!(upload.finish().await.expect("published").tags, Some(TAGS));
+        // Names and rights are no bytes.
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o640)).expect("set");
+        assert_eq!(home.silo.head("f").await.expect("there").tags, Some(TAGS));
+        // The clock of a file system may stand still for some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        change(&at).expect("changed");
+        assert_eq!(home.silo.head("f").await.expect("there").tags, None);
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_ends_early_leaves_nothing() {
     let home = home();

@@ -15,6 +15,9 @@ use crate::blocking::blocking;
 use crate::limits::{Limits, Traffic};
 use crate::{Condition, ObjectMeta, Upload, UploadTags};
 
+/// How often a file is flushed that looks otherwise each time.
+const SYNCS: usize = 3;
+
 /// A file on its way.
 pub(super) struct FileUpload {
     draft: Option<Draft>,
@@ -146,8 +149,22 @@ impl Draft {
         meta(&self.file, self.key.clone())
     }
 
+    /// Makes it durable, and that it is whole.
     fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| failed(&self.key, e))
+        let failed = |e| failed(&self.key, e);
+        let mut before = Stat::of(&self.file, &self.key)?;
+        for _ in 0..SYNCS {
+            stat::set_written(&self.file, &before).map_err(failed)?;
+            self.file.sync_all().map_err(failed)?;
+            // A network file system's server has the last word on when the file was modified.
+            let after = Stat::of(&self.file, &self.key)?;
+            if after.same_bytes(&before) {
+                return Ok(());
+            }
+            before = after;
+        }
+        // Then this upload is not recognised as ours, should its answer get lost.
+        Ok(())
     }
 
     /// Never overwrites: neither way of naming the file works if the name is taken.
