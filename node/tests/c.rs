@@ -100,7 +100,7 @@ fn attend(mut program: Command, directories: &Directories, node: Node) {
     for line in BufReader::new(child.stdout.take().expect("a pipe")).lines() {
         let line = line.expect("text");
         match line.as_str() {
-            "pause" => node.as_ref().expect("it runs").signal("STOP"),
+            "pause" => node.as_ref().expect("it runs").pause(),
             "resume" => node.as_ref().expect("it runs").signal("CONT"),
             "kill" => node.take().expect("it runs").kill(),
             "start" => node = Some(Node::start(directories)),

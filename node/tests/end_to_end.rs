@@ -1,5 +1,6 @@
 //! A real node, driven by the real tool and a real client, on files.
 
+#[expect(dead_code, reason = "other tests need all of it")]
 mod node;
 
 use std::fs;

@@ -431,8 +431,8 @@ static void nobody_waits_for_ever(void) {
 
 /* The node is killed, and is back later. */
 static void a_node_that_comes_back_is_found(void) {
-    forebay_ring *ring = open_ring(8, 10000000, 0), *other = open_ring(8, 2000000, FOREBAY_NO_RECONNECT);
-    forebay_ring *tcp = open_ring_at(tcp_endpoint, 8, 2000000, FOREBAY_NO_RECONNECT);
+    forebay_ring *ring = open_ring(8, 10000000, 0), *other = open_ring(8, 10000000, FOREBAY_NO_RECONNECT);
+    forebay_ring *tcp = open_ring_at(tcp_endpoint, 8, 10000000, FOREBAY_NO_RECONNECT);
     forebay_file file = open_file(ring), gone = open_file(other), far = open_file(tcp);
     unsigned char *theirs = (unsigned char *)allocate(tcp, 4096);
     unsigned char *lost = (unsigned char *)allocate(ring, 8192), own[4096];

@@ -180,6 +180,20 @@ impl Node {
         assert!(sent.expect("kill runs").success());
     }
 
+    /// Stops it for now: once this returns, it answers nothing. A signal is sent before each thread has taken it.
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually("all of its threads stopped", || {
+            fs::read_dir(&tasks).expect("it is there").all(|task| {
+                let stat = task.and_then(|task| fs::read_to_string(task.path().join("stat")));
+                // A thread that has ended meanwhile answers nothing either.
+                let state = |stat: String| stat.rsplit(") ").next().map(|it| it.starts_with('T'));
+                stat.map_or(true, |stat| state(stat) == Some(true))
+            })
+        });
+    }
+
     /// Asks it to stop; what it says last.
     pub(crate) fn stop(mut self) -> Value {
         self.signal("TERM");
