@@ -152,6 +152,10 @@ impl State {
     /// Whether something may have been asked for.
     fn feed_hungry(&mut self, ordinal: Option<usize>) -> bool {
         let mut fed = false;
+        if let Some(ordinal) = ordinal {
+            // Whoever still waits for a stream says so again.
+            self.rooms.of(ordinal).is_awaiting = false;
+        }
         while let Some(transfer) = self.hungry(ordinal).pop_front() {
             match self.feed(&transfer) {
                 Fed::Enough => {
