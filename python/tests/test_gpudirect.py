@@ -224,6 +224,10 @@ def test_what_a_node_may_still_write_to_stays(fabric: Node, gpu: Gpu) -> None:
         fabric.freeze()
         try:
             read = file.read_into(array)
+            # It is asked for once what was in the stream before is done, and not earlier.
+            gpu.finish(0)
+            with pytest.raises(TimeoutError):
+                read.result(0.5)
             del read, array
             gc.collect()
             assert kept() is not None
