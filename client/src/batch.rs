@@ -60,7 +60,7 @@ impl Batch {
         let mut batch = Self {
             client: client.clone(),
             id: state.open_inbox(),
-            patience_ends: clock::now() + client.options().timeout,
+            patience_ends: clock::after(client.options().timeout),
             count: unsent.len(),
             sent: NumberMap::with_capacity_and_hasher(unsent.len(), Default::default()),
             unsent,
@@ -144,7 +144,7 @@ impl Iterator for Batch {
             if self.sent.is_empty() {
                 thread::sleep(BUSY_PAUSES.0);
             }
-            let deadline = clock::now() + client.options().timeout;
+            let deadline = clock::after(client.options().timeout);
             let (completed, unused) = client.advance(deadline, Awaited::All(self.id), |state| {
                 let completed = state.empty_inbox(self.id);
                 let mut unused = self.submit(state);

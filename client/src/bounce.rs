@@ -97,7 +97,7 @@ where
 
     fn start(&self, memory: Memory, chunk: &Range<usize>) -> Result<Ticket> {
         let mut memory = Some(memory);
-        let deadline = clock::now() + self.client.options().timeout;
+        let deadline = clock::after(self.client.options().timeout);
         self.client.advance(deadline, Awaited::Room, |state| {
             match (self.submit)(&mut state.session, memory.take()?, chunk) {
                 Ok(ticket) => {
@@ -118,7 +118,7 @@ where
     /// sent again.
     fn next(&mut self) -> Result<Option<(Range<usize>, Completed)>> {
         let Some((ticket, chunk)) = self.in_flight.front().cloned() else { return Ok(None) };
-        let deadline = clock::now() + self.client.options().timeout;
+        let deadline = clock::after(self.client.options().timeout);
         let awaited = Cell::new(Some(ticket));
         let mut completed =
             self.client.advance(deadline, Awaited::One(&awaited), |state| state.take(ticket));

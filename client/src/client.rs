@@ -132,7 +132,7 @@ impl Client {
             return outcome;
         }
         drop(state);
-        let deadline = clock::now() + self.shared.options.timeout;
+        let deadline = clock::after(self.shared.options.timeout);
         self.advance(deadline, Awaited::Room, |state| {
             let outcome = act(state);
             let waits = is_busy(&outcome) && !state.session.is_connected();
@@ -219,7 +219,7 @@ impl Client {
         memory: Memory,
         mut submit: impl FnMut(&mut Session, Memory) -> Result<Ticket, Refused>,
     ) -> Result<Completed, Refused> {
-        let deadline = clock::now() + self.shared.options.timeout;
+        let deadline = clock::after(self.shared.options.timeout);
         let mut memory = memory;
         let mut pause = BUSY_PAUSES.0;
         loop {

@@ -56,5 +56,5 @@ pub use memory::Memory;
 pub use options::{Options, Reconnect};
 pub use proof::ProofSource;
 pub use rdma::VerbsOptions;
-pub use session::{Completed, Refused, Session, SessionStats, Ticket};
+pub use session::{Completed, Progress, Refused, Session, SessionStats, Ticket};
 pub use writer::Writer;

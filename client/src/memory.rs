@@ -7,7 +7,7 @@ use std::slice;
 use std::sync::Arc;
 
 use dma::Region;
-use extent::{Kind, Result};
+use extent::Kind;
 
 use crate::arena::Home;
 use crate::bugs::{self, Bug};
@@ -108,6 +108,31 @@ impl Memory {
         rest
     }
 
+    /// Takes the bytes that follow, as [`Memory::split_off`] returned them.
+    ///
+    /// # Errors
+    /// `rest` as it was, if it is not what follows.
+    pub fn join(&mut self, mut rest: Self) -> Result<(), Self> {
+        let follows = match (&self.piece, &rest.piece) {
+            (Some(one), Some(other)) => {
+                let of_one = Arc::ptr_eq(&one.region, &other.region)
+                    && Arc::ptr_eq(&one.home, &other.home)
+                    && self.fixed == rest.fixed;
+                // What gives bytes back has none between the two that are only its.
+                let is_whole = self.reserved == self.length || (self.reserved | rest.reserved) == 0;
+                of_one && is_whole && self.offset + self.length == rest.offset
+            }
+            _ => false,
+        };
+        if !follows {
+            return Err(rest);
+        }
+        rest.piece = None;
+        self.length += rest.length;
+        self.reserved += rest.reserved;
+        Ok(())
+    }
+
     /// Another view of a part of it, for callers that know memory by its address, such as those in C.
     /// A request that has a view never goes on in other memory: if its connection is lost over shared
     /// memory, it fails. Allocates nothing.
@@ -162,7 +187,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Kind::Invalid`] if it is not inside.
-    pub(crate) fn resolve(&self, bounds: &impl RangeBounds<usize>) -> Result<Range<usize>> {
+    pub(crate) fn resolve(&self, bounds: &impl RangeBounds<usize>) -> extent::Result<Range<usize>> {
         dma::range_within(bounds, self.length).ok_or_else(|| {
             let lost = ", whose session is over: allocate it again";
             Kind::Invalid.error(format!(
@@ -230,6 +255,30 @@ mod tests {
         assert!(back.as_slice().iter().all(|byte| *byte == 2));
         drop(back);
         assert_eq!(home.take_unused().len(), 1);
+    }
+
+    #[test]
+    fn pieces_that_follow_each_other_are_joined() {
+        let (mut front, home) = memory(5000);
+        let mut middle = front.split_off(1000);
+        let back = middle.split_off(1000);
+        let (mut other, _other_home) = memory(100);
+        let back = front.join(back).expect_err("there is something between");
+        other = front.join(other).expect_err("another region's");
+        assert_eq!((front.len(), other.len()), (1000, 100));
+        let mut middle_twice = {
+            // SAFETY: `middle` outlives it, and neither is used.
+            unsafe { middle.view(0..1000) }
+        };
+        middle_twice = front.join(middle_twice).expect_err("a view");
+        drop(middle_twice);
+        front.join(middle).expect("it follows");
+        front.join(back).expect("it follows");
+        assert_eq!((front.len(), front.offset()), (5000, 0));
+        front.as_mut_slice().fill(3);
+        assert!(home.take_unused().is_empty());
+        drop(front);
+        assert_eq!(home.take_unused().len(), 1, "all of it went back");
     }
 
     #[test]

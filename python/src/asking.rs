@@ -17,14 +17,59 @@ const BUSY_PAUSES: (Duration, Duration) = (Duration::from_micros(50), Duration::
 /// How long the session is driven at a time.
 const TURN: Duration = Duration::from_millis(50);
 
-/// How an operation ended.
+/// How an operation ended, for the one who waits for it.
 #[derive(Default)]
 pub(crate) struct Call {
-    pub(crate) ended: Mutex<Option<Completed>>,
+    answer: Mutex<Answer>,
+}
+
+#[derive(Default)]
+enum Answer {
+    #[default]
+    Awaited,
+    There(Completed),
+    /// Nobody waits any more.
+    Unwanted,
+}
+
+impl Call {
+    /// Hands the answer over.
+    ///
+    /// # Errors
+    /// The answer, if nobody waits for it any more.
+    pub(crate) fn end(&self, completed: Completed) -> Result<(), Completed> {
+        let mut answer = self.answer.lock();
+        if matches!(*answer, Answer::Unwanted) {
+            return Err(completed);
+        }
+        *answer = Answer::There(completed);
+        Ok(())
+    }
+
+    /// The answer, if it is there.
+    fn take(&self) -> Option<Completed> {
+        let mut answer = self.answer.lock();
+        match std::mem::take(&mut *answer) {
+            Answer::There(completed) => Some(completed),
+            other => {
+                *answer = other;
+                None
+            }
+        }
+    }
+
+    /// Waits no longer. The answer, if it is there already.
+    fn leave(&self) -> Option<Completed> {
+        match std::mem::replace(&mut *self.answer.lock(), Answer::Unwanted) {
+            Answer::There(completed) => Some(completed),
+            Answer::Awaited | Answer::Unwanted => None,
+        }
+    }
 }
 
 /// An operation of [`Engine::drive`] that is sent until the node takes it.
-pub(crate) struct Asking<F> {
+pub(crate) struct Asking<'a, F> {
+    engine: &'a Engine,
     submit: F,
     /// The operation's, while the session has it not.
     memory: Memory,
@@ -35,13 +80,13 @@ pub(crate) struct Asking<F> {
     patience_ends: Instant,
 }
 
-impl<F: FnMut(&mut Session, Memory) -> Result<Ticket, Refused>> Asking<F> {
+impl<'a, F: FnMut(&mut Session, Memory) -> Result<Ticket, Refused>> Asking<'a, F> {
     /// `opens` says that what it brings is a handle, which is given back if nobody takes it.
-    pub(crate) fn new(engine: &Engine, opens: bool, memory: Memory, submit: F) -> Self {
+    pub(crate) fn new(engine: &'a Engine, opens: bool, memory: Memory, submit: F) -> Self {
         let now = clock::now();
         let patience_ends = now + engine.timeout();
         let pause = BUSY_PAUSES.0;
-        Self { submit, memory, opens, call: None, not_before: now, pause, patience_ends }
+        Self { engine, submit, memory, opens, call: None, not_before: now, pause, patience_ends }
     }
 
     /// How it ended, once it has.
@@ -64,7 +109,7 @@ impl<F: FnMut(&mut Session, Memory) -> Result<Ticket, Refused>> Asking<F> {
             }
             return None;
         };
-        let Some(mut completed) = call.ended.lock().take() else {
+        let Some(mut completed) = call.take() else {
             if now >= self.patience_ends {
                 state.give_up();
             }
@@ -79,6 +124,18 @@ impl<F: FnMut(&mut Session, Memory) -> Result<Ticket, Refused>> Asking<F> {
             return None;
         }
         Some(Ok(completed))
+    }
+}
+
+impl<F> Drop for Asking<'_, F> {
+    fn drop(&mut self) {
+        // Upon a signal: the answer may have come all the same, and with it a handle of the node's.
+        if let Some(completed) = self.call.take().and_then(|call| call.leave())
+            && self.opens
+            && completed.result.is_ok()
+        {
+            self.engine.close_handle(completed.handle);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The requests that a transfer is made of, and what became of them.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use client::Memory;
 use client::device::{Lent, Path};
@@ -31,6 +32,8 @@ pub(crate) struct Chunk {
     pub(crate) lent: Option<Lent>,
     /// Whether the node writes into a GPU's memory: then there is no memory of the host's.
     pub(crate) is_direct: bool,
+    /// Since when the node has been too busy for it.
+    pub(crate) busy_since: Option<Instant>,
 }
 
 /// See [`crate::transfer::Transfer::next`].

@@ -1,7 +1,6 @@
 //! `Client`: a connection to a node.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::device::DeviceOptions;
 use client::{Endpoint, Options, Session};
@@ -218,11 +217,7 @@ fn parse_options(options: &Bound<'_, PyDict>) -> PyResult<(Options, DeviceOption
     let mut parsed = Options { reconnect: None, ..Options::default() };
     let mut gpus = DeviceOptions::default();
     for (key, value) in options {
-        let seconds = || -> PyResult<Duration> {
-            let seconds: f64 = value.extract()?;
-            Duration::try_from_secs_f64(seconds)
-                .map_err(|error| PyValueError::new_err(error.to_string()))
-        };
+        let seconds = || clock::seconds(value.extract()?);
         match key.extract::<String>()?.as_str() {
             "credits" => parsed.credits = value.extract()?,
             "queue" => parsed.queue = value.extract()?,

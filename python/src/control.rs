@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use control::{ControlClient, proto as v1};
 use extent::{Error, Result};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::bound::Bound as Here;
+use crate::clock::seconds;
 use crate::errors::Raise;
 use crate::wait;
 
@@ -62,8 +62,7 @@ impl Control {
     #[new]
     #[pyo3(signature = (address, timeout=60.0))]
     fn new(py: Python<'_>, address: String, timeout: f64) -> PyResult<Self> {
-        let timeout = Duration::try_from_secs_f64(timeout)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let timeout = seconds(timeout)?;
         let inner = wait::apart(py, move || {
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)

@@ -4,7 +4,7 @@
 //! was started goes on; see [`crate::pump`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -29,8 +29,13 @@ const COPY_SLEEP: Duration = Duration::from_micros(50);
 /// Dead entries in the table of buffers before it is tidied up.
 const DEAD_BUFFERS: usize = 64;
 
+/// How many engines there were.
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
 /// See the module.
 pub(crate) struct Engine {
+    /// Of this process's: no other engine ever has it.
+    number: u64,
     state: Mutex<State>,
     /// Threads that are about to take the lock.
     waiting: AtomicUsize,
@@ -97,9 +102,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Not the session's lock: this may run while a thread holds that and waits.
-        self.engine.closing.lock().push(self.number);
-        self.engine.wake_pump();
+        self.engine.close_handle(self.number);
     }
 }
 
@@ -117,6 +120,7 @@ impl Engine {
     ) -> Result<Arc<Self>> {
         let bell = Arc::new(Bell::default());
         let engine = Arc::new(Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             fabric: session.fabric(),
             state: Mutex::new(State::new(session, timeout)?),
             waiting: AtomicUsize::new(0),
@@ -131,6 +135,11 @@ impl Engine {
         });
         pump::start(&engine, bell)?;
         Ok(engine)
+    }
+
+    /// No other engine of this process has the same.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn fabric(&self) -> Fabric {
@@ -178,6 +187,13 @@ impl Engine {
             return Err(error);
         }
         Ok(buffers.add(Slab::new(memory)?))
+    }
+
+    /// Gives a handle back, soon.
+    pub(crate) fn close_handle(&self, number: u64) {
+        // Not the session's lock: this may run while a thread holds that and waits.
+        self.closing.lock().push(number);
+        self.wake_pump();
     }
 
     /// A buffer is found by the addresses of its bytes no longer.
@@ -293,10 +309,7 @@ impl Engine {
 
     fn turn(&self, state: &mut State) {
         state.poll();
-        let mut closing = self.closing.lock();
-        if !closing.is_empty() {
-            state.close_handles(&mut closing);
-        }
+        state.close_handles(&mut self.closing.lock());
     }
 
     fn wake_pump(&self) {

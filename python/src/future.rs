@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use client::device::Path;
 use extent::wire::{Landing, Served};
-use pyo3::exceptions::{PyTimeoutError, PyValueError};
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use rdma::Fabric;
 
 use crate::bound::Bound as Here;
 use crate::chunk::Done;
-use crate::clock;
+use crate::clock::{self, seconds};
 use crate::engine::Engine;
 use crate::errors::Raise;
 use crate::left::{self, Left};
@@ -90,6 +90,23 @@ impl Future {
         Ok(outcome)
     }
 
+    /// Waits until it is over, or for so many seconds.
+    ///
+    /// # Errors
+    /// What a signal handler raises; `ValueError` if that is no time.
+    fn settle(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let inner = self.inner.here().raise(py)?;
+        if inner.transfer.is_settled() {
+            return Ok(());
+        }
+        let end = timeout.map(seconds).transpose()?.map(|limit| clock::now() + limit);
+        interruptible(py, || {
+            let step = end.map_or(STEP, |end| end.saturating_duration_since(clock::now()));
+            let over = inner.engine.wait(&inner.transfer, step.min(STEP));
+            (over || end.is_some_and(|end| clock::now() >= end)).then_some(())
+        })
+    }
+
     fn done_so(&self, py: Python<'_>) -> PyResult<Option<Done>> {
         self.outcome(py)?.transpose().raise(py)
     }
@@ -103,17 +120,7 @@ impl Future {
     /// Raises what went wrong, and `TimeoutError` if it is still under way after so many seconds.
     #[pyo3(signature = (timeout=None))]
     fn result(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
-        let inner = self.inner.here().raise(py)?;
-        if !inner.transfer.is_settled() {
-            let limit = timeout.map(Duration::try_from_secs_f64).transpose();
-            let limit = limit.map_err(|error| PyValueError::new_err(error.to_string()))?;
-            let end = limit.and_then(|limit| clock::now().checked_add(limit));
-            interruptible(py, || {
-                let step = end.map_or(STEP, |end| end.saturating_duration_since(clock::now()));
-                let over = inner.engine.wait(&inner.transfer, step.min(STEP));
-                (over || end.is_some_and(|end| clock::now() >= end)).then_some(())
-            })?;
-        }
+        self.settle(py, timeout)?;
         match self.done_so(py)? {
             Some(done) => Ok(done.bytes),
             None => Err(PyTimeoutError::new_err("the read is still under way")),
@@ -132,12 +139,11 @@ impl Future {
     /// What went wrong; `None` if it went well. Waits as `result` does.
     #[pyo3(signature = (timeout=None))]
     fn exception(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        match self.result(py, timeout) {
-            Ok(_) => Ok(None),
-            Err(error) => match self.outcome(py)? {
-                Some(Err(_)) => Ok(Some(error.into_value(py).into_any())),
-                _ => Err(error),
-            },
+        self.settle(py, timeout)?;
+        match self.done_so(py) {
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => Err(PyTimeoutError::new_err("the read is still under way")),
+            Err(error) => Ok(Some(error.into_value(py).into_any())),
         }
     }
 
@@ -210,8 +216,8 @@ impl Future {
     }
 
     /// The same number for futures of the same client.
-    fn _client(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(Arc::as_ptr(&self.inner.here().raise(py)?.engine).addr())
+    fn _client(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.inner.here().raise(py)?.engine.number())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -26,8 +26,8 @@ pub(crate) struct Onto {
 /// How far that is.
 #[derive(Default)]
 pub(crate) struct Direct {
-    /// What has to be done before. The node's writes are in no stream.
-    mark: Option<Mark>,
+    /// What has to be done before, and when that was found out. The node's writes are in no stream.
+    mark: Option<(Mark, Instant)>,
     /// Requests under way.
     pub(crate) in_flight: usize,
     /// Whether any byte has come.
@@ -49,12 +49,12 @@ impl Onto {
     pub(crate) fn begin(&self, staged: &mut Staged, direct: &mut Direct) -> Result<()> {
         staged.begin(&self.after)?;
         if self.aim.is_some() {
-            direct.mark = Some(self.after.mark()?);
+            direct.mark = Some((self.after.mark()?, clock::now()));
         }
         Ok(())
     }
 
-    /// What to ask for of what is left, from `at` on; the read begins at `offset` of its file, and moved last at `moved_at`.
+    /// What to ask for of what is left, from `at` on; the read begins at `offset` of its file.
     ///
     /// # Errors
     /// [`Kind::Busy`] if what was in the stream before does not end; what the driver answers.
@@ -62,7 +62,6 @@ impl Onto {
         &self,
         at: usize,
         offset: u64,
-        moved_at: Instant,
         staged: &mut Staged,
         direct: &mut Direct,
     ) -> Result<Step> {
@@ -73,9 +72,9 @@ impl Onto {
         if !by_itself.contains(&at) {
             let Some((lent, memory)) = staged.lend() else { return Ok(Step::Wait) };
             let lent = Some(lent);
-            return Ok(Step::Chunk(Chunk { start: at, within, memory, lent, is_direct: false }));
+            return Ok(Step::Chunk(Chunk { start: at, within, memory, lent, ..Chunk::default() }));
         }
-        if !self.is_free(moved_at, staged, direct)? || !staged.begin_direct() {
+        if !Self::is_free(staged, direct)? || !staged.begin_direct() {
             return Ok(Step::Wait);
         }
         direct.in_flight += 1;
@@ -84,14 +83,14 @@ impl Onto {
     }
 
     /// Whether the GPU is done with what comes before.
-    fn is_free(&self, moved_at: Instant, staged: &mut Staged, direct: &mut Direct) -> Result<bool> {
+    fn is_free(staged: &mut Staged, direct: &mut Direct) -> Result<bool> {
         staged.is_awaiting = false;
-        let Some(mark) = &direct.mark else { return Ok(true) };
+        let Some((mark, since)) = &direct.mark else { return Ok(true) };
         if mark.is_past()? {
             direct.mark = None;
             return Ok(true);
         }
-        if clock::now() >= moved_at + staged.timeout {
+        if clock::now() >= *since + staged.timeout {
             return Err(Kind::Busy.error(format!(
                 "what was in the stream before the read is not done after {:?}: is something in it that never ends?",
                 staged.timeout

@@ -1,22 +1,19 @@
 //! How far a transfer is.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use client::Memory;
 use extent::Error;
 
 use crate::chunk::Done;
-use crate::clock;
 use crate::foreign::Foreign;
 use crate::onto::Direct;
 use crate::watch::Watch;
 
 /// What of a transfer changes, under its lock.
 pub(crate) struct Progress {
-    /// Pieces of the slab that no request has had yet, each with its place there.
-    pub(crate) pieces: VecDeque<(usize, Memory)>,
+    /// The part of the slab, if no request has had it yet.
+    pub(crate) piece: Option<Memory>,
     /// `None` if it is none, or if nobody waits any more.
     pub(crate) foreign: Option<Foreign>,
     /// Whether nobody waits any more.
@@ -30,8 +27,6 @@ pub(crate) struct Progress {
     pub(crate) direct: Direct,
     /// Whether what comes into the caller's stream waits for them.
     pub(crate) is_led: bool,
-    /// When it began, or something of it last came.
-    pub(crate) moved_at: Instant,
     pub(crate) done: Done,
     pub(crate) error: Option<Error>,
     pub(crate) watches: Vec<(Arc<Watch>, u64)>,
@@ -40,12 +35,12 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing was asked for yet.
     pub(crate) fn new(
-        pieces: VecDeque<(usize, Memory)>,
+        piece: Option<Memory>,
         foreign: Option<Foreign>,
         copied: bool,
     ) -> Self {
         Self {
-            pieces,
+            piece,
             foreign,
             is_let_go: false,
             next: 0,
@@ -53,7 +48,6 @@ impl Progress {
             copying: 0,
             direct: Direct::default(),
             is_led: false,
-            moved_at: clock::now(),
             done: Done { copied, ..Done::default() },
             error: None,
             watches: Vec::new(),

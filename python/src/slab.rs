@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use client::Memory;
 use dma::Region;
-use extent::{Kind, Result};
+use extent::{Error, Kind, Result};
 
 use crate::lock::Mutex;
 
 /// One allocation, of which any parts that do not overlap may be read into at the same time.
 ///
 /// The session takes memory by value while the node uses it. So the allocation is cut where reads
-/// begin and end, and stays cut: the pieces are put together again when all of it is freed.
+/// begin and end, and what comes back is joined to what it was cut from: there are never more pieces
+/// than two for each request, and one.
 pub(crate) struct Slab {
     /// Keeps the bytes mapped, even of pieces that were lost with their session.
     region: Arc<Region>,
@@ -61,18 +62,14 @@ impl Slab {
         self.region.at(self.offset, self.length)
     }
 
-    /// Takes the pieces that make up a range, in order, each with its place.
+    /// Takes a range, which is not empty.
     ///
     /// # Errors
     /// [`Kind::Busy`] if some of it is being read into or written from already.
-    pub(crate) fn take(&self, range: &Range<usize>) -> Result<Vec<(usize, Memory)>> {
-        assert!(range.end <= self.length, "the range is inside");
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(crate) fn take(&self, range: &Range<usize>) -> Result<Memory> {
+        assert!(!range.is_empty() && range.end <= self.length, "the range is inside");
         let mut pieces = self.pieces.lock();
-        let touched = touched(&pieces, range);
-        for piece in &pieces[touched] {
+        for piece in &pieces[touched(&pieces, range)] {
             match piece.held {
                 Held::Here(_) => {}
                 Held::Lent => {
@@ -80,23 +77,17 @@ impl Slab {
                         "another request still uses this part of the buffer: wait for its result",
                     ));
                 }
-                Held::Lost => {
-                    return Err(Kind::Disconnected.error(
-                        "this buffer was lost with its session: connect and allocate again",
-                    ));
-                }
+                Held::Lost => return Err(lost()),
             }
         }
         cut(&mut pieces, range.start);
         cut(&mut pieces, range.end);
-        let mut taken = Vec::new();
-        let touched = self::touched(&pieces, range);
-        for piece in &mut pieces[touched] {
-            if let Held::Here(memory) = std::mem::replace(&mut piece.held, Held::Lent) {
-                taken.push((piece.start, memory));
-            }
+        // Pieces that are here and follow each other are one.
+        let index = touched(&pieces, range).start;
+        match std::mem::replace(&mut pieces[index].held, Held::Lent) {
+            Held::Here(memory) => Ok(memory),
+            Held::Lent | Held::Lost => unreachable!("all of them are here"),
         }
-        Ok(taken)
     }
 
     /// Takes all of the memory out of it, for good.
@@ -123,7 +114,25 @@ impl Slab {
         let piece = &mut pieces[index];
         assert!(piece.start == start, "what comes back was taken");
         piece.held = if memory.is_empty() { Held::Lost } else { Held::Here(memory) };
+        join(&mut pieces, index);
+        if let Some(before) = index.checked_sub(1) {
+            join(&mut pieces, before);
+        }
     }
+}
+
+fn lost() -> Error {
+    Kind::Disconnected.error("this buffer was lost with its session: connect and allocate again")
+}
+
+/// Makes a piece and the next one into one again, if both are here.
+fn join(pieces: &mut Vec<Piece>, index: usize) {
+    let [piece, next, ..] = &mut pieces[index..] else { return };
+    let (Held::Here(memory), Held::Here(rest)) = (&mut piece.held, &mut next.held) else { return };
+    let joined = memory.join(std::mem::take(rest));
+    assert!(joined.is_ok(), "they were cut from each other");
+    piece.length += next.length;
+    pieces.remove(index + 1);
 }
 
 /// The indices of the pieces that a range touches.

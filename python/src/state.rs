@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{Completed, Session, Ticket};
+use client::{Completed, Progress, Session, Ticket};
 use extent::{Error, Kind, Result};
 
 use crate::asking::Call;
@@ -33,6 +33,8 @@ pub(crate) struct State {
     looked_at: Instant,
     pub(crate) rooms: Rooms,
     scratch: Vec<Completed>,
+    /// Handles that came when nobody waited for them any more.
+    unwanted: Vec<u64>,
 }
 
 /// Who wants to know how an operation ended.
@@ -41,8 +43,24 @@ enum Flight {
         call: Arc<Call>,
         opens: bool,
     },
-    /// And when it was sent.
-    Chunk(Arc<Transfer>, Chunk, Instant),
+    Chunk(Arc<Transfer>, Chunk, Standing),
+}
+
+/// How far a request was when it was looked at last, and since when.
+struct Standing {
+    progress: Option<Progress>,
+    since: Instant,
+}
+
+impl Standing {
+    /// Whether nothing has moved for so long of what the node was asked.
+    fn is_late(&mut self, progress: Progress, now: Instant, timeout: Duration) -> bool {
+        // What waits in the session to be sent waits for others, which are looked at themselves.
+        if progress.unanswered == 0 || self.progress != Some(progress) {
+            *self = Self { progress: Some(progress), since: now };
+        }
+        now >= self.since + timeout
+    }
 }
 
 /// What a transfer got.
@@ -69,6 +87,7 @@ impl State {
             rested_at: clock::now(),
             looked_at: clock::now(),
             scratch: Vec::new(),
+            unwanted: Vec::new(),
         })
     }
 
@@ -192,7 +211,7 @@ impl State {
         self.session.failure().filter(|_| is_quiet).map(Error::duplicate)
     }
 
-    /// A request that takes longer than the timeout ends the session, because the node might still be
+    /// A request of which the node answers nothing for the timeout ends the session, because the node might still be
     /// writing into its memory. A GPU that copies nothing ends what waits for it.
     fn end_if_late(&mut self) {
         let now = clock::now();
@@ -205,11 +224,13 @@ impl State {
         if was_stopped {
             return;
         }
-        let late = |flight: &Flight| match flight {
-            Flight::Call { .. } => false,
-            Flight::Chunk(_, _, sent) => now >= *sent + self.timeout,
+        let (flights, timeout) = (&mut self.flights, self.timeout);
+        let is_late = |progress: Progress| match flights.get_mut(&progress.ticket) {
+            Some(Flight::Chunk(_, _, standing)) => standing.is_late(progress, now, timeout),
+            Some(Flight::Call { .. }) | None => false,
         };
-        if self.flights.values().any(late) {
+        // Each of them is looked at.
+        if self.session.progress().map(is_late).fold(false, |any, late| any | late) {
             self.give_up();
         }
         let stalled = |staged: &Staged| staged.stalled(self.timeout);
@@ -221,6 +242,10 @@ impl State {
 
     /// Gives handles back as far as the session takes that.
     pub(crate) fn close_handles(&mut self, handles: &mut Vec<u64>) {
+        handles.append(&mut self.unwanted);
+        if handles.is_empty() {
+            return;
+        }
         while let Some(handle) = handles.pop() {
             match self.session.submit_close(handle) {
                 Ok(_) => {}
@@ -239,17 +264,17 @@ impl State {
         match self.flights.remove(&done.ticket) {
             None => {}
             Some(Flight::Call { call, opens }) => {
-                let abandoned = Arc::strong_count(&call) == 1;
-                if abandoned && opens && done.result.is_ok() {
-                    // Should the session refuse, the handle goes with the session.
-                    let _ = self.session.submit_close(done.handle);
+                if let Err(unwanted) = call.end(done)
+                    && opens
+                    && unwanted.result.is_ok()
+                {
+                    self.unwanted.push(unwanted.handle);
                 }
-                *call.ended.lock() = Some(done);
             }
             Some(Flight::Chunk(transfer, mut chunk, _)) => {
                 chunk.memory = done.memory.take().unwrap_or_default();
                 let busy = done.result.as_ref().is_err_and(|error| error.kind() == Kind::Busy);
-                if busy && transfer.is_wanted(self.timeout) {
+                if busy && self.is_patient(&mut chunk) && transfer.is_wanted() {
                     if self.resting.is_empty() {
                         self.rested_at = clock::now() + BUSY_PAUSE;
                     }
@@ -262,6 +287,12 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Whether the node may go on being too busy for a request.
+    fn is_patient(&self, chunk: &mut Chunk) -> bool {
+        let now = clock::now();
+        now < *chunk.busy_since.get_or_insert(now) + self.timeout
     }
 
     /// Asks for what a transfer wants now, as far as there is memory for it.
@@ -285,7 +316,8 @@ impl State {
     fn send(&mut self, transfer: &Arc<Transfer>, chunk: Chunk) -> bool {
         match transfer.submit(&mut self.session, chunk) {
             Ok((ticket, chunk)) => {
-                let flight = Flight::Chunk(Arc::clone(transfer), chunk, clock::now());
+                let standing = Standing { progress: None, since: clock::now() };
+                let flight = Flight::Chunk(Arc::clone(transfer), chunk, standing);
                 self.flights.insert(ticket, flight);
                 true
             }

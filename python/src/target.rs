@@ -267,6 +267,9 @@ fn read_only(py: Python<'_>) -> PyErr {
 impl View {
     /// By DLPack, or else of the array that shows the same memory.
     fn without_buffer(object: &Bound<'_, PyAny>, refused: PyErr) -> PyResult<Self> {
+        if stream::is_torchs(object)? {
+            return Self::of_torch(object);
+        }
         if let Some(seen) = dlpack::see(object, false)? {
             return Ok(Self::Tensor(seen));
         }
@@ -290,6 +293,27 @@ impl View {
             }
             Err(_) => Err(refused),
         }
+    }
+}
+
+impl View {
+    /// A tensor of torch's, by its array: from then on torch lets nobody resize what it has stored, and the array is of
+    /// a tensor that nobody else has. DLPack keeps what is stored, but not where it is.
+    fn of_torch(tensor: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = tensor.py();
+        if tensor.getattr("requires_grad")?.is_truthy()? {
+            // Torch says what to do instead.
+            tensor.call_method0("numpy")?;
+        }
+        let alias = tensor.call_method0("detach")?;
+        if !alias.call_method0("is_contiguous")?.is_truthy()? {
+            return Err(invalid(py, "the memory is not in one piece: pass a contiguous one"));
+        }
+        // As bytes, of which NumPy knows the type.
+        let bytes = alias
+            .call_method1("view", (-1,))?
+            .call_method1("view", (py.import("torch")?.getattr("uint8")?,))?;
+        Ok(Self::Buffer(PyUntypedBuffer::get(&bytes.call_method0("numpy")?)?))
     }
 }
 

@@ -1,17 +1,14 @@
 //! One read or write that Python asked for, in as many requests as it takes.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use client::device::{Aim, Lent, Path};
 use client::{Completed, Memory, Refused, Session};
 use extent::{Error, Kind, Result};
 
 use crate::chunk::{Chunk, Done, Next};
-use crate::clock;
 use crate::engine::Handle;
 use crate::foreign::Foreign;
 use crate::lock::Mutex;
@@ -68,9 +65,9 @@ impl Transfer {
         slab: &Arc<Slab>,
         range: Range<usize>,
     ) -> Result<Self> {
-        let pieces = slab.take(&range)?.into();
+        let piece = if range.is_empty() { None } else { Some(slab.take(&range)?) };
         let place = Place::Slab(Arc::clone(slab), range.start);
-        Ok(Self::new(flow, handle, offset, range.len(), place, pieces, None))
+        Ok(Self::new(flow, handle, offset, range.len(), place, piece, None))
     }
 
     /// To or from foreign memory of so many bytes.
@@ -82,13 +79,13 @@ impl Transfer {
         length: usize,
     ) -> Self {
         let (place, foreign) = (Place::Foreign, Some(foreign));
-        Self::new(flow, handle, offset, length, place, VecDeque::new(), foreign)
+        Self::new(flow, handle, offset, length, place, None, foreign)
     }
 
     /// Into all of a GPU's memory, whose ring there is.
     pub(crate) fn of_device(handle: &Arc<Handle>, offset: u64, onto: Onto) -> Self {
         let (length, place) = (onto.into.len(), Place::Device(onto));
-        Self::new(Flow::Read, handle, offset, length, place, VecDeque::new(), None)
+        Self::new(Flow::Read, handle, offset, length, place, None, None)
     }
 
     fn new(
@@ -97,7 +94,7 @@ impl Transfer {
         offset: u64,
         length: usize,
         place: Place,
-        pieces: VecDeque<(usize, Memory)>,
+        piece: Option<Memory>,
         foreign: Option<Foreign>,
     ) -> Self {
         let copied = foreign.is_some() && length != 0;
@@ -109,7 +106,7 @@ impl Transfer {
             place,
             settled: AtomicBool::new(length == 0),
             is_queued: AtomicBool::new(false),
-            progress: Mutex::new(Progress::new(pieces, foreign, copied)),
+            progress: Mutex::new(Progress::new(piece, foreign, copied)),
         }
     }
 
@@ -199,9 +196,9 @@ impl Transfer {
     pub(crate) fn next(&self, rooms: &mut Rooms) -> Next {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
-        if let Some((start, memory)) = progress.pieces.pop_front() {
+        if let (Place::Slab(_, start), Some(memory)) = (&self.place, progress.piece.take()) {
             progress.in_flight += 1;
-            let within = 0..memory.len();
+            let (start, within) = (*start, 0..memory.len());
             return Next::Chunk(Chunk { start, within, memory, ..Chunk::default() });
         }
         if !self.wants_more(progress) {
@@ -210,9 +207,8 @@ impl Transfer {
         let (start, left) = (progress.next, self.length - progress.next);
         let chunk = match (&self.place, &progress.foreign) {
             (Place::Device(onto), _) => {
-                let (moved_at, direct) = (progress.moved_at, &mut progress.direct);
                 let staged = rooms.of(onto.ordinal);
-                match onto.next(start, self.offset, moved_at, staged, direct) {
+                match onto.next(start, self.offset, staged, &mut progress.direct) {
                     Ok(Step::Chunk(chunk)) => chunk,
                     Ok(Step::Wait) => return Next::NoMemory,
                     Err(error) => {
@@ -243,7 +239,7 @@ impl Transfer {
     /// Whether there are bytes that were never asked for, and that somebody wants.
     fn wants_more(&self, progress: &Progress) -> bool {
         match self.place {
-            Place::Slab(..) => !progress.pieces.is_empty(),
+            Place::Slab(..) => progress.piece.is_some(),
             Place::Foreign | Place::Device(_) => {
                 !progress.is_let_go && progress.error.is_none() && progress.next < self.length
             }
@@ -259,7 +255,7 @@ impl Transfer {
         session: &mut Session,
         chunk: Chunk,
     ) -> Result<(client::Ticket, Chunk), (Error, Chunk)> {
-        let Chunk { start, within, memory, lent, is_direct } = chunk;
+        let Chunk { start, within, memory, lent, is_direct, busy_since } = chunk;
         let first = match self.place {
             Place::Slab(_, first) => first,
             Place::Foreign | Place::Device(_) => 0,
@@ -274,7 +270,7 @@ impl Transfer {
             (Flow::Read, None) => session.submit_read(number, offset, memory, within.clone()),
             (Flow::Write, _) => session.submit_write(number, offset, memory, within.clone()),
         };
-        let chunk = |memory| Chunk { start, within, memory, lent, is_direct };
+        let chunk = |memory| Chunk { start, within, memory, lent, is_direct, busy_since };
         match submitted {
             Ok(ticket) => Ok((ticket, chunk(Memory::default()))),
             Err(refused) => Err((refused.error, chunk(refused.memory))),
@@ -290,10 +286,10 @@ impl Transfer {
     }
 
     /// Whether a chunk that the node was too busy for should be sent again.
-    pub(crate) fn is_wanted(&self, timeout: Duration) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         let progress = self.progress.lock();
         let is_let_go = progress.is_let_go && !matches!(self.place, Place::Slab(..));
-        progress.error.is_none() && !is_let_go && clock::now() < progress.moved_at + timeout
+        progress.error.is_none() && !is_let_go
     }
 
     /// Takes in how a chunk ended.
@@ -308,7 +304,6 @@ impl Transfer {
         progress.in_flight -= 1;
         let came = match completed.and_then(without_error) {
             Ok(completed) => {
-                progress.moved_at = clock::now();
                 let done = &mut progress.done;
                 done.bytes += completed.bytes;
                 done.served = done.served.max(completed.served);
@@ -321,17 +316,10 @@ impl Transfer {
                 0
             }
         };
-        let Chunk { start, within, memory, lent, is_direct } = chunk;
+        let Chunk { start, within, memory, lent, is_direct, .. } = chunk;
         let within = within.start..within.start + came;
         match (&self.place, lent) {
-            (Place::Slab(slab, _), _) => {
-                slab.give_back(start, memory);
-                if progress.error.is_some() {
-                    for (start, memory) in progress.pieces.drain(..) {
-                        slab.give_back(start, memory);
-                    }
-                }
-            }
+            (Place::Slab(slab, _), _) => slab.give_back(start, memory),
             (Place::Device(onto), Some(lent)) => {
                 self.pass_on(onto, start, within, (lent, memory), progress, rooms);
             }
@@ -393,7 +381,6 @@ impl Transfer {
         let mut progress = self.progress.lock();
         let progress = &mut *progress;
         progress.copying -= 1;
-        progress.moved_at = clock::now();
         if self.is_settled() {
             // A read that failed has told so.
             return if progress.error.is_none() { result } else { Ok(()) };
@@ -478,11 +465,11 @@ impl Drop for Transfer {
         for (watch, number) in self.progress.get_mut().watches.drain(..) {
             watch.end(number);
         }
-        // Pieces that no request ever had.
-        if let Place::Slab(slab, _) = &self.place {
-            for (start, memory) in self.progress.get_mut().pieces.drain(..) {
-                slab.give_back(start, memory);
-            }
+        // No request ever had it.
+        if let (Place::Slab(slab, start), Some(memory)) =
+            (&self.place, self.progress.get_mut().piece.take())
+        {
+            slab.give_back(*start, memory);
         }
     }
 }

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,12 @@ class Node:
         """One that opens a session."""
         command = [str(BINARY), "session", "grant", "--control", self.control]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def metric(self, name: str) -> int:
+        """A counter of the node's."""
+        with urllib.request.urlopen(f"http://{self.ready['metrics']}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def put(self, key: str, content: bytes) -> str:
         """A file in the silo, under a key that no test used before."""

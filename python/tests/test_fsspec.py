@@ -1,5 +1,7 @@
 """``forebay://`` by fsspec: our own tests, then fsspec's for every file system."""
 
+import gc
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +122,77 @@ def test_writes_are_whole(fs: ForebayFileSystem, key: str) -> None:
         fs.open(name, "ab")
     with pytest.raises(NotImplementedError, match="deletes"):
         fs.rm(name)
+
+
+@pytest.mark.parametrize("mode", ["wb", "wt"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_half_a_file_is_none(
+    options: dict[str, str], fs: ForebayFileSystem, key: str, mode: str, compression: str | None
+) -> None:
+    url = f"forebay://data/{key}"
+    half = "half" if mode == "wt" else b"half"
+    opened = {"mode": mode, "compression": compression, **options}
+    with pytest.raises(KeyError, match="mine") as caught, fsspec.open(url, **opened) as file:
+        file.write(half)
+        raise KeyError("mine")
+    assert not fs.exists(url)
+    assert "not committed" in "".join(caught.value.__notes__)
+    # An older error is none of this file's.
+    try:
+        raise KeyError("old")
+    except KeyError:
+        with fsspec.open(url, **opened) as file:
+            file.write(half)
+    with fsspec.open(url, mode.replace("w", "r"), compression=compression, **options) as file:
+        assert file.read() == half
+
+
+def test_what_is_closed_for_an_error_is_not_committed(fs: ForebayFileSystem, key: str) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        file = fs.open(f"data/{key}", "wb")
+        try:
+            file.write(b"half")
+            raise KeyError("mine")
+        finally:
+            file.close()
+    assert file.closed
+    assert not fs.exists(f"data/{key}")
+    file = fs.open(f"data/{key}", "wb")
+    file.write(b"half")
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del file
+        gc.collect()
+    assert not fs.exists(f"data/{key}")
+
+
+def test_what_is_on_another_node(
+    node: Node, fs: ForebayFileSystem, options: dict[str, str], key: str
+) -> None:
+    name = node.put(key, b"some bytes")
+    there = fsspec.filesystem("forebay", endpoint=node.tcp, control=node.control)
+    url = f"forebay://{node.ready['listen']}/{name}"
+    assert there.cat(url) == b"some bytes"
+    assert there.glob(url[:-1] + "*") == [name]
+    for elsewhere in ("forebay://node7:7440/" + name, url):
+        for act in (fs.cat, fs.open, fs.info, fs.ls, fs.touch):
+            with pytest.raises(forebay.Invalid, match="another node"):
+                act(elsewhere)
+    with pytest.raises(forebay.Invalid, match="another node"):
+        there.copy(url, "forebay://node7:7440/" + name)
+
+
+def test_a_forked_child_lists(node: Node, fs: ForebayFileSystem, key: str) -> None:
+    name = node.put(key, b"some bytes")
+    fs.open(name).close()
+    assert fs.ls(name, detail=False) == [name]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if fs.ls(name, detail=False) == [name] and fs.cat(name) else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_get_and_put(fs: ForebayFileSystem, tmp_path: Path, key: str) -> None:

@@ -1,6 +1,7 @@
 """Signals, forks, processes, threads and event loops."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,6 +231,39 @@ def test_await_does_not_block_the_loop(own_node: Node) -> None:
         assert target == CONTENT
 
     asyncio.run(main())
+
+
+def test_loops_that_end_leave_nothing(own_node: Node) -> None:
+    name = own_node.put("loops", CONTENT)
+    loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
+
+    async def one(client: forebay.Client) -> None:
+        loops.add(asyncio.get_running_loop())
+        file = client.open(name)
+        reads = [file.read_into(bytearray(100_000), n) for n in range(8)]
+        assert await asyncio.gather(*reads) == [100_000] * 8
+        own_node.freeze()
+        given_up = [file.read_into(bytearray(100_000), n) for n in range(8)]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*given_up), 0.02)
+        own_node.thaw()
+        # Those are waited for once more.
+        assert await asyncio.gather(*given_up) == [100_000] * 8
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    kept = forebay.connect(own_node.shm)
+    before = descriptors()
+    for _ in range(5):
+        asyncio.run(one(kept))
+        # The next one may be where the last one was.
+        with forebay.connect(own_node.shm) as client:
+            asyncio.run(one(client))
+        del client
+    gc.collect()
+    assert not loops
+    assert descriptors() <= before
 
 
 def test_doctor(node: Node) -> None:

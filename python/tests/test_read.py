@@ -313,6 +313,20 @@ def test_memory_in_use_is_not_used_again(own_node: Node) -> None:
     assert file.read_into(memoryview(buffer)[100:200]).result() == 100
 
 
+def test_memory_that_was_cut_is_whole_again(own_node: Node) -> None:
+    client = forebay.connect(own_node.shm)
+    file, buffer = client.open(own_node.put("cut", CONTENT)), client.alloc(MIB)
+    view = memoryview(buffer)
+    settle(file)
+    for start in range(0, MIB - 64, 4096):
+        reads = file.readv([(start + n, view[start + n : start + n + 7]) for n in (9, 30, 1, 23)])
+        assert [read.result() for read in reads] == [7] * 4
+    before = own_node.metric("forebay_reads_total")
+    assert file.read_into(buffer).result() == MIB
+    assert own_node.metric("forebay_reads_total") == before + 1
+    assert view == CONTENT[:MIB]
+
+
 def test_a_read_keeps_its_memory_exported(own_node: Node) -> None:
     name = own_node.put("export", CONTENT)
     client = forebay.connect(own_node.shm)

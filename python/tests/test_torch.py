@@ -33,6 +33,23 @@ def shard(samples: dict[str, bytes], **how: object) -> bytes:
     return out.getvalue()
 
 
+def sparse() -> bytes:
+    """A tar of a file with holes, as GNU tar makes one in POSIX's format."""
+    out = io.BytesIO()
+    info = tarfile.TarInfo("GNUSparseFile.0/a.bin")
+    content = b"1\n1048576\n4096\n".ljust(512, b"\0") + bytes(4096)
+    info.size = len(content)
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": "a.bin",
+        "GNU.sparse.realsize": "2097152",
+    }
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
 def members(number: int, count: int = 7) -> dict[str, bytes]:
     """Those of one shard's samples, of many lengths."""
     random_ = random.Random(number)
@@ -78,6 +95,23 @@ def test_tensors_are_read_into(node: Node, client: forebay.Client, key: str) -> 
         file.read_into(torch.zeros(8, requires_grad=True))
     with pytest.raises(ValueError, match="do not fit"):
         file.read_into(torch.zeros(8), size=33)
+
+
+def test_tensors_stay_where_they_are(own_node: Node) -> None:
+    client = forebay.connect(own_node.shm)
+    file = client.open(own_node.put("stays", CONTENT))
+    settle(file)
+    for tensor in (torch.zeros(4096), torch.zeros(4096, dtype=torch.bfloat16), torch.zeros(())):
+        size = tensor.numel() * tensor.element_size()
+        own_node.freeze()
+        alias, read = tensor.view_as(tensor), file.read_into(tensor)
+        with pytest.raises(RuntimeError, match="not resizable"):
+            tensor.resize_(1 << 20)
+        # It may have other memory: what was read into is that of before.
+        tensor.set_(torch.zeros(1, dtype=tensor.dtype))
+        own_node.thaw()
+        assert read.result() == size
+        assert bytes_of(alias) == CONTENT[:size]
 
 
 def test_a_buffer_is_a_tensor(node: Node, client: forebay.Client, key: str) -> None:
@@ -175,6 +209,7 @@ def test_damage_is_named(
         "cut in a member": whole[: header + 512],
         "empty": b"",
         "no tar": noise(2000),
+        "sparse": sparse(),
         "twice": shard({"a.txt": b"1", "b.txt": b"2"})[:2048] + shard({"b.TXT": b"3"}),
     }
     offsets = {"a header": header, "cut in a header": header, "cut in a member": header + 512}

@@ -236,7 +236,7 @@ impl<'a> Flight<'a> {
     /// Waits for the node, or for room that it may be asked to fill.
     fn await_reads(&mut self) {
         let client = self.client.clone();
-        let deadline = clock::now() + client.options().timeout;
+        let deadline = clock::after(client.options().timeout);
         let wants_room = self.has_more();
         let mut copied = Vec::new();
         let completed = client.advance(deadline, Awaited::All(self.inbox), |state| {

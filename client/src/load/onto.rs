@@ -128,7 +128,7 @@ impl Worker {
 
     /// What it counted, and which ways there were in the end.
     fn run(mut self) -> (Tally, String) {
-        let counted_from = clock::now() + self.warmup;
+        let counted_from = clock::after(self.warmup);
         // When the first batch began that counts, and when the last one ended.
         let mut counted: Option<(Instant, Instant)> = None;
         while self.left != 0 && self.tally.errors < MOST_ERRORS {

@@ -168,7 +168,7 @@ impl Worker {
     fn call(&mut self, submit: impl FnOnce(&mut Session) -> Result<Ticket>) -> Result<Completed> {
         let ticket = submit(&mut self.session)?;
         self.session.kick();
-        let deadline = clock::now() + self.options.timeout;
+        let deadline = clock::after(self.options.timeout);
         let mut completed = Vec::new();
         loop {
             self.session.poll(&mut completed);

@@ -9,6 +9,17 @@ use crate::Memory;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ticket(pub u64);
 
+/// How far an operation is. What has not changed for a while stands still, or waits for those before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Which one.
+    pub ticket: Ticket,
+    /// READ and WRITE: bytes that the node was asked for, or has been told of.
+    pub sent_bytes: u64,
+    /// Requests that the node has not answered. None, if all of it still waits to be sent.
+    pub unanswered: usize,
+}
+
 /// How an operation ended.
 #[derive(Debug)]
 pub struct Completed {

@@ -49,7 +49,7 @@ impl Session {
         self.fabric = channel.fabric();
         self.channel = Some(channel);
         self.credits = 1;
-        self.link = Link::Greeting { until: clock::now() + patience };
+        self.link = Link::Greeting { until: clock::after(patience) };
         let credits = self.options.credits.clamp(1, wire::MAX_CREDITS);
         self.enqueue_own(Operation::Hello { credits }, Memory::default(), 0);
     }

@@ -31,7 +31,7 @@ use redial::Redial;
 use slab::Slab;
 use transfer::{Operation, Part, Transfer};
 
-pub use completed::{Completed, Refused, Ticket};
+pub use completed::{Completed, Progress, Refused, Ticket};
 
 /// Room for `silo/key`, and how many OPENs may be in flight.
 const NAME_BYTES: usize = 2048;
@@ -223,6 +223,11 @@ impl Session {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.requests.len()
+    }
+
+    /// How far the operations are that have not come back, for whoever has to know which of them stand still.
+    pub fn progress(&self) -> impl Iterator<Item = Progress> {
+        self.transfers.iter().filter(|one| !one.operation.is_own()).map(Transfer::progress)
     }
 
     /// Why the session is over, if it is.

@@ -19,7 +19,7 @@ impl Session {
     /// Once the node has answered the greeting.
     pub(super) fn begin_to_reopen(&mut self) {
         self.reopening = self.files.to_reopen().collect();
-        self.link = Link::Reopening { until: clock::now() + self.reopening_patience() };
+        self.link = Link::Reopening { until: clock::after(self.reopening_patience()) };
         self.resume_at = None;
     }
 

@@ -5,7 +5,7 @@ use extent::wire::{self, Command, Landing, Open, OpenMode, Reply, Segment, Segme
 use extent::{ByteRange, Error, FileId, Generation, Kind, Result};
 
 use super::devices::DeviceTarget;
-use super::{Completed, Ticket};
+use super::{Completed, Progress, Ticket};
 use crate::Memory;
 use crate::bugs::{self, Bug};
 
@@ -261,6 +261,11 @@ impl Transfer {
     /// Whether everything sent was answered.
     pub(super) fn is_quiet(&self) -> bool {
         self.outstanding == 0
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> Progress {
+        Progress { ticket: self.ticket, sent_bytes: self.issued, unanswered: self.outstanding }
     }
 
     /// Takes in the answer to a part.

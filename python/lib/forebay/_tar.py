@@ -26,6 +26,7 @@ _WITHOUT_DATA = (
     tarfile.DIRTYPE,
     tarfile.FIFOTYPE,
 )
+_SPARSE = "a sparse member: make the shard without"
 
 
 class Source(Protocol):
@@ -86,6 +87,8 @@ def _members(source: Source) -> Iterator[tuple[int, str, bytes]]:
             elif kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
                 extended = _extended(source, at, text)
             continue
+        if any(key.startswith("GNU.sparse.") for key in extended):
+            raise _unsound(source, at, _SPARSE)
         if kind in _WITHOUT_DATA:
             size = 0
         if "size" in extended:
@@ -99,7 +102,7 @@ def _members(source: Source) -> Iterator[tuple[int, str, bytes]]:
             _pad(source, size)
             yield begin, name, content
         elif kind == tarfile.GNUTYPE_SPARSE:
-            raise _unsound(source, at, "a sparse member: make the shard without")
+            raise _unsound(source, at, _SPARSE)
         else:
             _enough(source, size, repr(name))
             source.skip(size)

@@ -6,17 +6,19 @@ and directories exist as far as files are in them. Nothing can be deleted or ren
 """
 
 import os
-import threading
+import sys
+import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from fsspec.utils import isfilelike, tokenize
 
-from ._again import connect_again
-from ._errors import Error, NotFound, Unsupported
+from ._again import connect_again, control_again
+from ._errors import Error, Invalid, NotFound, Unsupported
 from ._forebay import Buffer, Client, Control, File, Future, Writer
 from ._url import split
 
@@ -48,8 +50,8 @@ class ForebayFileSystem(AbstractFileSystem):
         self.endpoint = endpoint
         self.control_address = control
         self.client_options = dict(client_options or {})
-        self._lock = threading.Lock()
-        self._control: Control | None = None
+        # Of an instance: what is of another node has no name here.
+        self._strip_protocol = self._named  # type: ignore[method-assign]
 
     @property
     def client(self) -> Client:
@@ -59,19 +61,25 @@ class ForebayFileSystem(AbstractFileSystem):
     @property
     def control(self) -> Control:
         """The control plane; connects when it is first used."""
-        with self._lock:
-            if self._control is None:
-                self._control = Control(self.control_address)
-            return self._control
+        return control_again(self.control_address)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(each) for each in path]
-        text = os.fspath(path)
-        if text.startswith("forebay://"):
-            text = split(text)[1]
-        return text.strip("/")
+        return split(os.fspath(path))[1].strip("/")
+
+    def _named(self, path: Any) -> Any:
+        """The name of what is on this node."""
+        if isinstance(path, list):
+            return [self._named(each) for each in path]
+        place, name = split(os.fspath(path))
+        if place is not None and place != self.endpoint:
+            raise Invalid(
+                f"{path} is on another node than this file system's, which is {self.endpoint!r}: "
+                "open it by fsspec.open, or make a file system with that endpoint"
+            )
+        return name.strip("/")
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
@@ -307,14 +315,20 @@ class ForebayFileSystem(AbstractFileSystem):
 
 
 class ForebayFile(AbstractBufferedFile):
-    """A file open to be read, at one generation, or a new one that ``close`` commits."""
+    """A file open to be read, at one generation, or a new one that ``close`` commits.
+
+    What is closed because of an exception is not committed, and neither is what nobody closes.
+    """
 
     _file: File | None = None
     _writer: Writer | None = None
+    # What was being handled when this was opened.
+    _handled: BaseException | None = None
 
     def __init__(self, fs: ForebayFileSystem, path: str, mode: str, *args: Any, **kw: Any) -> None:
         self._client = fs.client
         self._written = 0
+        self._handled = sys.exc_info()[1]
         if mode == "rb":
             self._file = self._client.open(path)
             kw["size"] = self._file.size
@@ -360,15 +374,40 @@ class ForebayFile(AbstractBufferedFile):
             self._writer = None
 
     def close(self) -> None:
+        error, handled = sys.exc_info()[1], self._handled
+        self._handled = None
+        if self._is_open() and error is not None and error is not handled:
+            # It came since this was opened. What wraps a file closes it without saying why; and
+            # whoever closes it while handling an error shall know that nothing was committed.
+            self._give_up()
+            error.add_note(f"forebay: {self.path} was closed because of this, and not committed")
+            raise error
         super().close()
         if self._file is not None:
             self._file.close()
 
+    def _is_open(self) -> bool:
+        """Whether something is being written that closing this would commit."""
+        return self._writer is not None and not self.closed
+
+    def _give_up(self) -> None:
+        self.discard()
+        self.closed = True
+
     def __exit__(self, kind: Any, *args: Any) -> None:
-        if kind is not None and self._writer is not None:
-            self.discard()
-            self.closed = True
+        if kind is not None and self._is_open():
+            self._give_up()
         super().__exit__(kind, *args)
+
+    def __del__(self) -> None:
+        # A forked child has no writer, and neither has an interpreter that ends.
+        with suppress(Exception):
+            if self._is_open():
+                self._give_up()
+                sentence = f"forebay: {self.path} was never closed, and not committed"
+                warnings.warn(sentence, ResourceWarning, source=self, stacklevel=2)
+            elif not self.closed:
+                self.close()
 
 
 def _never_deletes() -> Unsupported:
