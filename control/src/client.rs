@@ -147,6 +147,15 @@ impl ControlClient {
         file(self.files.release(request).await)
     }
 
+    /// Settles a file that was changed on the node and in its silo.
+    ///
+    /// # Errors
+    /// As [`ControlClient::register`].
+    pub async fn resolve(&mut self, request: proto::ResolveRequest) -> Result<proto::FileStatus> {
+        let request = self.filled(request);
+        file(self.files.resolve(request).await)
+    }
+
     /// Protects a file from eviction and release.
     ///
     /// # Errors

@@ -82,6 +82,34 @@ async fn a_range_is_promoted_and_the_rest_follows() {
 }
 
 #[tokio::test]
+async fn conflicts_are_settled_once() {
+    let mut rig = Rig::new().await;
+    rig.fake.put_dirty("data/x", MIB);
+    let mut request =
+        proto::ResolveRequest { mutation: None, file: "data/x".to_owned(), ..Default::default() };
+    let vague = rig.client.resolve(request.clone()).await.expect_err("keep what?");
+    assert_eq!(vague.kind(), Kind::Invalid);
+    request.set_keep(proto::Keep::Node);
+    let kept = rig.client.resolve(request.clone()).await.expect("settled");
+    assert_eq!(kept.residency(), proto::Residency::Dirty);
+    request.set_keep(proto::Keep::Silo);
+    request.mutation = Some(proto::Mutation {
+        request_id: "the-same".to_owned(),
+        expected_generation: Some(7),
+        ..proto::Mutation::default()
+    });
+    let stale = rig.client.resolve(request.clone()).await.expect_err("another generation");
+    assert_eq!(stale.kind(), Kind::Stale);
+    let mutation = request.mutation.as_mut().expect("set above");
+    (mutation.expected_generation, mutation.request_id) = (Some(1), "another".to_owned());
+    for _ in 0..2 {
+        // The second time it is remembered: it would be refused.
+        let given_up = rig.client.resolve(request.clone()).await.expect("settled");
+        assert_eq!(given_up.residency(), proto::Residency::Clean);
+    }
+}
+
+#[tokio::test]
 async fn dirty_files_are_written_back_and_let_go() {
     let mut rig = Rig::new().await;
     rig.fake.put_dirty("data/x", 3 * MIB);

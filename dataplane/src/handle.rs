@@ -298,6 +298,15 @@ impl Progress {
     }
 }
 
+/// Which of two goes on, where a file was changed here and in its silo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// What was written here: the next write-back replaces what the silo holds now.
+    Node,
+    /// What the silo holds: what was written here is given up.
+    Silo,
+}
+
 /// How a promote fills.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PromoteOptions {
@@ -377,6 +386,20 @@ pub trait Handle: Send + Sync {
         name: &FileName,
         expected: Option<Generation>,
         progress: &Progress,
+    ) -> Result<FileStatus>;
+
+    /// Settles what was written here and changed in the silo since, or is damaged here: one of the two goes
+    /// on, and the other one is gone. Moves no bytes: a file of which the node's are kept is dirty then.
+    ///
+    /// # Errors
+    /// [`Kind::Invalid`] if there is nothing to settle; [`Kind::NotFound`] if the silo's shall be kept and
+    /// it has none; [`Kind::Denied`] if the node's shall be kept and is damaged; [`Kind::Busy`] while it
+    /// is written back; [`Kind::Stale`] if the generation is not the one expected; what the silo answers.
+    async fn resolve(
+        &self,
+        name: &FileName,
+        keep: Keep,
+        expected: Option<Generation>,
     ) -> Result<FileStatus>;
 
     /// Lets a file's extents go, those that `range` touches or all. Its metadata stays.

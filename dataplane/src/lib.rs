@@ -20,8 +20,8 @@ mod stats;
 mod surface;
 
 pub use handle::{
-    Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, RdmaStatus,
-    Residency, SiloStatus,
+    Candidate, DeviceStatus, FileStatus, Handle, Keep, NodeStatus, Progress, PromoteOptions,
+    RdmaStatus, Residency, SiloStatus,
 };
 pub use mover::remove_leftovers;
 pub use node::{DrainReport, Node, NodeOptions, Parts, ShardParts, Stepped};

@@ -16,8 +16,8 @@ use silo::Mount;
 use crate::bugs::{self, Bug};
 use crate::clock::unix_ms;
 use crate::handle::{
-    Candidate, DeviceStatus, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, RdmaStatus,
-    Residency, SiloStatus,
+    Candidate, DeviceStatus, FileStatus, Handle, Keep, NodeStatus, Progress, PromoteOptions,
+    RdmaStatus, Residency, SiloStatus,
 };
 use crate::mover::Mover;
 use crate::node::DrainReport;
@@ -244,6 +244,17 @@ impl Handle for Surface {
     ) -> Result<FileStatus> {
         let file = self.known(name)?;
         self.mover.writeback(&file, expected, progress).await?;
+        Ok(self.describe(&file))
+    }
+
+    async fn resolve(
+        &self,
+        name: &FileName,
+        keep: Keep,
+        expected: Option<Generation>,
+    ) -> Result<FileStatus> {
+        let file = self.known(name)?;
+        self.mover.resolve(&file, keep, expected).await?;
         Ok(self.describe(&file))
     }
 

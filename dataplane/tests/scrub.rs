@@ -12,7 +12,7 @@ mod wired;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane::{Progress, PromoteOptions, Residency, ScrubOptions, ScrubReport};
+use dataplane::{Keep, Progress, PromoteOptions, Residency, ScrubOptions, ScrubReport};
 use extent::wire::{OpenMode, Served};
 use extent::{FileName, Generation, Kind};
 use nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, When};
@@ -100,6 +100,19 @@ fn clean_damage_is_fetched_again_and_dirty_damage_is_set_aside() {
         let report = scrub(&lab).await;
         assert_eq!((report.damaged, report.repaired, report.unrepaired), (1, 0, 1), "{report:?}");
         assert_eq!(report.quarantined, 1);
+        // Until somebody settles it.
+        let dirty = name("data/dirty");
+        let resolve = |keep| lab.handle.resolve(&dirty, keep, None);
+        assert_eq!(resolve(Keep::Node).await.expect_err("damaged").kind(), Kind::Denied);
+        assert_eq!(resolve(Keep::Silo).await.expect_err("there is none").kind(), Kind::NotFound);
+        lab.data.put("dirty", contents(3, CLEAN_BYTES));
+        let settled = resolve(Keep::Silo).await.expect("settled");
+        assert_eq!((settled.residency, settled.resident_extents), (Residency::Absent, 0));
+        assert_eq!(read(&lab, "data/dirty", CLEAN_BYTES).await.0, Ok(contents(3, CLEAN_BYTES)));
+        let lab = lab.restart().await;
+        let report = scrub(&lab).await;
+        assert_eq!((report.damaged, report.quarantined), (0, 0), "{report:?}");
+        assert_eq!(lab.handle.status().await.dirty_files, 0);
     });
 }
 

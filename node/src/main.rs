@@ -92,6 +92,7 @@ async fn drive(remote: &remote::Remote, command: Command, output: output::Output
         Command::Demote(args) => commands::demote(remote, args, output).await,
         Command::Writeback(args) => commands::writeback(remote, args, output).await,
         Command::Release(args) => commands::release(remote, args, output).await,
+        Command::Resolve(args) => commands::resolve(remote, args, output).await,
         Command::Pin(args) => commands::pin(remote, args, output).await,
         Command::Unpin(args) => commands::unpin(remote, args, output).await,
         Command::Register(args) => commands::register(remote, args, output).await,

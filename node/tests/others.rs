@@ -16,6 +16,7 @@ use node::{Directories, Node};
 /// What others do to a file.
 type Change = fn(&Path);
 
+const INVALID: i32 = 2;
 const STALE: i32 = 4;
 const NOT_FOUND: i32 = 3;
 const DENIED: i32 = 10;
@@ -125,4 +126,82 @@ fn a_silo_that_was_replaced_is_not_written_to() {
     fs::rename(&aside, &at).expect("back");
     node.ask(&["demote", "out/f"]);
     assert_eq!(fs::read(at.join("f")).expect("there"), b"ours");
+}
+
+#[test]
+fn a_conflict_is_settled_either_way() {
+    let directories = Directories::new();
+    let node = Node::start(&directories);
+    let client = connect(&node);
+    let at = |key: &str| directories.out().join(key);
+    let disagree = |key: &str| {
+        let name = format!("out/{key}");
+        write(&client, &name, b"ours");
+        node.ask(&["writeback", &name]);
+        write(&client, &name, b"ours, and longer");
+        tick();
+        fs::write(at(key), b"theirs").expect("written");
+        assert_eq!(node.refused(&["writeback", &name]), STALE);
+        assert_eq!(residency(&node, &name), "conflict");
+        name
+    };
+
+    let name = disagree("node");
+    node.ask(&["resolve", &name, "--keep", "node"]);
+    assert_eq!(residency(&node, &name), "dirty");
+    assert_eq!(
+        fs::read(at("node")).expect("there"),
+        b"theirs",
+        "as long as it is not written back"
+    );
+    // What comes after the choice was not chosen over.
+    tick();
+    fs::write(at("node"), b"theirs, again").expect("written");
+    assert_eq!(node.refused(&["writeback", &name]), STALE);
+    node.ask(&["resolve", &name, "--keep", "node"]);
+    node.ask(&["writeback", &name]);
+    assert_eq!(residency(&node, &name), "clean");
+    assert_eq!(fs::read(at("node")).expect("there"), b"ours, and longer");
+    assert_eq!(node.refused(&["resolve", &name, "--keep", "silo"]), INVALID);
+
+    let name = disagree("silo");
+    let reader = client.open(&name.parse().expect("a name")).expect("there");
+    node.ask(&["resolve", &name, "--keep", "silo"]);
+    assert_eq!(read(&client, &name), b"theirs");
+    // Whoever reads what was given up reads on.
+    let mut all = vec![0; b"ours, and longer".len()];
+    reader.read_into(0, &mut all).expect("read");
+    assert_eq!(all, b"ours, and longer");
+    node.ask(&["demote", &name]);
+    assert_eq!(fs::read(at("silo")).expect("there"), b"theirs");
+    assert_eq!(node.ask(&["status"])["dirty_files"], 0);
+
+    // Only written here: there is nothing to choose from.
+    write(&client, "out/new", b"ours");
+    for keep in ["node", "silo"] {
+        assert_eq!(node.refused(&["resolve", "out/new", "--keep", keep]), INVALID);
+    }
+    assert_eq!(node.refused(&["resolve", "out/none", "--keep", "node"]), NOT_FOUND);
+}
+
+#[test]
+fn what_others_removed_under_what_was_written_here_is_a_conflict() {
+    let directories = Directories::new();
+    let node = Node::start(&directories);
+    let client = connect(&node);
+    write(&client, "out/f", b"ours");
+    node.ask(&["writeback", "out/f"]);
+    write(&client, "out/f", b"ours, the second");
+    let at = directories.out().join("f");
+    fs::remove_file(&at).expect("removed");
+    assert_eq!(node.refused(&["writeback", "out/f"]), STALE);
+    assert_eq!(residency(&node, "out/f"), "conflict");
+    assert_eq!(node.refused(&["resolve", "out/f", "--keep", "silo"]), NOT_FOUND);
+    node.ask(&["resolve", "out/f", "--keep", "node"]);
+    drop(client);
+    node.stop();
+    let node = Node::start(&directories);
+    assert_eq!(residency(&node, "out/f"), "dirty");
+    node.ask(&["demote", "out/f"]);
+    assert_eq!(fs::read(&at).expect("there"), b"ours, the second");
 }

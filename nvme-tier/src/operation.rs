@@ -50,6 +50,8 @@ pub(crate) enum RecordOperation {
         length: u64,
         version: SourceVersion,
         expected: Option<Generation>,
+        /// A dirty generation that is given up for it.
+        over: Option<Arc<FileGeneration>>,
         done: Done<Arc<File>>,
     },
     Forget {
@@ -72,6 +74,12 @@ pub(crate) enum RecordOperation {
         mark: Option<Mark>,
         done: Done<()>,
     },
+    /// The silo holds something else than a dirty generation was based on, and that is known now.
+    Rebase {
+        generation: Arc<FileGeneration>,
+        base: Option<SourceVersion>,
+        done: Done<()>,
+    },
     /// Writes the record again, because a copy of it is missing or damaged.
     Refresh(Done<()>),
 }
@@ -92,9 +100,10 @@ impl RecordOperation {
     pub(crate) fn fail(self, error: Error) {
         match self {
             Self::Register { done, .. } => done.call(Err(error)),
-            Self::Forget { done, .. } | Self::Settle { done, .. } | Self::Mark { done, .. } => {
-                done.call(Err(error));
-            }
+            Self::Forget { done, .. }
+            | Self::Settle { done, .. }
+            | Self::Mark { done, .. }
+            | Self::Rebase { done, .. } => done.call(Err(error)),
             Self::Commit { done, .. } => done.call(Err(error)),
             Self::Refresh(done) => done.call(Err(error)),
         }

@@ -147,7 +147,45 @@ impl Tier {
         if let Err(error) = layout::extent_count(length, self.extent_bytes) {
             return done.call(Err(error));
         }
-        self.enqueue(id, RecordOperation::Register { name, length, version, expected, done });
+        let over = None;
+        self.enqueue(id, RecordOperation::Register { name, length, version, expected, over, done });
+    }
+
+    /// Gives a dirty generation up, also one that is damaged: the file is at a new one, which is clean and
+    /// what the silo holds. Durable when done; what was written here is gone then, but for those who read it.
+    ///
+    /// Fails with [`Kind::Stale`] if it is not the newest or not dirty any more; [`Kind::Unsupported`] if
+    /// the silo's is too long for the extent size; [`Kind::Busy`] if too much waits for the ledger.
+    pub fn give_up(
+        &self,
+        file: &File,
+        generation: &Arc<FileGeneration>,
+        length: u64,
+        version: SourceVersion,
+        done: Done<Arc<File>>,
+    ) {
+        if let Err(error) = layout::extent_count(length, self.extent_bytes) {
+            return done.call(Err(error));
+        }
+        let (name, over) = (file.name().clone(), Some(Arc::clone(generation)));
+        let expected = None;
+        let operation = RecordOperation::Register { name, length, version, expected, over, done };
+        self.enqueue(file.id(), operation);
+    }
+
+    /// Takes note of what the silo holds instead of what a dirty generation was based on; `None` for
+    /// nothing. A mark of that is removed. Durable when done.
+    ///
+    /// Fails with [`Kind::Stale`] if it is not the newest or not dirty any more; [`Kind::Denied`] if it is
+    /// quarantined; [`Kind::Busy`] if too much waits.
+    pub fn rebase(
+        &self,
+        generation: &Arc<FileGeneration>,
+        base: Option<SourceVersion>,
+        done: Done<()>,
+    ) {
+        let operation = RecordOperation::Rebase { generation: Arc::clone(generation), base, done };
+        self.enqueue(generation.file_id(), operation);
     }
 
     /// Forgets a clean, unpinned file altogether; its extents are freed once nobody reads them.

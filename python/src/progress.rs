@@ -34,11 +34,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Nothing was asked for yet.
-    pub(crate) fn new(
-        piece: Option<Memory>,
-        foreign: Option<Foreign>,
-        copied: bool,
-    ) -> Self {
+    pub(crate) fn new(piece: Option<Memory>, foreign: Option<Foreign>, copied: bool) -> Self {
         Self {
             piece,
             foreign,

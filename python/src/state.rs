@@ -39,10 +39,7 @@ pub(crate) struct State {
 
 /// Who wants to know how an operation ended.
 enum Flight {
-    Call {
-        call: Arc<Call>,
-        opens: bool,
-    },
+    Call { call: Arc<Call>, opens: bool },
     Chunk(Arc<Transfer>, Chunk, Standing),
 }
 

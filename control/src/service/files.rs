@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use dataplane::FileStatus;
+use dataplane::{FileStatus, Keep};
 use extent::{FileName, Kind, Result};
 use prost::Message;
 use tonic::{Request, Response, Status};
@@ -72,6 +72,13 @@ impl proto::files_server::Files for Files {
         self.0.mutate(request.into_inner(), release).await
     }
 
+    async fn resolve(
+        &self,
+        request: Request<proto::ResolveRequest>,
+    ) -> Result<Response<proto::FileResponse>, Status> {
+        self.0.mutate(request.into_inner(), resolve).await
+    }
+
     async fn pin(
         &self,
         request: Request<proto::PinRequest>,
@@ -132,6 +139,23 @@ async fn release(
         return Err(Kind::Invalid.error("Release takes one file: Demote takes prefixes"));
     };
     let status = core.handle.release(&name, range, ticket.expected).await?;
+    answer(&core, &ticket, &status, Vec::new()).await
+}
+
+async fn resolve(
+    core: Arc<Core>,
+    request: proto::ResolveRequest,
+    ticket: Ticket,
+) -> Result<proto::FileResponse> {
+    let name = request.file.parse()?;
+    let keep = match request.keep() {
+        proto::Keep::Node => Keep::Node,
+        proto::Keep::Silo => Keep::Silo,
+        proto::Keep::Unspecified => {
+            return Err(Kind::Invalid.error("say what to keep: the node's or the silo's"));
+        }
+    };
+    let status = core.handle.resolve(&name, keep, ticket.expected).await?;
     answer(&core, &ticket, &status, Vec::new()).await
 }
 

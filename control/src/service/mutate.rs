@@ -45,8 +45,8 @@ macro_rules! mutating {
 }
 
 mutating! {
-    RegisterRequest false, ReleaseRequest false, PinRequest false, UnpinRequest false,
-    CancelJobRequest false, PromoteRequest true, DemoteRequest true, WritebackRequest true,
+    RegisterRequest false, ReleaseRequest false, ResolveRequest false, PinRequest false,
+    UnpinRequest false, CancelJobRequest false, PromoteRequest true, DemoteRequest true, WritebackRequest true,
     ScrubRequest true,
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dataplane::{
-    Candidate, FileStatus, Handle, NodeStatus, Progress, PromoteOptions, Residency, ScrubOptions,
-    ScrubReport, SiloStatus,
+    Candidate, FileStatus, Handle, Keep, NodeStatus, Progress, PromoteOptions, Residency,
+    ScrubOptions, ScrubReport, SiloStatus,
 };
 use extent::{ByteRange, FileName, Generation, Kind, Result, SourceVersion};
 use parking_lot::Mutex;
@@ -394,6 +394,23 @@ impl Handle for Fake {
             for at in file.touched(range) {
                 file.resident[at] = false;
             }
+            Ok(())
+        })
+    }
+
+    async fn resolve(
+        &self,
+        name: &FileName,
+        keep: Keep,
+        expected: Option<Generation>,
+    ) -> Result<FileStatus> {
+        self.begin(if keep == Keep::Node { "keep" } else { "give up" }, &name.to_string())?;
+        at(self.with_file(name, |_| Ok(()))?.generation, expected)?;
+        self.with_file(name, |file| {
+            if !file.dirty {
+                return Err(Kind::Invalid.error(format!("{name} has nothing to settle")));
+            }
+            file.dirty = keep == Keep::Node;
             Ok(())
         })
     }

@@ -6,6 +6,7 @@ mod buffers;
 mod copies;
 mod fetch;
 mod leftovers;
+mod resolve;
 mod scrub;
 mod writeback;
 
@@ -304,6 +305,12 @@ impl Mover {
     fn shard(&self) -> &Arc<Inbox> {
         let next = self.next_shard.fetch_add(1, Ordering::Relaxed);
         &self.shards[next % self.shards.len()]
+    }
+
+    /// Held by the one write-back of a file that runs. Its activity has begun.
+    fn turn_of(&self, file: FileId) -> Arc<tokio::sync::Mutex<()>> {
+        let busy = self.busy.lock();
+        Arc::clone(&busy.get(&file).expect("it has begun").turn)
     }
 
     /// Counts an activity of a file until the guard is dropped.

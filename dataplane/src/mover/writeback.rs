@@ -28,10 +28,7 @@ impl Mover {
         progress: &Progress,
     ) -> Result<Arc<FileGeneration>> {
         let _busy = self.begin(file.id(), |busy| &mut busy.writebacks);
-        let turn = {
-            let busy = self.busy.lock();
-            Arc::clone(&busy.get(&file.id()).expect("begun above").turn)
-        };
+        let turn = self.turn_of(file.id());
         let _turn = turn.lock().await;
         // A commit during the upload makes a newer generation, which is dirty in its turn.
         loop {
@@ -88,6 +85,12 @@ impl Mover {
                 Ok(meta) => return Ok(meta),
                 Err(error) => error,
             };
+            let is_removed = |error: &Error| {
+                error.kind() == Kind::NotFound && matches!(condition, Condition::Version(_))
+            };
+            if is_removed(&error) {
+                return Err(self.conflict(file, generation, error).await);
+            }
             // An answer may get lost, and a condition fail because of ourselves.
             let lost = error.kind().is_transient();
             if !lost && error.kind() != Kind::Stale {
@@ -96,6 +99,9 @@ impl Mover {
             let found = match silo.head(key).await {
                 Ok(found) => found,
                 Err(_) if lost => return Err(error),
+                Err(head) if is_removed(&head) => {
+                    return Err(self.conflict(file, generation, head).await);
+                }
                 Err(head) => return Err(head),
             };
             match found.tags.filter(|found| found.file == tags.file) {
@@ -108,14 +114,19 @@ impl Mover {
                     condition = Condition::Version(found.version);
                 }
                 _ if lost => return Err(error),
-                _ => {
-                    let mark = Some(Mark::Conflict);
-                    self.ask(|done| self.tier.mark(generation, mark, done)).await?;
-                    return Err(conflict(file).caused_by(error));
-                }
+                _ => return Err(self.conflict(file, generation, error).await),
             }
         }
         Err(Kind::Busy.error(format!("{} keeps changing in its silo: try again", file.name())))
+    }
+
+    /// Takes note that somebody else changed what a generation was to replace, or removed it.
+    async fn conflict(&self, file: &File, generation: &Arc<FileGeneration>, error: Error) -> Error {
+        let mark = Some(Mark::Conflict);
+        match self.ask(|done| self.tier.mark(generation, mark, done)).await {
+            Ok(()) => conflict(file).caused_by(error),
+            Err(unmarked) => unmarked,
+        }
     }
 
     async fn upload_over(
@@ -278,7 +289,8 @@ impl AsRef<[u8]> for Part {
 
 fn conflict(file: &File) -> Error {
     Kind::Stale.error(format!(
-        "{} was changed in its silo and written here since: both are kept, and somebody must choose",
+        "{0} was changed in its silo and written here since: both are kept, and `forebay resolve {0} --keep node` \
+         or `--keep silo` chooses",
         file.name()
     ))
 }

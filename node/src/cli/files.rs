@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use extent::{ByteRange, FileName};
 
 use crate::units::{self, Bytes};
@@ -103,6 +103,33 @@ pub(crate) struct ReleaseArgs {
     /// Only the extents that these bytes touch
     #[arg(long, value_name = "A..B", value_parser = units::range)]
     pub(crate) range: Option<ByteRange>,
+}
+
+const RESOLVE_EXAMPLES: &str = "\
+Examples:
+  forebay stat data/model.safetensors                    # residency: conflict
+  forebay resolve data/model.safetensors --keep node     # what was written here; then write it back
+  forebay resolve data/model.safetensors --keep silo     # what the silo holds; what was written here is gone";
+
+#[derive(Args, Debug)]
+#[command(after_help = RESOLVE_EXAMPLES)]
+pub(crate) struct ResolveArgs {
+    /// Files, as silo/key
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<FileName>,
+
+    /// Which of the two goes on; the other one is gone, at once or when the node's is written back
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) keep: KeepChoice,
+}
+
+/// See [`ResolveArgs`].
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum KeepChoice {
+    /// What was written here: it replaces what the silo holds when it is written back
+    Node,
+    /// What the silo holds: what was written here is given up
+    Silo,
 }
 
 #[derive(Args, Debug)]

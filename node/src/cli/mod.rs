@@ -7,8 +7,8 @@ mod session;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 pub(crate) use files::{
-    DemoteArgs, FileArgs, JobsCommand, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs,
-    ScrubArgs, Selection, SiloCommand, UnpinArgs, WritebackArgs,
+    DemoteArgs, FileArgs, JobsCommand, KeepChoice, ListArgs, PinArgs, PromoteArgs, RegisterArgs,
+    ReleaseArgs, ResolveArgs, ScrubArgs, Selection, SiloCommand, UnpinArgs, WritebackArgs,
 };
 pub(crate) use local::{
     BenchArgs, DemoArgs, DeviceBindArgs, DeviceCommand, DoctorArgs, FabricChoice, Pattern,
@@ -105,6 +105,8 @@ pub(crate) enum Command {
     Writeback(WritebackArgs),
     /// Let clean extents go; the silo has them
     Release(ReleaseArgs),
+    /// Settle files that were changed here and in their silos: keep one of the two
+    Resolve(ResolveArgs),
     /// Protect files from eviction and release for a while
     Pin(PinArgs),
     /// End a pin

@@ -1,12 +1,12 @@
-//! promote, demote, writeback, release, pin, unpin, register, ls, stat.
+//! promote, demote, writeback, release, resolve, pin, unpin, register, ls, stat.
 
 use control::proto as v1;
 use extent::{ByteRange, Kind, Result};
 
 use super::follow;
 use crate::cli::{
-    DemoteArgs, FileArgs, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs, Selection,
-    UnpinArgs, WritebackArgs,
+    DemoteArgs, FileArgs, KeepChoice, ListArgs, PinArgs, PromoteArgs, RegisterArgs, ReleaseArgs,
+    ResolveArgs, Selection, UnpinArgs, WritebackArgs,
 };
 use crate::output::{Output, Tone};
 use crate::remote::{Remote, Target, Targets};
@@ -38,6 +38,23 @@ pub(crate) async fn release(remote: &Remote, args: ReleaseArgs, output: Output) 
         files.push(remote.release(Target::File(name, args.range)).await?);
     }
     show(&files, false, output)
+}
+
+pub(crate) async fn resolve(remote: &Remote, args: ResolveArgs, output: Output) -> Result<()> {
+    let keep = match args.keep {
+        KeepChoice::Node => v1::Keep::Node,
+        KeepChoice::Silo => v1::Keep::Silo,
+    };
+    let mut files = Vec::new();
+    for name in args.names {
+        files.push(remote.resolve(&name.to_string(), keep).await?);
+    }
+    show(&files, false, output)?;
+    if keep == v1::Keep::Node && !output.is_json() {
+        let hint = "their silos have what they had: `forebay writeback` replaces it";
+        output.line(output.paint(Tone::Faint, hint))?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn pin(remote: &Remote, args: PinArgs, output: Output) -> Result<()> {

@@ -11,7 +11,9 @@ mod tier_report;
 
 pub(crate) use device::device;
 use extent::{Error, Result};
-pub(crate) use files::{demote, list, pin, promote, register, release, stat, unpin, writeback};
+pub(crate) use files::{
+    demote, list, pin, promote, register, release, resolve, stat, unpin, writeback,
+};
 pub(crate) use jobs::{follow, jobs, watch};
 pub(crate) use node::{silo, status};
 pub(crate) use scrub::scrub;

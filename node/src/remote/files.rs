@@ -90,6 +90,14 @@ impl Remote {
         self.client().release(request).await
     }
 
+    /// Settles a file that was changed on the node and in its silo.
+    pub(crate) async fn resolve(&self, name: &str, keep: v1::Keep) -> Result<v1::FileStatus> {
+        let mut request =
+            v1::ResolveRequest { mutation: None, file: name.to_owned(), ..Default::default() };
+        request.set_keep(keep);
+        self.client().resolve(request).await
+    }
+
     /// Makes a file known.
     pub(crate) async fn register(&self, name: &str) -> Result<v1::FileStatus> {
         let request = v1::RegisterRequest { mutation: None, file: name.to_owned() };

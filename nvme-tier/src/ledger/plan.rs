@@ -139,13 +139,18 @@ impl Ledger {
             return None;
         }
         match operation {
-            RecordOperation::Register { name, length, version, expected, done } => {
+            RecordOperation::Register { name, length, version, expected, over, done } => {
                 let at = known.as_ref().map_or(Generation(0), |file| file.newest().number());
                 if let Err(error) = check_expected(&name, at, expected) {
                     done.call(Err(error));
                     return None;
                 }
-                self.plan_register(known.as_deref(), name, length, version, done)
+                let is_over = over.is_some();
+                if over.is_some_and(|over| !is_dirty_newest(known.as_deref(), &over)) {
+                    done.call(Err(moved_on()));
+                    return None;
+                }
+                self.plan_register(known.as_deref(), name, length, version, is_over, done)
             }
             RecordOperation::Forget { file, done } => self.plan_forget(file, done),
             RecordOperation::Commit { draft, length, extents, done } => {
@@ -166,6 +171,19 @@ impl Ledger {
                     done.call(Ok(()));
                     return None;
                 }
+                self.plan_facts(&file, generation, facts, done)
+            }
+            RecordOperation::Rebase { generation, base, done } => {
+                let is_newest = is_dirty_newest(known.as_deref(), &generation);
+                let Some(file) = known.filter(|_| is_newest) else {
+                    done.call(Err(moved_on()));
+                    return None;
+                };
+                if generation.mark() == Some(Mark::Quarantined) {
+                    done.call(Err(quarantined(&file)));
+                    return None;
+                }
+                let facts = Facts { state: State::Dirty, mark: None, source: base };
                 self.plan_facts(&file, generation, facts, done)
             }
             RecordOperation::Refresh(done) => {
@@ -193,10 +211,11 @@ impl Ledger {
         name: FileName,
         length: u64,
         version: SourceVersion,
+        is_over: bool,
         done: Done<Arc<File>>,
     ) -> Option<Run> {
         let newest = known.map(File::newest);
-        if let Some(newest) = &newest {
+        if let Some(newest) = newest.as_ref().filter(|_| !is_over) {
             if newest.is_of(&version, length) {
                 let file = self.tier.file(newest.file_id());
                 done.call(file.ok_or_else(moved_on));
@@ -205,7 +224,7 @@ impl Ledger {
             if newest.state() == State::Dirty {
                 done.call(Err(Kind::Stale.error(format!(
                     "{name} was written here and has not been written back, and the silo now holds \
-                     version {version}: settle the conflict first"
+                     version {version}: `forebay resolve` settles that"
                 ))));
                 return None;
             }
@@ -238,7 +257,12 @@ impl Ledger {
         let record = record_of(file, name, &shape, &facts, sequence);
         let generation = FileGeneration::new(file, shape, Arc::clone(&pins), facts);
         let change = Change::Register { generation, pins, done };
-        Some(self.run(file, record, false, change))
+        let mut run = self.run(file, record, is_over, change);
+        if is_over {
+            // As long as the old record stands, one rotten block must not bring it back.
+            run.copies = 2;
+        }
+        Some(run)
     }
 
     fn plan_forget(&mut self, file: Arc<File>, done: Done<()>) -> Option<Run> {
@@ -354,10 +378,7 @@ impl Ledger {
             return None;
         }
         if facts.mark == Some(Mark::Quarantined) {
-            done.call(Err(Kind::Denied.error(format!(
-                "{} is quarantined: part of what was written is damaged, so no copy of it is whole",
-                file.name()
-            ))));
+            done.call(Err(quarantined(&file)));
             return None;
         }
         let facts = if is_newest {
@@ -423,6 +444,17 @@ fn record_of(
         mark: facts.mark,
         source: facts.source.clone(),
     }
+}
+
+fn is_dirty_newest(known: Option<&File>, generation: &Arc<FileGeneration>) -> bool {
+    known.is_some_and(|file| file.is_newest(generation)) && generation.state() == State::Dirty
+}
+
+fn quarantined(file: &File) -> Error {
+    Kind::Denied.error(format!(
+        "{} is quarantined: part of what was written is damaged, so no copy of it is whole",
+        file.name()
+    ))
 }
 
 fn moved_on() -> Error {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::cuts::Effort;
 use crate::judge::{Counts, Judge};
 use crate::player::Beginnings;
-use crate::workload::{Op, Start, Workload, all, all_twice};
+use crate::workload::{self, Op, Start, Workload, all, all_twice};
 
 /// Workloads that follow each other share most of their images: they are judged together.
 const GROUP: usize = 400;
@@ -79,6 +79,11 @@ pub fn calmly(body: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
 /// One of each `step` workloads that keep what is dirty twice.
 pub fn share_twice(step: usize) -> Vec<Workload> {
     all_twice().into_iter().step_by(step).collect()
+}
+
+/// One of each `step` workloads that settle conflicts.
+pub fn settling(copies: Copies, step: usize) -> Vec<Workload> {
+    workload::settling(copies).into_iter().step_by(step).collect()
 }
 
 /// One of each `step` workloads.

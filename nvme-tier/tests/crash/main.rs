@@ -35,6 +35,7 @@ mod workload;
 
 use common::{Rig, small_disk, small_format};
 use cuts::Effort;
+use forebay_nvme_tier::Copies;
 use forebay_nvme_tier::device::sim::{Fault, FaultPlan, FaultRule, Operation, SimOptions, When};
 use judge::{Counts, Judge};
 
@@ -66,6 +67,28 @@ fn every_cut_of_what_is_kept_twice_may_cost_a_device() {
 }
 
 #[test]
+fn every_cut_while_a_conflict_is_settled_leaves_old_or_new() {
+    let step = std::env::var("FOREBAY_CRASH_STEP").ok();
+    let step = step.map(|text| text.parse().expect("FOREBAY_CRASH_STEP is a number"));
+    for (copies, effort, every) in
+        [(Copies::One, Effort::FULL, SETTLING_STEP), (Copies::Two, TWICE_EFFORT, TWICE_STEP)]
+    {
+        let workloads = enumeration::settling(copies, step.unwrap_or(every));
+        let told = |counts: &Counts| println!("settling, {copies:?}: {counts:?}");
+        let counts = enumeration::enumerate(&workloads, effort, told);
+        assert!(step.is_some() || counts.schedules() >= 500, "{counts:?}");
+    }
+}
+
+#[test]
+fn what_rots_brings_nothing_back_that_was_given_up() {
+    let workloads = enumeration::settling(Copies::One, SETTLING_STEP);
+    let ways = rot::damage_everything(&workloads);
+    let ways = ways.unwrap_or_else(|failure| panic!("{}", failure.what));
+    assert!(ways > 500, "{ways}");
+}
+
+#[test]
 fn a_device_that_comes_back_brings_nothing_old_back() {
     let workloads = enumeration::dirty_twice(20);
     let counts = enumeration::come_back_everywhere(&workloads, FEW);
@@ -77,6 +100,9 @@ fn a_device_that_comes_back_brings_nothing_old_back() {
 fn of_three_devices_any_may_be_lost() {
     random::play(3, random::three_devices).unwrap_or_else(|failure| panic!("{}", failure.what));
 }
+
+/// Of so many workloads that settle conflicts a plain test takes one.
+const SETTLING_STEP: usize = 397;
 
 /// Of so many workloads with two copies a plain test takes one.
 const TWICE_STEP: usize = 997;

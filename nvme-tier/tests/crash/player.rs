@@ -144,6 +144,8 @@ impl Player<'_> {
                 Op::Evict => self.evict().await,
                 Op::Demote => self.demote(step.file).await,
                 Op::Forget => self.forget(step.file).await,
+                Op::Rebase => self.rebase(step.file).await,
+                Op::GiveUp => self.give_up(step.file).await,
             }
             if self.pace == Pace::InTurn {
                 self.stage.rig.borrow_mut().settle();
@@ -297,6 +299,39 @@ impl Player<'_> {
         let answer = stage.ask(|tier, done| tier.settle(&generation, v, done)).await;
         stage.answered(file, asked, answer, Some(content));
         self.release(file).await;
+    }
+
+    async fn rebase(&self, file: usize) {
+        let stage = self.stage;
+        let Some(known) = stage.find(file) else { return };
+        let generation = known.newest();
+        let Content::Dirty { attempt, length, mark, seed, extents, .. } = stage.content(file)
+        else {
+            return;
+        };
+        let (text, asked) = (stage.new_version(), stage.now());
+        let base = Some(version(&text));
+        let content = Content::Dirty { attempt, length, base: Some(text), mark, seed, extents };
+        let answer = stage.ask(|tier, done| tier.rebase(&generation, base, done)).await;
+        stage.answered(file, asked, answer, Some(content));
+    }
+
+    async fn give_up(&self, file: usize) {
+        let stage = self.stage;
+        let Some(known) = stage.find(file) else { return };
+        let generation = known.newest();
+        let Content::Dirty { .. } = stage.content(file) else { return };
+        let (length, text, asked) = (LENGTHS[file], stage.new_version(), stage.now());
+        let v = version(&text);
+        let answer =
+            stage.ask(|tier, done| tier.give_up(&known, &generation, length, v, done)).await;
+        let content = answer.1.as_ref().ok().map(|known| {
+            let attempt = known.newest().attempt().0;
+            stage.took(attempt);
+            let (version, mark, written) = (text, None, false);
+            Content::Clean { attempt, length, version, mark, seed: attempt, written }
+        });
+        drop(stage.answered(file, asked, answer, content));
     }
 
     async fn forget(&self, file: usize) {

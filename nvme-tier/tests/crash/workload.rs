@@ -22,6 +22,10 @@ pub enum Op {
     Demote,
     /// It is not known any more.
     Forget,
+    /// The silo has something else, which what was written is to replace.
+    Rebase,
+    /// The silo has something else, for which what was written is given up.
+    GiveUp,
 }
 
 impl Op {
@@ -128,6 +132,33 @@ pub fn all() -> Vec<Workload> {
 /// The same on two devices, with two copies of what is dirty.
 pub fn all_twice() -> Vec<Workload> {
     all().into_iter().map(|workload| Workload { copies: Copies::Two, ..workload }).collect()
+}
+
+/// All that begin with what is dirty, or write it, and settle it against a silo that has changed, with so many copies.
+/// They are not among [`all`].
+pub fn settling(copies: Copies) -> Vec<Workload> {
+    let ops = [Op::Write, Op::Commit, Op::Promote, Op::Demote, Op::Rebase, Op::GiveUp];
+    let step = |op| (0..2).map(move |file| Step { op, file });
+    let steps: Vec<Step> = ops.into_iter().flat_map(step).collect();
+    let settles = |step: &&Step| matches!(step.op, Op::Rebase | Op::GiveUp);
+    let mut found = Vec::new();
+    for start in [Start::Dirty, Start::Clean] {
+        for pace in Pace::ALL {
+            for a in &steps {
+                for b in &steps {
+                    for c in &steps {
+                        let steps = vec![*a, *b, *c];
+                        if steps.iter().any(|step| settles(&step)) {
+                            let block_bytes = if pace == Pace::Eager { 512 } else { 4096 };
+                            found.push(Workload { start, pace, block_bytes, copies, steps });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    found.retain(Workload::is_worth_it);
+    found
 }
 
 impl Workload {
