@@ -56,9 +56,15 @@ pub(crate) struct Loaded {
     pub(crate) last_scrub: Option<(UnixMs, proto::ScrubReport)>,
 }
 
+/// A database, and `None` while there is none that works, or never again.
+type Shared = Arc<Mutex<Option<Arc<Database>>>>;
+
+/// Opens a database that is there.
+type Opener = Box<dyn Fn() -> Result<Database> + Send>;
+
 /// The open database.
 pub(crate) struct Store {
-    database: Mutex<Option<Arc<Database>>>,
+    database: Shared,
     inbox: Mutex<Option<mpsc::Sender<Batch>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     epoch: Arc<AtomicU64>,
@@ -77,24 +83,34 @@ impl Store {
         if !path.exists() {
             make(path).map_err(|e| e.while_doing(place()))?;
         }
-        let database = Database::builder().set_cache_size(CACHE_BYTES).open(path);
-        let database = database.map_err(|e| failed(e).while_doing(place()))?;
-        Self::with(database, expected, memory).map_err(|e| e.while_doing(place()))
+        let at = path.to_owned();
+        let open = move || {
+            let database = Database::builder().set_cache_size(CACHE_BYTES).open(&at);
+            database.map_err(failed)
+        };
+        Self::with(Box::new(open), expected, memory).map_err(|e| e.while_doing(place()))
     }
 
-    fn with(database: Database, expected: Option<u128>, memory: Memory) -> Result<Self> {
+    fn with(open: Opener, expected: Option<u128>, memory: Memory) -> Result<Self> {
+        let database = open()?;
         let (identity, epoch) = record::meta(&database, expected)?;
-        let database = Arc::new(database);
+        let database: Shared = Arc::new(Mutex::new(Some(Arc::new(database))));
         let (inbox, batches) = mpsc::channel(QUEUE);
         let epoch = Arc::new(AtomicU64::new(epoch));
-        let writer =
-            Writer { database: Arc::clone(&database), batches, epoch: Arc::clone(&epoch), memory };
+        let writer = Writer {
+            database: Arc::clone(&database),
+            open,
+            identity,
+            batches,
+            epoch: Arc::clone(&epoch),
+            memory,
+        };
         let thread = std::thread::Builder::new()
             .name("control-store".into())
             .spawn(move || writer.run())
             .map_err(|e| Error::io("starting the control database's thread", e))?;
         Ok(Self {
-            database: Mutex::new(Some(database)),
+            database,
             inbox: Mutex::new(Some(inbox)),
             writer: Mutex::new(Some(thread)),
             epoch,
@@ -129,7 +145,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Kind::Fenced`]; [`Kind::Io`] if the database cannot be written: the changes may be there
-    /// after a restart or not; [`Kind::Disconnected`] once closed.
+    /// later or not, and the next commit opens it again; [`Kind::Disconnected`] once closed.
     pub(crate) async fn commit(&self, fence: Option<Epoch>, changes: Vec<Change>) -> Result<()> {
         let inbox = self.inbox.lock().clone().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
@@ -143,14 +159,20 @@ impl Store {
     /// # Errors
     /// [`Kind::Io`], [`Kind::Corrupt`], [`Kind::Disconnected`].
     pub(crate) async fn request(&self, id: &str, now: UnixMs) -> Result<Option<RequestRecord>> {
-        let (database, id) = (self.database()?, id.to_owned());
+        let (database, id) = (self.database(), id.to_owned());
         let ttl = millis(self.memory.ttl);
         let found = blocking(move || {
+            let database = database?;
             let requests = database.begin_read().map_err(failed)?.open_table(change::REQUESTS);
             let found = requests.map_err(failed)?.get(id.as_str()).map_err(failed)?;
             found.map(|bytes| decode::<RequestRecord>("a request", bytes.value())).transpose()
         });
-        Ok(found.await?.filter(|record| record.at_ms.saturating_add(ttl) > now))
+        let found = found.await;
+        if found.as_ref().is_err_and(|error| error.kind() == Kind::Io) {
+            // What cannot be read is opened again by who writes.
+            let _ = self.commit(None, Vec::new()).await;
+        }
+        Ok(found?.filter(|record| record.at_ms.saturating_add(ttl) > now))
     }
 
     /// Everything that is to be taken up again.
@@ -194,7 +216,9 @@ impl Store {
     }
 
     fn database(&self) -> Result<Arc<Database>> {
-        self.database.lock().clone().ok_or_else(closed)
+        let is_open = self.inbox.lock().is_some();
+        let database = self.database.lock().clone();
+        database.ok_or_else(|| if is_open { out_of_order() } else { closed() })
     }
 }
 
@@ -214,6 +238,10 @@ fn decode<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M> {
 
 fn closed() -> Error {
     Kind::Disconnected.error("the control plane is stopping: ask again when the node is back")
+}
+
+fn out_of_order() -> Error {
+    Kind::Io.error("the control database failed, and is opened again with each request: the node's log says why")
 }
 
 /// An error of the database, in the shared vocabulary.

@@ -27,6 +27,7 @@ struct Contents {
     /// Written since the last flush.
     pending: Vec<(usize, Vec<u8>)>,
     held: bool,
+    is_full: bool,
     flushes: u64,
     waiting: bool,
 }
@@ -68,16 +69,20 @@ impl Disk {
         }
     }
 
+    /// Takes nothing any more, or something again.
+    fn fill(&self, is_full: bool) {
+        self.contents().is_full = is_full;
+    }
+
     fn release(&self) {
         self.contents().held = false;
         self.0.opened.notify_all();
     }
 
     fn open(&self) -> Store {
-        let database = Database::builder()
-            .create_with_backend(self.clone())
-            .expect("the image opens after a cut");
-        Store::with(database, None, MEMORY).expect("the tables are whole after a cut")
+        let disk = self.clone();
+        let open = move || Database::builder().create_with_backend(disk.clone()).map_err(failed);
+        Store::with(Box::new(open), None, MEMORY).expect("it opens whole, also after a cut")
     }
 }
 
@@ -117,6 +122,9 @@ impl StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let offset = usize::try_from(offset).expect("small");
         let mut contents = self.contents();
+        if contents.is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         contents.now[offset..offset + data.len()].copy_from_slice(data);
         contents.pending.push((offset, data.to_vec()));
         Ok(())
@@ -196,6 +204,29 @@ async fn check_image(after: &Store, before: &Loaded, epoch: Epoch, late: u64) {
     assert!(before.pins.iter().all(|pin| loaded.pins.contains(pin)));
     assert_eq!(after.epoch(), epoch);
     assert!(loaded.next_job >= before.next_job);
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_written_again_when_there_is_room() {
+    let disk = Disk::default();
+    let store = disk.open();
+    store.commit(Some(Epoch(3)), vec![Change::PutPin(pin(1, 1))]).await.expect("room");
+    disk.fill(true);
+    for file in 2..5 {
+        let refused = store.commit(None, vec![Change::PutPin(pin(file, 1))]).await;
+        assert_eq!(refused.expect_err("no room").kind(), Kind::Io);
+        // It cannot be read either, if opening it takes room.
+        let _ = store.request("r", 0).await;
+    }
+    disk.fill(false);
+    store.commit(Some(Epoch(3)), vec![Change::PutPin(pin(9, 1))]).await.expect("room again");
+    let refused = store.commit(Some(Epoch(2)), vec![Change::PutPin(pin(8, 1))]).await;
+    assert_eq!(refused.expect_err("lower").kind(), Kind::Fenced);
+    assert_eq!(store.request("r", 0).await.expect("readable"), None);
+    let pins = store.load().await.expect("loads").pins;
+    assert!(pins.contains(&pin(1, 1)) && pins.contains(&pin(9, 1)), "{pins:?}");
+    store.close().await;
+    assert_eq!(store.request("r", 0).await.expect_err("closed").kind(), Kind::Disconnected);
 }
 
 #[tokio::test]
