@@ -39,10 +39,10 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<()> {
     let onto = device.map(|device| Onto { device, policy: args.gpu_policy });
     let files = match &args.write {
         Some(name) => written(name, args.sessions)?,
-        None => block_on(files(args, &global.control))?,
+        None => block_on(files(args, &global.control()))?,
     };
     output.note(format!("{} for {} s…", units::plural(files.len() as u64, "file"), args.seconds));
-    let report = load::run(&endpoint(args)?, &plan(args, files, onto, &global.control)?)?;
+    let report = load::run(&endpoint(args)?, &plan(args, files, onto, &global.control())?)?;
     print(&report, output)?;
     match (&report.first_error, report.failure) {
         (Some(error), Some(kind)) if report.operations == 0 => {

@@ -79,7 +79,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(&args, &global),
         Command::Demo(args) => demo::run(&args, output),
         command => commands::block_on(async {
-            let remote = remote::Remote::connect(&global.control).await?;
+            let remote = remote::Remote::connect(&global.control()).await?;
             drive(&remote, command, output).await
         }),
     }

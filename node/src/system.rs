@@ -48,6 +48,13 @@ pub(crate) fn user_number(name: &str) -> Option<u32> {
     Some(unsafe { entry.assume_init() }.pw_uid)
 }
 
+/// Whether this user may make something in a directory.
+pub(crate) fn may_write(directory: &Path) -> bool {
+    let Ok(text) = CString::new(directory.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `text` ends in a zero byte.
+    unsafe { libc::access(text.as_ptr(), libc::W_OK | libc::X_OK) == 0 }
+}
+
 /// Bytes that this user may still write to the file system that holds `path`, or would hold it.
 ///
 /// # Errors

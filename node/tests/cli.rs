@@ -188,6 +188,34 @@ fn a_configuration_is_checked_without_starting() {
     assert!(plan["devices"][0]["create_bytes"].as_u64().expect("a size") >= 256 << 20);
     assert!(!directory.path().join("state").exists(), "nothing was made");
 
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = busy.local_addr().expect("bound").to_string();
+    let output = check(directory.path(), &config, &["--json", "--listen", &address]);
+    assert_eq!(object(&output.stdout)["in_use"][0], address);
+
+    let state = directory.path().join("state");
+    let inside = state.join("deep");
+    std::fs::create_dir_all(&inside).expect("made");
+    let silo_at = |path: &Path| format!("[silo.more]\nkind = \"directory\"\npath = {path:?}\n");
+    let device = |path: &str, size: &str| {
+        let path = directory.path().join(path);
+        format!("[[device]]\npath = {path:?}\nsize = {size:?}\n")
+    };
+    let cases = [
+        (format!("{config}{}", silo_at(&silo)), 2, "files in common"),
+        (format!("{config}{}", silo_at(&inside)), 2, "one in the other"),
+        (silo_at(directory.path()), 2, "one in the other"),
+        (device("none/x.img", "1GiB"), 3, "there is no directory"),
+        (device("x.img", "900TiB"), 7, "give it less"),
+        ("[node]\nsocket = \"\"\n".to_owned(), 2, "socket is empty"),
+    ];
+    for (config, status, why) in cases {
+        let output = check(directory.path(), &config, &[]);
+        let error = text(&output.stderr);
+        assert_eq!((code(&output), error.contains(why)), (status, true), "{config}: {error}");
+    }
+    std::fs::remove_dir_all(&state).expect("removed");
+
     let output = check(directory.path(), "[node]\nshard = 2\n", &[]);
     assert_eq!(code(&output), 2);
     let error = text(&output.stderr);

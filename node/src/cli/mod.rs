@@ -54,16 +54,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
 
-    /// The control address of the node to talk to
-    #[arg(
-        long,
-        global = true,
-        value_name = "ADDR",
-        env = "FOREBAY_CONTROL",
-        default_value = crate::config::DEFAULT_CONTROL,
-        help_heading = "Global options"
-    )]
-    pub(crate) control: String,
+    /// The control address of the node to talk to [env: FOREBAY_CONTROL] [default: 127.0.0.1:7441]
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
+    pub(crate) control: Option<String>,
 
     /// Say more; twice for debugging
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
@@ -81,9 +74,20 @@ pub(crate) struct Global {
     pub(crate) color: Colour,
 }
 
+/// `FOREBAY_CONTROL`, if it says anything.
+pub(crate) fn control_of_environment() -> Option<String> {
+    std::env::var("FOREBAY_CONTROL").ok().filter(|address| !address.is_empty())
+}
+
 impl Global {
     pub(crate) const fn output(&self) -> Output {
         Output::new(self.json, self.color)
+    }
+
+    /// Where the node is that is to be asked.
+    pub(crate) fn control(&self) -> String {
+        let told = self.control.clone().or_else(control_of_environment);
+        told.unwrap_or_else(|| crate::config::DEFAULT_CONTROL.to_owned())
     }
 }
 

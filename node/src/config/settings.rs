@@ -16,7 +16,7 @@ use super::proofs::ProofPolicy;
 use super::{
     Config, DEFAULT_CONTROL, DEFAULT_LISTEN, DEFAULT_METRICS, Peers, RdmaSection, TierSection,
 };
-use crate::cli::ServeArgs;
+use crate::cli::{ServeArgs, control_of_environment};
 use crate::units::{self, Bytes};
 
 const MAX_SHARDS: usize = 256;
@@ -79,15 +79,13 @@ impl Settings {
     /// # Errors
     /// [`Kind::Invalid`] with the key to change; [`Kind::Denied`] for an address beyond this
     /// machine without `insecure`; [`Kind::NoSpace`] if there is no room for the default tier.
-    pub(crate) fn resolve(config: Config, args: &ServeArgs, control: &str) -> Result<Self> {
+    pub(crate) fn resolve(config: Config, args: &ServeArgs, control: Option<&str>) -> Result<Self> {
         let Config { node, device, tier, rdma, sessions, silo } = config;
         let state_dir = args.state_dir.clone().or(node.state_dir).unwrap_or_else(default_state_dir);
         let insecure = args.insecure || node.insecure;
-        let control = if control == DEFAULT_CONTROL {
-            node.control.unwrap_or_else(|| DEFAULT_CONTROL.to_owned())
-        } else {
-            control.to_owned()
-        };
+        // What the environment says is for tools, which may be told of another node.
+        let control = control.map(str::to_owned).or(node.control).or_else(control_of_environment);
+        let control = control.unwrap_or_else(|| DEFAULT_CONTROL.to_owned());
         let listen = args.listen.clone().or(node.listen);
         let listen = listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
         let metrics = args.metrics.clone().or(node.metrics);
@@ -292,6 +290,11 @@ fn credits(asked: Option<u16>) -> Result<Option<u16>> {
 fn socket(asked: Option<PathBuf>, state_dir: &Path) -> Result<PathBuf> {
     let path = asked.unwrap_or_else(|| default_socket(state_dir));
     let length = path.as_os_str().len();
+    if length == 0 {
+        return Err(Kind::Invalid.error(
+            "[node] socket is empty: leave it out for one in the state directory, or give a path",
+        ));
+    }
     if length > MAX_SOCKET_PATH_BYTES {
         return Err(Kind::Invalid.error(format!(
             "[node] socket: {} has {length} bytes, and the kernel takes {MAX_SOCKET_PATH_BYTES}: \
@@ -363,7 +366,7 @@ mod tests {
 
     fn resolve(text: &str, args: &ServeArgs) -> Result<Settings> {
         let config = toml::from_str(text).expect("a configuration");
-        Settings::resolve(config, args, DEFAULT_CONTROL)
+        Settings::resolve(config, args, None)
     }
 
     fn args() -> (tempfile::TempDir, ServeArgs) {

@@ -4,7 +4,7 @@ use extent::Result;
 use nvme_tier::device::{DeviceIndex, Media, MediaOptions};
 use serde_json::json;
 
-use super::media;
+use super::{media, parts, room};
 use crate::config::Settings;
 use crate::output::{Output, Tone};
 use crate::units;
@@ -28,13 +28,13 @@ pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
             drivers.push(None);
         }
     }
-    for (name, config) in &settings.silos {
-        silo::open(name, config).map_err(|error| error.while_doing(format!("[silo.{name}]")))?;
-    }
+    room::check(settings)?;
+    drop(parts::silos(settings)?);
     print(settings, &drivers, output)
 }
 
 fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Result<()> {
+    let taken = room::taken(settings);
     let silos: Vec<&str> = settings.silos.iter().map(|(name, _)| name.as_str()).collect();
     if output.is_json() {
         let devices: Vec<_> = settings
@@ -61,6 +61,7 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
             "metrics": settings.metrics.map(|address| address.to_string()),
             "devices": devices,
             "silos": silos,
+            "in_use": taken.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>(),
         }));
     }
     output.line(format!("{}  the node would start", output.paint(Tone::Good, "ok")))?;
@@ -79,6 +80,12 @@ fn print(settings: &Settings, drivers: &[Option<String>], output: Output) -> Res
             |bytes| format!("to be created, {}", units::bytes(bytes)),
         );
         output.line(format!("device  {} ({fate})", device.path.display()))?;
+    }
+    for (what, address) in taken {
+        output.line(format!(
+            "{}  {what} {address} is in use: fine if that is the node that this one is to follow",
+            output.paint(Tone::Warn, "note")
+        ))?;
     }
     output.line(format!(
         "silos   {}",

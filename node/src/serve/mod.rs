@@ -7,6 +7,7 @@ mod leftovers;
 mod media;
 mod parts;
 mod ready;
+mod room;
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &ServeArgs, global: &Global) -> Result<()> {
     logs::start(global.verbose, if args.check { "warn" } else { "info" }, args.log_json)?;
     choose_checksums();
     let config = args.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
-    let settings = Settings::resolve(config, args, &global.control)?;
+    let settings = Settings::resolve(config, args, global.control.as_deref())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -75,6 +76,8 @@ struct Serving {
 
 async fn serve(settings: &Settings, output: Output) -> Result<()> {
     let notifier = Notifier::from_env();
+    room::check(settings)?;
+    let silos = parts::silos(settings)?;
     make_state_dir(&settings.state_dir)?;
     // Addresses first: a second node on them should hear so before it touches anything.
     let control_listener = bind("control", settings.control).await?;
@@ -85,9 +88,11 @@ async fn serve(settings: &Settings, output: Output) -> Result<()> {
     };
     let metrics_address =
         metrics.as_ref().map(TcpListener::local_addr).transpose().map_err(no_address)?;
+    // The shards' listener comes last, and a tier may take minutes to format.
+    drop(bind("listen", settings.listen).await?);
     let opened = tokio::task::block_in_place(|| media::open(settings, output))?;
     let recovery = opened.recovery.clone();
-    let serving = start(settings, opened, control_listener).await?;
+    let serving = start(settings, opened, silos, control_listener).await?;
     if let Some(listener) = metrics {
         tokio::spawn(metrics::serve(listener, Arc::clone(&serving.handle)));
     }
@@ -119,12 +124,12 @@ async fn serve(settings: &Settings, output: Output) -> Result<()> {
 async fn start(
     settings: &Settings,
     opened: media::Opened,
+    silos: Vec<silo::Mount>,
     control_listener: TcpListener,
 ) -> Result<Serving> {
     let identity = opened.tier.id().0;
     let tier = Arc::clone(&opened.tier);
-    let (parts, inboxes) = parts::assemble(settings, opened)?;
-    let silos = parts.silos.clone();
+    let (parts, inboxes) = parts::assemble(settings, opened, silos.clone())?;
     let node = Node::start(parts)?;
     let handle = node.handle();
     let mut options = control::Options::new(settings.state_dir.join(CONTROL_DATABASE));

@@ -19,7 +19,11 @@ const NANOS_PER_MICRO: u64 = 1000;
 ///
 /// # Errors
 /// What a device, a fabric or a silo says.
-pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Vec<Inbox>)> {
+pub(super) fn assemble(
+    settings: &Settings,
+    opened: Opened,
+    silos: Vec<silo::Mount>,
+) -> Result<(Parts, Vec<Inbox>)> {
     let Opened { media, tier, ledger, .. } = opened;
     let mut shards = Vec::with_capacity(settings.shards);
     let mut inboxes = Vec::with_capacity(settings.shards);
@@ -37,7 +41,7 @@ pub(super) fn assemble(settings: &Settings, opened: Opened) -> Result<(Parts, Ve
         ledger,
         ledger_device: media.queue(LEDGER_QUEUE_DEPTH)?,
         shards,
-        silos: silos(settings)?,
+        silos,
         devices: media::describe(&media),
         health: media.health(),
         options: options(settings)?,
@@ -49,7 +53,11 @@ fn rdma_options(settings: &Settings) -> Option<VerbsOptions> {
     settings.rdma.as_ref().map(|rdma| rdma.options)
 }
 
-fn silos(settings: &Settings) -> Result<Vec<silo::Mount>> {
+/// Opens the silos.
+///
+/// # Errors
+/// As [`silo::open`], with the silo's name.
+pub(super) fn silos(settings: &Settings) -> Result<Vec<silo::Mount>> {
     settings
         .silos
         .iter()
