@@ -361,6 +361,12 @@ pub trait Handle: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Candidate>>;
 
+    /// Whether a silo answers: by a listing, or where it has none, by whether it has a name that hardly anything has.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for an unknown silo; what the silo answers.
+    async fn probe(&self, silo: &str) -> Result<()>;
+
     /// Registers a file and fetches its extents into the tier. Extents that are there already, or
     /// being fetched by somebody else, are not fetched again.
     ///

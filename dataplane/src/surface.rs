@@ -213,6 +213,18 @@ impl Handle for Surface {
             .collect()
     }
 
+    async fn probe(&self, silo: &str) -> Result<()> {
+        let silo = self.mover.silo(silo)?;
+        match silo.list("", None, 1).await {
+            Err(error) if error.kind() == Kind::Unsupported => {}
+            listed => return listed.map(drop),
+        }
+        match silo.head(".forebay-probe").await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            found => found.map(drop),
+        }
+    }
+
     async fn promote(
         &self,
         name: &FileName,

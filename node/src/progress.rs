@@ -42,6 +42,8 @@ impl Meter {
             bar.set_message(word.to_owned());
             return;
         }
+        // A file may grow while it is moved.
+        let total = if total == 0 { 0 } else { total.max(done) };
         let tenth = done.saturating_mul(10).checked_div(total).unwrap_or(0);
         if self.announced.is_none_or(|before| tenth > before) && total > 0 {
             self.announced = Some(tenth);

@@ -5,7 +5,8 @@
 mod node;
 
 use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -204,4 +205,47 @@ fn what_others_removed_under_what_was_written_here_is_a_conflict() {
     assert_eq!(residency(&node, "out/f"), "dirty");
     node.ask(&["demote", "out/f"]);
     assert_eq!(fs::read(&at).expect("there"), b"ours, the second");
+}
+
+#[test]
+fn a_name_that_nothing_has_is_no_success() {
+    let directories = Directories::new();
+    let node = Node::start(&directories);
+    for command in ["promote", "demote", "writeback"] {
+        assert_eq!(node.refused(&[command, "--prefix", "data/no/such"]), NOT_FOUND, "{command}");
+    }
+    fs::write(directories.data().join("some"), b"some").expect("written");
+    node.ask(&["promote", "--prefix", "data/so"]);
+    node.ask(&["demote", "--prefix", "data/so"]);
+}
+
+/// Answers every request with the same status, until the test is over.
+fn web_server(status: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let answer =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    format!("http://{address}/")
+}
+
+#[test]
+fn silos_without_a_list_are_probed_by_a_name() {
+    let directories = Directories::new();
+    let web = |name: &str, url: &str| {
+        format!("[silo.{name}]\nkind = \"http\"\nurl = \"{url}\"\nallow_http = true\n")
+    };
+    let (there, shut) = (web_server("404 Not Found"), web_server("403 Forbidden"));
+    directories.configure(&[web("there", &there), web("shut", &shut)].concat());
+    let node = Node::start(&directories);
+    assert_eq!(node.ask(&["silo", "probe", "there"])["reachable"], true);
+    assert_eq!(node.refused(&["silo", "probe", "shut"]), DENIED);
+    assert_eq!(node.ask(&["silo", "probe", "data"])["reachable"], true);
 }

@@ -36,7 +36,7 @@ async fn probe(core: &Core, name: &str) -> Result<proto::ProbeSiloResponse> {
         Kind::NotFound.error(format!("this node has no silo {name:?}: see its configuration"))
     })?;
     let began = Instant::now();
-    let found = core.handle.discover(name, "", None, 1).await;
+    let found = core.handle.probe(name).await;
     let latency = prost_types::Duration::try_from(began.elapsed()).ok();
     let mut answer = proto::ProbeSiloResponse {
         silo: Some(silo.into()),

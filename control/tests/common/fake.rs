@@ -342,6 +342,10 @@ impl Handle for Fake {
         })
     }
 
+    async fn probe(&self, silo: &str) -> Result<()> {
+        self.discover(silo, "", None, 1).await.map(drop)
+    }
+
     async fn promote(
         &self,
         name: &FileName,

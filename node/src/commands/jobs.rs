@@ -1,7 +1,7 @@
 //! Jobs: list, show, watch, cancel, and waiting for one.
 
 use control::proto as v1;
-use extent::Result;
+use extent::{Kind, Result};
 
 use crate::cli::JobsCommand;
 use crate::clock;
@@ -59,7 +59,22 @@ pub(crate) async fn follow(
     } else {
         output.line(render::job_line(&job))?;
     }
-    outcome(&job)
+    outcome(&job)?;
+    some(&job)
+}
+
+/// Nothing to do for a name that was given is no success.
+fn some(job: &v1::Job) -> Result<()> {
+    let found = job.progress.is_some_and(|progress| progress.files_total != 0);
+    if found || job.state() != v1::JobState::Done || job.kind() == v1::JobKind::Scrub {
+        return Ok(());
+    }
+    let (who, how) = match job.kind() {
+        v1::JobKind::Promote => ("its silo has", "`forebay silo probe` shows whether it answers"),
+        _ => ("the node knows", "`forebay ls` lists them"),
+    };
+    let targets = render::targets(job);
+    Err(Kind::NotFound.error(format!("{who} no file of {targets}: {how}")))
 }
 
 /// Ends the process, and not the job: that is the node's.

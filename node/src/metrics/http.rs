@@ -41,6 +41,9 @@ pub(crate) async fn serve(listener: TcpListener, handle: Arc<dyn Handle>) {
     }
 }
 
+/// What `/metrics` answers.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 async fn answer(mut stream: TcpStream, handle: Arc<dyn Handle>) -> io::Result<()> {
     let Some(line) = request_line(&mut stream).await? else {
         return respond(&mut stream, "400 Bad Request", "not an HTTP request\n").await;
@@ -52,7 +55,7 @@ async fn answer(mut stream: TcpStream, handle: Arc<dyn Handle>) -> io::Result<()
     }
     match target.split('?').next().unwrap_or("") {
         "/metrics" => match super::page(&handle.status().await) {
-            Ok(page) => respond(&mut stream, "200 OK", &page).await,
+            Ok(page) => respond_as(&mut stream, METRICS, "200 OK", &page).await,
             Err(error) => {
                 respond(&mut stream, "500 Internal Server Error", &format!("{error}\n")).await
             }
@@ -78,9 +81,17 @@ async fn request_line(stream: &mut TcpStream) -> io::Result<Option<String>> {
 }
 
 async fn respond(stream: &mut TcpStream, status: &str, body: &str) -> io::Result<()> {
+    respond_as(stream, "text/plain; charset=utf-8", status, body).await
+}
+
+async fn respond_as(
+    stream: &mut TcpStream,
+    kind: &str,
+    status: &str,
+    body: &str,
+) -> io::Result<()> {
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/openmetrics-text; version=1.0.0; \
-         charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;

@@ -29,7 +29,8 @@ pub(crate) fn files_table(files: &[v1::FileStatus]) -> String {
     let rows: Vec<Vec<String>> = files
         .iter()
         .map(|file| {
-            let share = units::share(file.resident_bytes, file.length);
+            let is_empty = file.length == 0;
+            let share = if is_empty { 1.0 } else { units::share(file.resident_bytes, file.length) };
             vec![
                 file.file.clone(),
                 units::bytes(file.length),

@@ -60,7 +60,7 @@ pub(crate) fn jobs_table(jobs: &[v1::Job], now: SystemTime) -> String {
                 format!("{}/{}", progress.files_done, progress.files_total),
                 units::bytes(progress.bytes_done),
                 age(job.created.as_ref(), now),
-                job.targets.first().map(target).unwrap_or_default(),
+                short_target(job),
             ]
         })
         .collect();
@@ -92,7 +92,7 @@ pub(crate) fn job_details(job: &v1::Job, output: Output) -> String {
     let mut lines = vec![
         format!("{} {}", output.paint(Tone::Bold, "job"), job.id),
         job_line(job),
-        format!("targets: {}", job.targets.iter().map(target).collect::<Vec<_>>().join(" ")),
+        format!("targets: {}", targets(job)),
     ];
     if let Some(pin) = &job.pin {
         lines.push(format!("pins for {}", pin.owner));
@@ -153,6 +153,26 @@ pub(crate) fn scrub_line(scrub: &v1::ScrubReport) -> String {
     line.push_str("; ");
     line.push_str(&if found.is_empty() { "all of it holds".to_owned() } else { found.join(", ") });
     line
+}
+
+/// All that a job is about.
+pub(crate) fn targets(job: &v1::Job) -> String {
+    job.targets.iter().map(target).collect::<Vec<_>>().join(" ")
+}
+
+/// The first of them, as far as a table has room: the end of a long one tells it from others.
+fn short_target(job: &v1::Job) -> String {
+    const ROOM: usize = 48;
+    let first = job.targets.first().map(target).unwrap_or_default();
+    let length = first.chars().count();
+    let first = match length.checked_sub(ROOM) {
+        None | Some(0) => first,
+        Some(over) => format!("…{}", first.chars().skip(over + 1).collect::<String>()),
+    };
+    match job.targets_total {
+        0 | 1 => first,
+        all => format!("{first} and {} more", all - 1),
+    }
 }
 
 fn job_kind(job: &v1::Job) -> String {

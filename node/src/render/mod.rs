@@ -7,7 +7,7 @@ mod silos;
 
 pub(crate) use files::{file_json, files_table};
 pub(crate) use jobs::{
-    job_details, job_json, job_line, jobs_table, scrub_json, scrub_line, unix_seconds,
+    job_details, job_json, job_line, jobs_table, scrub_json, scrub_line, targets, unix_seconds,
 };
 pub(crate) use node::{status_json, status_text};
 pub(crate) use silos::{silo_json, silos_table};
