@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use client::Endpoint;
 use client::load::Direction;
+use dma::{HugePages, Pool, SizeClass, Target};
 use extent::Result;
 use extent::checksum::crc32c_blocks;
 
@@ -19,6 +20,8 @@ use crate::verdict::Setback;
 const BLOCK_BYTES: u64 = 1 << 20;
 const CHECKSUM_BLOCK_BYTES: usize = 4096;
 const DEPTH: usize = 8;
+/// Blocks that are verified to see what that takes.
+const VERIFIED: u64 = 64;
 
 pub(super) const CASE: Case = Case {
     terms: Terms { case: "rdma-vs-tcp-instr", unit: "instructions/B", target: 2.0 },
@@ -64,16 +67,23 @@ fn set_up(setup: &Setup, terms: Terms, beside: bool) -> Result<Contest, Setback>
 impl Instructions {
     /// What verifying takes, here on the other processor.
     fn of_checksums(&mut self) -> Result<f64> {
+        let bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        let pool = Pool::new(&[SizeClass { bytes, count: 1 }], HugePages::Never)?;
+        let mut buffer = pool.take(bytes).expect("a fresh pool has its one buffer");
+        buffer.as_mut_slice().copy_from_slice(&self.ours.content[..bytes]);
+        let sums: Vec<u32> = crc32c_blocks(buffer.as_slice(), CHECKSUM_BLOCK_BYTES).collect();
+        let target = Target::Buffer(buffer, 0..bytes);
         let before = self.counters.read()?;
         on_core(Some(CLIENT_CORE), || {
-            for checksum in crc32c_blocks(&self.ours.content, CHECKSUM_BLOCK_BYTES) {
-                black_box(checksum);
+            for _ in 0..VERIFIED {
+                let wrong = target.first_mismatch(CHECKSUM_BLOCK_BYTES, sums.iter().copied());
+                assert_eq!(black_box(wrong), None);
             }
             Ok(())
         })?;
         let after = self.counters.read()?;
         let count = after.user[CLIENT_CORE] - before.user[CLIENT_CORE];
-        Ok(per_byte(count, self.ours.content.len() as u64))
+        Ok(per_byte(count, VERIFIED * BLOCK_BYTES))
     }
 
     fn over(&mut self, endpoint: &Endpoint, number: usize) -> Result<f64> {
