@@ -46,8 +46,8 @@ macro_rules! mutating {
 
 mutating! {
     RegisterRequest false, ReleaseRequest false, ResolveRequest false, PinRequest false,
-    UnpinRequest false, CancelJobRequest false, PromoteRequest true, DemoteRequest true, WritebackRequest true,
-    ScrubRequest true,
+    UnpinRequest false, CancelJobRequest false, PromoteRequest true, DemoteRequest true,
+    WritebackRequest true, ScrubRequest true,
 }
 
 /// What a request answers, and how that is had again.
