@@ -62,6 +62,9 @@ pub struct UploadTags {
     pub file: FileId,
     /// The attempt that wrote the uploaded generation.
     pub attempt: Attempt,
+    /// What stands for the version that the generation was based on: objects are copied with their metadata, and an
+    /// upload of ours that somebody put back later was based on something else.
+    pub over: u64,
 }
 
 /// Whether an upload with these tags is of this node, whichever of its processes began it.
@@ -112,6 +115,14 @@ pub trait Silo: Send + Sync {
         condition: Condition,
         tags: UploadTags,
     ) -> Result<Box<dyn Upload>>;
+
+    /// Makes durable that an object has its name, after an upload of it whose end nobody saw.
+    ///
+    /// # Errors
+    /// As [`Silo::head`].
+    async fn persist(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
 
     /// Removes what uploads of this node's earlier processes left behind, where the silo cannot do
     /// that by itself, and returns how many. Leaves alone what other nodes and this process are

@@ -25,6 +25,8 @@ pub struct Faults {
     pub stall: Option<(f64, Duration)>,
     /// An upload takes effect, but its answer is lost ([`Kind::Io`]), at this chance.
     pub lost_answer: f64,
+    /// An upload becomes an object whose first byte is another one, at this chance.
+    pub spoilt_upload: f64,
 }
 
 /// What was asked of a [`SimSilo`].
@@ -101,6 +103,12 @@ impl SimSilo {
     /// Never: version numbers are short.
     pub fn put(&self, key: &str, bytes: impl Into<Bytes>) -> ObjectMeta {
         let object = self.0.state.lock().put(key, bytes.into(), None);
+        describe(key, &object)
+    }
+
+    /// Writes an object as somebody else would who copies one with all that it carries.
+    pub fn put_copy(&self, key: &str, bytes: impl Into<Bytes>, of: &ObjectMeta) -> ObjectMeta {
+        let object = self.0.state.lock().put(key, bytes.into(), of.tags);
         describe(key, &object)
     }
 
@@ -380,7 +388,12 @@ impl Upload for SimUpload {
         if !holds {
             return Err(Kind::Stale.error(format!("somebody else wrote {}", self.key)));
         }
-        let object = state.put(&self.key, self.bytes.freeze(), Some(self.tags));
+        let mut bytes = self.bytes;
+        let chance = state.faults.spoilt_upload;
+        if !bytes.is_empty() && state.strikes(chance) {
+            bytes[0] ^= 1;
+        }
+        let object = state.put(&self.key, bytes.freeze(), Some(self.tags));
         state.counts.published += 1;
         let chance = state.faults.lost_answer;
         if state.strikes(chance) {
@@ -400,7 +413,7 @@ mod tests {
 
     use super::*;
 
-    const TAGS: UploadTags = UploadTags { file: FileId(1), attempt: Attempt(2) };
+    const TAGS: UploadTags = UploadTags { file: FileId(1), attempt: Attempt(2), over: 3 };
 
     fn buffer() -> Buffer {
         let pool = Pool::new(&[SizeClass { bytes: 4096, count: 1 }], HugePages::Never);
@@ -471,7 +484,7 @@ mod tests {
             silo.set_faults(Faults {
                 errors: vec![(Kind::Busy, 0.3), (Kind::Io, 0.3)],
                 stall: Some((0.5, Duration::from_secs(1))),
-                lost_answer: 0.0,
+                ..Faults::default()
             });
             let start = Instant::now();
             let mut kinds = Vec::new();

@@ -16,6 +16,15 @@ use support::proxy::{Fault, Head, Proxy};
 use support::server::{BUCKET, Server};
 use support::{pattern, read, read_all, refusal, store, tags};
 
+/// Bytes of somebody who counts who has them.
+struct Lent(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// The server, and what reaches it with and without a proxy.
 struct Bench {
     server: Server,
@@ -356,6 +365,12 @@ async fn broken_uploads_recover_or_leave_nothing(bench: &Bench) {
     let aborted = |head: &Head| head.method == "DELETE" && head.target.contains("uploadId");
     assert!(bench.proxy.take_seen().iter().any(aborted), "the parts are removed");
     assert_eq!(silo.head("gone").await.expect_err("nothing").kind(), Kind::NotFound);
+    // Whoever waits for the rest keeps no buffer of what came.
+    let lent = Arc::new(vec![7; 1 << 20]);
+    let mut upload = silo.upload("gone", 2 << 20, Condition::Absent, tags(2)).await.expect("on");
+    upload.append(Bytes::from_owner(Lent(Arc::clone(&lent)))).await.expect("room");
+    assert_eq!(Arc::strong_count(&lent), 1);
+    upload.abort().await;
     let mut upload = silo.upload("gone", 3, Condition::Absent, tags(2)).await.expect("on");
     let error = upload.append(bytes.slice(..4)).await.expect_err("long");
     assert_eq!(error.kind(), Kind::Invalid);

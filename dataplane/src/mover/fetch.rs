@@ -243,6 +243,10 @@ impl Mover {
     /// Takes note of a silo that no longer has what a generation was adopted at.
     async fn on_lost_source(&self, generation: &Arc<FileGeneration>, error: &Error) {
         let Some(file) = self.tier.file(generation.file_id()) else { return };
+        // A silo that the configuration lacks was not asked.
+        if self.silo(file.name().silo()).is_err() {
+            return;
+        }
         let is_newest = file.newest().attempt() == generation.attempt();
         match error.kind() {
             Kind::Stale if is_newest && generation.state() == State::Clean => {

@@ -18,7 +18,7 @@ use dma::{Buffer, Pool, Region};
 use extent::{Error, ExtentIndex, FileId, FileName, Generation, Kind, Result};
 use nvme_tier::{Done, Extent, File, FileGeneration, Mark, Reservation, State, Tier};
 use parking_lot::Mutex;
-use silo::{Mount, Silo};
+use silo::{Mount, ObjectMeta, Silo};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::handle::Progress;
@@ -41,6 +41,12 @@ pub(crate) enum Demand {
     /// Make a silo's object known, for a client that opens it by name.
     Adopt { name: FileName, inbox: Arc<Inbox>, request: Key },
 }
+
+/// A file, and its newest generation.
+type Known = (Arc<File>, Arc<FileGeneration>);
+
+/// How often a silo is asked about a file that changes meanwhile.
+const LOOKS: usize = 8;
 
 /// See the module.
 pub(crate) struct Mover {
@@ -136,30 +142,56 @@ impl Mover {
                 )));
             }
         }
-        let meta = match self.silo(name.silo())?.head(name.key()).await {
+        let (known, head) = self.look(name).await?;
+        let meta = match head {
             Ok(meta) => meta,
             // A file that was written here and never written back is nowhere else.
             Err(error) if error.kind() == Kind::NotFound => match known {
-                Some(file) if file.newest().state() == State::Dirty => return Ok(file),
-                Some(file) => {
-                    self.mark_lost(&file.newest());
+                Some((file, newest)) if newest.state() == State::Dirty => return Ok(file),
+                Some((_, newest)) => {
+                    self.mark_lost(&newest);
                     return Err(error);
                 }
                 None => return Err(error),
             },
             Err(error) => return Err(error),
         };
-        if let Some(file) = known {
-            let newest = file.newest();
-            let known_version = newest.base().is_some_and(|base| base == meta.version)
-                && newest.state() == State::Dirty;
-            if known_version || newest.version().is_some_and(|version| version == meta.version) {
+        if let Some((file, newest)) = known {
+            let is_dirty = newest.state() == State::Dirty;
+            let is_base = newest.base().is_some_and(|base| base == meta.version);
+            // An upload of ours that has not been settled yet.
+            let ours = self.signature(&file, &newest);
+            let is_ours = meta.tags.is_some_and(|tags| {
+                (tags.file, tags.over) == (ours.file, ours.over) && tags.attempt <= ours.attempt
+            });
+            let is_version = newest.version().is_some_and(|version| version == meta.version);
+            if is_dirty && (is_base || is_ours) || is_version {
                 self.mark_found(&newest);
                 return Ok(file);
             }
         }
         let (name, version) = (name.clone(), meta.version);
         self.ask(|done| self.tier.register_at(name, meta.length, version, expected, done)).await
+    }
+
+    /// What the silo has of a file, and what was known here all the while that it was asked: a write-back that ended
+    /// meanwhile would have the silo's answer taken for somebody else's change.
+    async fn look(&self, name: &FileName) -> Result<(Option<Known>, Result<ObjectMeta>)> {
+        let now = || {
+            let file = self.tier.file(name.id())?;
+            let newest = file.newest();
+            let facts = (newest.attempt(), newest.state(), newest.base());
+            Some(((file, newest), facts))
+        };
+        for _ in 0..LOOKS {
+            let before = now();
+            let head = self.silo(name.silo())?.head(name.key()).await;
+            let after = now();
+            if before.as_ref().map(|(_, facts)| facts) == after.as_ref().map(|(_, facts)| facts) {
+                return Ok((after.map(|(known, _)| known), head));
+            }
+        }
+        Err(Kind::Busy.error(format!("{name} is being written again and again: try again")))
     }
 
     /// Asks the silo whether it still has a file of which nothing was written here. It may have another version, which

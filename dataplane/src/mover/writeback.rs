@@ -61,9 +61,22 @@ impl Mover {
         }
         let silo = self.silo(file.name().silo())?;
         progress.expect(2 * generation.length());
-        let meta = self.upload(silo.as_ref(), file, generation, progress).await?;
-        self.verify(silo.as_ref(), file, generation, &meta.version, progress).await?;
-        self.ask(|done| self.tier.settle(generation, meta.version, done)).await
+        let Uploaded { meta, by_now } =
+            self.upload(silo.as_ref(), file, generation, progress).await?;
+        match self.verify(silo.as_ref(), file, generation, &meta.version, progress).await {
+            Ok(()) => self.ask(|done| self.tier.settle(generation, meta.version, done)).await,
+            Err(error) if error.kind() == Kind::Corrupt && by_now => {
+                // Ours, and not what was sent: the next upload replaces it.
+                let base = Some(meta.version);
+                self.ask(|done| self.tier.rebase(generation, base, done)).await?;
+                Err(error)
+            }
+            // Somebody else may have changed it and kept what it was marked with.
+            Err(error) if error.kind() == Kind::Corrupt => {
+                Err(self.conflict(file, generation, error).await)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Uploads a generation over what the silo is known to hold, or over an earlier generation of
@@ -74,7 +87,7 @@ impl Mover {
         file: &Arc<File>,
         generation: &Arc<FileGeneration>,
         progress: &Progress,
-    ) -> Result<ObjectMeta> {
+    ) -> Result<Uploaded> {
         let tags = self.signature(file, generation);
         let key = file.name().key();
         let mut condition = generation.base().map_or(Condition::Absent, Condition::Version);
@@ -82,7 +95,7 @@ impl Mover {
             let uploaded =
                 self.upload_over(silo, key, generation, condition.clone(), tags, progress).await;
             let error = match uploaded {
-                Ok(meta) => return Ok(meta),
+                Ok(meta) => return Ok(Uploaded { meta, by_now: true }),
                 Err(error) => error,
             };
             let is_removed = |error: &Error| {
@@ -104,11 +117,12 @@ impl Mover {
                 }
                 Err(head) => return Err(head),
             };
-            match found.tags.filter(|found| found.file == tags.file) {
+            match found.tags.filter(|found| (found.file, found.over) == (tags.file, tags.over)) {
                 Some(ours)
                     if ours.attempt == tags.attempt && found.length == generation.length() =>
                 {
-                    return Ok(found);
+                    silo.persist(key).await?;
+                    return Ok(Uploaded { meta: found, by_now: false });
                 }
                 Some(ours) if ours.attempt < tags.attempt && !lost => {
                     condition = Condition::Version(found.version);
@@ -147,9 +161,9 @@ impl Mover {
     }
 
     /// What tells our uploads from anybody else's, another node's included.
-    fn signature(&self, file: &File, generation: &FileGeneration) -> UploadTags {
+    pub(super) fn signature(&self, file: &File, generation: &FileGeneration) -> UploadTags {
         let file = leftovers::mix(&self.tier, file.id());
-        UploadTags { file, attempt: generation.attempt() }
+        UploadTags { file, attempt: generation.attempt(), over: stands_for(generation.base()) }
     }
 
     async fn append_all(
@@ -161,8 +175,7 @@ impl Mover {
         let parts = futures::stream::iter(0..generation.extent_count())
             .map(|index| self.part(generation, ExtentIndex(index)));
         let mut parts = parts.buffered(READ_AHEAD);
-        while let Some(part) = parts.next().await {
-            progress.check()?;
+        while let Some(part) = next(&mut parts, progress).await? {
             let part = part?;
             let bytes = part.len() as u64;
             upload.append(part).await?;
@@ -236,8 +249,7 @@ impl Mover {
         let checks = futures::stream::iter(0..generation.extent_count())
             .map(|index| self.verify_extent(silo, file, generation, version, ExtentIndex(index)));
         let mut checks = checks.buffer_unordered(READ_AHEAD);
-        while let Some(bytes) = checks.next().await {
-            progress.check()?;
+        while let Some(bytes) = next(&mut checks, progress).await? {
             progress.advance(bytes?);
         }
         Ok(())
@@ -273,6 +285,36 @@ impl Mover {
         }
         Ok(length as u64)
     }
+}
+
+/// An upload that is there.
+struct Uploaded {
+    meta: ObjectMeta,
+    /// Whether it is known that this is it, and not one that ended unseen.
+    by_now: bool,
+}
+
+/// The next of what is being done, unless nobody wants it any more.
+async fn next<T>(
+    stream: &mut (impl futures::Stream<Item = T> + Unpin),
+    progress: &Progress,
+) -> Result<Option<T>> {
+    tokio::select! {
+        biased;
+        () = progress.cancelled() => {
+            progress.check()?;
+            Ok(None)
+        }
+        next = stream.next() => Ok(next),
+    }
+}
+
+/// A number for a version, or for none: FNV-1a of its text.
+fn stands_for(version: Option<SourceVersion>) -> u64 {
+    let Some(version) = version else { return 0 };
+    version.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// An extent's bytes on their way to a silo.

@@ -227,6 +227,7 @@ impl World {
             errors: vec![(Kind::Io, 0.03), (Kind::Busy, 0.02)],
             stall: Some((0.05, Duration::from_millis(20))),
             lost_answer: 0.1,
+            spoilt_upload: 0.0,
         };
         self.data.set_faults(faults.clone());
         self.out.set_faults(faults);

@@ -80,6 +80,20 @@ impl Directory {
         self
     }
 
+    async fn sync_parent(&self, key: &str, permit: OwnedSemaphorePermit) -> Result<()> {
+        let (root, key) = (Arc::clone(&self.root), key.to_owned());
+        blocking(move || {
+            let (parent, _) = name::split(&key);
+            let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+            let path = if parent.is_empty() { "." } else { parent };
+            let directory = sys::open_beneath(&root, path, flags);
+            let synced = directory.and_then(|directory| directory.sync_all());
+            drop(permit);
+            synced.map_err(|error| failed(&key, error))
+        })
+        .await
+    }
+
     async fn try_head(&self, key: &str, permit: OwnedSemaphorePermit) -> Result<ObjectMeta> {
         let (root, path) = (Arc::clone(&self.root), Arc::clone(&self.path));
         let key = key.to_owned();
@@ -124,6 +138,11 @@ impl Silo for Directory {
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         name::check(key)?;
         self.limits.run(Traffic::Metadata, |permit| self.try_head(key, permit)).await
+    }
+
+    async fn persist(&self, key: &str) -> Result<()> {
+        name::check(key)?;
+        self.limits.run(Traffic::Metadata, |permit| self.sync_parent(key, permit)).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {

@@ -71,7 +71,7 @@ mod tests {
         for key in ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\0b"] {
             assert_eq!(check(key).expect_err(key).kind(), Kind::Invalid, "{key:?}");
         }
-        let part = part(UploadTags { file: FileId(7), attempt: Attempt(8) });
+        let part = part(UploadTags { file: FileId(7), attempt: Attempt(8), over: 9 });
         assert!(is_part(&part) && part.len() < 255);
         assert_eq!(check(&format!("a/{part}")).expect_err("hidden").kind(), Kind::Invalid);
     }

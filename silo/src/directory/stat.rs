@@ -12,6 +12,7 @@ use crate::UploadTags;
 
 const FILE: &std::ffi::CStr = c"user.forebay.file";
 const ATTEMPT: &std::ffi::CStr = c"user.forebay.attempt";
+const OVER: &std::ffi::CStr = c"user.forebay.over";
 /// What the file looked like when all of it was written: attributes stay when others write to it.
 const WRITTEN: &std::ffi::CStr = c"user.forebay.written";
 
@@ -101,7 +102,8 @@ impl Stat {
 pub(super) fn tags(file: &File) -> Option<UploadTags> {
     let id = u128::from_str_radix(&sys::attribute(file, FILE)?, 16).ok()?;
     let attempt = sys::attribute(file, ATTEMPT)?.parse().ok()?;
-    Some(UploadTags { file: FileId(id), attempt: Attempt(attempt) })
+    let over = u64::from_str_radix(&sys::attribute(file, OVER)?, 16).ok()?;
+    Some(UploadTags { file: FileId(id), attempt: Attempt(attempt), over })
 }
 
 /// The same if nobody has written to the file since that upload was whole: else it is no upload of ours.
@@ -114,7 +116,8 @@ pub(super) fn tags_of_whole(file: &File, stat: &Stat) -> Option<UploadTags> {
 /// not recognised as ours later.
 pub(super) fn set_tags(file: &File, tags: UploadTags) -> io::Result<()> {
     let set = sys::set_attribute(file, FILE, &tags.file.to_string())
-        .and_then(|()| sys::set_attribute(file, ATTEMPT, &tags.attempt.to_string()));
+        .and_then(|()| sys::set_attribute(file, ATTEMPT, &tags.attempt.to_string()))
+        .and_then(|()| sys::set_attribute(file, OVER, &format!("{:016x}", tags.over)));
     kept_or_not(set)
 }
 

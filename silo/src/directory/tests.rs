@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::LimitOptions;
 
-const TAGS: UploadTags = UploadTags { file: FileId(0xABCD), attempt: Attempt(42) };
+const TAGS: UploadTags = UploadTags { file: FileId(0xABCD), attempt: Attempt(42), over: 0xEF_01 };
 
 struct Home {
     path: TempDir,

@@ -10,6 +10,7 @@ use crate::{ObjectMeta, UploadTags};
 /// Metadata names that all three clouds accept: letters only.
 const FILE: &str = "forebayfile";
 const ATTEMPT: &str = "forebayattempt";
+const OVER: &str = "forebayover";
 
 /// An object in our words.
 pub(super) fn describe(key: &str, meta: &object_store::ObjectMeta) -> Result<ObjectMeta> {
@@ -65,7 +66,8 @@ pub(super) fn tags(attributes: &Attributes) -> Option<UploadTags> {
     let value = |name: &'static str| attributes.get(&Attribute::Metadata(name.into()));
     let id = u128::from_str_radix(value(FILE)?.as_ref(), 16).ok()?;
     let attempt = value(ATTEMPT)?.parse().ok()?;
-    Some(UploadTags { file: FileId(id), attempt: Attempt(attempt) })
+    let over = u64::from_str_radix(value(OVER)?.as_ref(), 16).ok()?;
+    Some(UploadTags { file: FileId(id), attempt: Attempt(attempt), over })
 }
 
 /// Tags as attributes.
@@ -73,6 +75,7 @@ pub(super) fn attributes(tags: UploadTags) -> Attributes {
     Attributes::from_iter([
         (Attribute::Metadata(FILE.into()), tags.file.to_string()),
         (Attribute::Metadata(ATTEMPT.into()), tags.attempt.to_string()),
+        (Attribute::Metadata(OVER.into()), format!("{:016x}", tags.over)),
     ])
 }
 
@@ -93,7 +96,11 @@ mod tests {
 
     #[test]
     fn upload_tags_survive_as_metadata() {
-        let ours = UploadTags { file: FileId(u128::MAX - 1), attempt: Attempt(u64::MAX) };
+        let ours = UploadTags {
+            file: FileId(u128::MAX - 1),
+            attempt: Attempt(u64::MAX),
+            over: u64::MAX / 3,
+        };
         assert_eq!(tags(&attributes(ours)), Some(ours));
         assert_eq!(tags(&Attributes::new()), None);
         let strange = Attributes::from_iter([(Attribute::Metadata(FILE.into()), "no number")]);

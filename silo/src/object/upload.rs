@@ -160,7 +160,8 @@ impl Upload for ObjectUpload {
             let piece = bytes.split_to(bytes.len().min(room));
             self.pending_bytes += piece.len() as u64;
             self.appended += piece.len() as u64;
-            self.pending.push(piece);
+            // A copy: whoever waits for more bytes must not keep the buffers that those come in.
+            self.pending.push(Bytes::copy_from_slice(&piece));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use forebay_silo::{Condition, ObjectMeta, Silo, UploadTags};
 
 /// Tags of a made-up upload.
 pub fn tags(attempt: u64) -> UploadTags {
-    UploadTags { file: FileId(0xF0_F0), attempt: Attempt(attempt) }
+    UploadTags { file: FileId(0xF0_F0), attempt: Attempt(attempt), over: 5 }
 }
 
 /// A buffer of a mebibyte.
