@@ -266,12 +266,9 @@ mod tests {
         let back = front.join(back).expect_err("there is something between");
         other = front.join(other).expect_err("another region's");
         assert_eq!((front.len(), other.len()), (1000, 100));
-        let mut middle_twice = {
-            // SAFETY: `middle` outlives it, and neither is used.
-            unsafe { middle.view(0..1000) }
-        };
-        middle_twice = front.join(middle_twice).expect_err("a view");
-        drop(middle_twice);
+        // SAFETY: `middle` outlives it, and neither is used.
+        let view = unsafe { middle.view(0..1000) };
+        drop(front.join(view).expect_err("it gives nothing back"));
         front.join(middle).expect("it follows");
         front.join(back).expect("it follows");
         assert_eq!((front.len(), front.offset()), (5000, 0));

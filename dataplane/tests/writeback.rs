@@ -90,6 +90,33 @@ fn uploads_of_ours_that_nobody_took_note_of_are_replaced() {
 }
 
 #[test]
+fn a_write_back_that_waits_can_be_ended_and_leaves_nothing_to_settle() {
+    in_virtual_time(async {
+        let lab = Lab::new(8 << 20);
+        let bytes = write(&lab, 1).await;
+        lab.data.hold_reads(true);
+        let progress = Progress::new();
+        let ended = async {
+            let ended = lab.handle.writeback(&name(), None, &progress).await;
+            assert_eq!(ended.expect_err("cancelled").kind(), Kind::Fenced);
+        };
+        let ending = async {
+            lab.data.waiting_reads(1).await;
+            progress.cancel();
+        };
+        tokio::join!(ended, ending);
+        lab.data.hold_reads(false);
+        assert_eq!(stored(&lab), bytes, "it is there, and was not looked at");
+        for keep in [Keep::Node, Keep::Silo] {
+            let settled = lab.handle.resolve(&name(), keep, None).await;
+            assert_eq!(settled.expect_err("nothing to settle").kind(), Kind::Invalid);
+        }
+        assert_eq!(writeback(&lab).await.expect("written back"), Residency::Clean);
+        assert_eq!(stored(&lab), bytes);
+    });
+}
+
+#[test]
 fn a_copy_that_is_not_what_was_sent_is_sent_again() {
     in_virtual_time(async {
         let lab = Lab::new(8 << 20);
@@ -146,26 +173,5 @@ fn an_upload_that_is_not_settled_yet_is_no_change() {
         };
         tokio::join!(settling, asking);
         assert_eq!(residency(&lab).await, Residency::Clean);
-    });
-}
-
-#[test]
-fn a_write_back_that_waits_can_be_ended() {
-    in_virtual_time(async {
-        let lab = Lab::new(8 << 20);
-        write(&lab, 1).await;
-        lab.data.hold_reads(true);
-        let progress = Progress::new();
-        let ended = async {
-            let ended = lab.handle.writeback(&name(), None, &progress).await;
-            assert_eq!(ended.expect_err("cancelled").kind(), Kind::Fenced);
-        };
-        let ending = async {
-            lab.data.waiting_reads(1).await;
-            progress.cancel();
-        };
-        tokio::join!(ended, ending);
-        lab.data.hold_reads(false);
-        assert_eq!(writeback(&lab).await.expect("written back"), Residency::Clean);
     });
 }

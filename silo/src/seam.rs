@@ -67,6 +67,14 @@ pub struct UploadTags {
     pub over: u64,
 }
 
+impl UploadTags {
+    /// Whether both are of one file, and based on the same version of it.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        (self.file, self.over) == (other.file, other.over)
+    }
+}
+
 /// Whether an upload with these tags is of this node, whichever of its processes began it.
 pub type IsOurs = Arc<dyn Fn(UploadTags) -> bool + Send + Sync>;
 

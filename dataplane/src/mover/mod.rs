@@ -159,11 +159,7 @@ impl Mover {
         if let Some((file, newest)) = known {
             let is_dirty = newest.state() == State::Dirty;
             let is_base = newest.base().is_some_and(|base| base == meta.version);
-            // An upload of ours that has not been settled yet.
-            let ours = self.signature(&file, &newest);
-            let is_ours = meta.tags.is_some_and(|tags| {
-                (tags.file, tags.over) == (ours.file, ours.over) && tags.attempt <= ours.attempt
-            });
+            let is_ours = self.is_upload_of(&meta, &file, &newest);
             let is_version = newest.version().is_some_and(|version| version == meta.version);
             if is_dirty && (is_base || is_ours) || is_version {
                 self.mark_found(&newest);

@@ -41,8 +41,10 @@ impl Mover {
         };
         let version = found.as_ref().map(|found| found.version.clone());
         let is_marked = matches!(generation.mark(), Some(Mark::Conflict | Mark::Quarantined));
-        if !is_marked && version == generation.base() {
-            return Err(nothing_to_settle(file, "its silo has not changed: write it back"));
+        // What its silo has may be an upload of this that nobody saw the end of.
+        let is_ours = found.as_ref().is_some_and(|it| self.is_upload_of(it, file, &generation));
+        if !is_marked && (is_ours || version == generation.base()) {
+            return Err(nothing_to_settle(file, "nobody else has changed it: write it back"));
         }
         match (keep, found) {
             (Keep::Node, _) => self.ask(|done| self.tier.rebase(&generation, version, done)).await,

@@ -117,7 +117,7 @@ impl Mover {
                 }
                 Err(head) => return Err(head),
             };
-            match found.tags.filter(|found| (found.file, found.over) == (tags.file, tags.over)) {
+            match found.tags.filter(|found| found.is_of(&tags)) {
                 Some(ours)
                     if ours.attempt == tags.attempt && found.length == generation.length() =>
                 {
@@ -164,6 +164,17 @@ impl Mover {
     pub(super) fn signature(&self, file: &File, generation: &FileGeneration) -> UploadTags {
         let file = leftovers::mix(&self.tier, file.id());
         UploadTags { file, attempt: generation.attempt(), over: stands_for(generation.base()) }
+    }
+
+    /// Whether an object is an upload of a dirty generation, or of one before it, that has not been settled yet.
+    pub(super) fn is_upload_of(
+        &self,
+        meta: &ObjectMeta,
+        file: &File,
+        generation: &FileGeneration,
+    ) -> bool {
+        let ours = self.signature(file, generation);
+        meta.tags.is_some_and(|tags| tags.is_of(&ours) && tags.attempt <= ours.attempt)
     }
 
     async fn append_all(
